@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both make .venv first, if it isn't there.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+
+.PHONY: help setup demo test check long bench clean
+help:
+	@echo "make demo    set up, train on the embedded images (about five minutes), write demo/"
+	@echo "make test    set up, every test but the long ones"
+	@echo "make check   lint, types, quick tests (under three minutes)"
+	@echo "make long    zoo, fuzzing, soak, races"
+	@echo "make bench   one step against byol-pytorch"
+
+.venv/.ready: pyproject.toml constraints.txt
+	@start=$$(date +%s); \
+	echo "setting up .venv (torch and jax are large: a few minutes) ..."; \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" && \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' && \
+	touch .venv/.ready && \
+	echo "set-up took $$(( $$(date +%s) - start )) s"
+
+setup: .venv/.ready
+
+demo: .venv/.ready
+	$(BIN)/byol-jax demo --out demo --overwrite
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
+
+long: .venv/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
+
+bench: .venv/.ready
+	$(BIN)/byol-jax bench
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,130 @@
+"""Runs the contenders of one workload side by side: each alone in its process, one at a time at work.
+
+All processes are prepared first, one after the other. Then they take turns, a few steps each, so that a machine that
+gets slower for a while gets slower for everybody.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from typing import IO, Any, cast
+
+from benchmarks.machine import ROOT
+from benchmarks.summary import order
+from benchmarks.workloads import Workload
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["measure"]
+
+SETTLE = 0.05
+"""Seconds between two processes' turns: OpenMP's threads go on spinning for some milliseconds after their work."""
+
+LEAVE = 30
+"""Seconds that a process may take to end once it was asked to."""
+
+
+def measure(
+    workload: Workload,
+    names: Sequence[str],
+    *,
+    rounds: int,
+    chunk: int,
+    threads: int,
+    keep_memory: bool,
+    tell: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Every contender's answers by name: `device, memory_kept, build_seconds, first_step_seconds, seconds (a list for
+    each round), peak_memory_bytes`, and the contender's own facts.
+
+    Args:
+        workload: what a step is.
+        names: of the contenders, see `contenders.build`.
+        rounds: turns that each contender has.
+        chunk: steps a turn.
+        threads: cores that each may use.
+        keep_memory: whether freed memory stays in the process, see `byol_jax.allocator`.
+        tell: called with a line of progress now and then.
+
+    Raises:
+        ConfigurationError: the contenders would run on devices of different kinds.
+        RuntimeError: a process ended before its time; what it said is on stderr.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    request = {"workload": asdict(workload), "threads": threads, "keep_memory": keep_memory}
+    with ExitStack() as stack:
+        processes = {}
+        for name in names:
+            tell(f"{workload.name}: {name}: building, first step, warming up")
+            process = stack.enter_context(_started(request | {"contender": name}, threads))
+            results[name] = _answer(name, process) | {"seconds": []}
+            processes[name] = process
+        _check_devices({name: result["device"] for name, result in results.items()})
+        for turn in range(rounds):
+            for name in order(names, turn):
+                time.sleep(SETTLE)
+                results[name]["seconds"].append(_ask(name, processes[name], chunk)["seconds"])
+            latest = ", ".join(f"{name} {min(results[name]['seconds'][-1]):.4f}" for name in names)
+            tell(f"{workload.name}: round {turn + 1} of {rounds}: {latest} s")
+        for name, process in processes.items():
+            _pipe(process.stdin).close()
+            results[name] |= _answer(name, process)
+    return results
+
+
+@contextmanager
+def _started(request: dict[str, Any], threads: int) -> Iterator[subprocess.Popen]:
+    """A worker's process; at the end it is gone, whatever happened."""
+    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(request)]
+    surroundings = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share one GPU
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a first step is a first step
+    }
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=surroundings, **pipes)
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        with suppress(OSError):
+            _pipe(process.stdin).close()
+        try:
+            process.wait(LEAVE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _pipe(process.stdout).close()
+
+
+def _ask(name: str, process: subprocess.Popen, steps: int) -> dict[str, Any]:
+    with suppress(BrokenPipeError):  # the answer, which doesn't come, says more
+        print(steps, file=_pipe(process.stdin), flush=True)
+    return _answer(name, process)
+
+
+def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
+    line = _pipe(process.stdout).readline()
+    if not line:
+        code = process.wait()
+        raise RuntimeError(f"the process of {name} ended with {code}; what it said last stands above")
+    return json.loads(line)
+
+
+def _pipe(pipe: IO | None) -> IO:
+    return cast(IO, pipe)
+
+
+def _check_devices(devices: dict[str, str]) -> None:
+    kinds = {device.split(" ")[0] for device in devices.values()}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ConfigurationError(
+            f"unequal devices: {listed}; install JAX for the GPU, or hide it from both by CUDA_VISIBLE_DEVICES= "
+        )

@@ -1,0 +1,158 @@
+"""Is a training step of byol_jax faster than byol-pytorch's? One whole step, on two networks, in one run:
+
+    python benchmarks/step.py            or: make bench, or: byol-jax bench
+
+Contenders: byol_jax; byol-pytorch eager (NCHW, as its README has it); the same in channels_last. Equal work: see
+`workloads.py`. How they alternate: `coordinator.py`. The floor: `flops.py` over a measured matrix-multiply peak.
+Writes a folder with command.txt, machine.json, raw.json (seconds of every step) and table.md, and prints the table.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, `benchmarks` isn't found otherwise
+
+from benchmarks.contenders import CONTENDERS, PEAKS
+from benchmarks.coordinator import measure
+from benchmarks.flops import step_flops, taps_inside, taps_with_padding
+from benchmarks.machine import ROOT, available_cores, describe
+from benchmarks.table import heading, machine_line, workload_table
+from benchmarks.workloads import QUICK, WORKLOADS, Workload
+from byol_jax.cli import values
+from byol_jax.cli.boundary import guarded
+from byol_jax.cli.parsing import Parser
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["main"]
+
+COMMAND = "python benchmarks/step.py"
+USAGE = "[--workload NAME] [--rounds N] [--chunk N] [--threads N] [--contenders LIST] [--out DIR] [--quick] ..."
+ROUNDS, QUICK_ROUNDS, CHUNK = 10, 2, 3
+KEPT = "freed memory kept in the process (four mallopt settings, byol_jax/allocator.py)"
+DEFAULT = "the system's default"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs the benchmark by the command line `words` (default: the process's own); returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    return guarded(COMMAND, lambda: run(_options(words)), debug="--debug" in words)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, writes the results' folder, prints the table."""
+    date = time.strftime("%Y-%m-%d")
+    out = _results_folder(options, date)
+    workloads = _workloads(options)
+    names = [*options.contenders, *(f"peak {name}" for name in PEAKS)]
+    machine = describe() | {"threads": options.threads, "load_average": [os.getloadavg()]}
+    raw = {}
+    for workload in workloads:
+        results = measure(
+            workload,
+            names,
+            rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
+            chunk=options.chunk,
+            threads=options.threads,
+            keep_memory=not options.default_allocator,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        flops = {"inside": step_flops(workload, taps_inside), "with_padding": step_flops(workload, taps_with_padding)}
+        raw[workload.name] = {"title": workload.title, "flops": flops, "results": results}
+    machine["load_average"].append(os.getloadavg())
+    machine |= _seen_by_all([result for part in raw.values() for result in part["results"].values()])
+    table = "\n\n".join([heading(date), machine_line(machine), *(workload_table(**part) for part in raw.values())])
+    _write(out, options, machine, raw, table)
+    print(table)
+    return 0
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = Parser(COMMAND, USAGE, "One BYOL training step: byol_jax against byol-pytorch, alternating.")
+    positive = {"type": values.positive_int, "metavar": "N"}
+    choice = values.one_of([*WORKLOADS, "all"])
+    parser.add_argument("--workload", type=choice, default="all", metavar="NAME", help=f"{', '.join(WORKLOADS)} or all")
+    parser.add_argument("--rounds", **positive, help=f"turns of each contender ({ROUNDS}; {QUICK_ROUNDS} with --quick)")
+    parser.add_argument("--chunk", **positive, default=CHUNK, help=f"steps a turn ({CHUNK})")
+    parser.add_argument("--threads", **positive, default=available_cores(), help="cores to use (all)")
+    parser.add_argument(
+        "--contenders",
+        type=_contenders,
+        default=list(CONTENDERS),
+        metavar="LIST",
+        help=f"of {','.join(CONTENDERS)} (all)",
+    )
+    parser.add_argument("--default-allocator", action="store_true", help="leave the allocator as it is, for all alike")
+    parser.add_argument("--quick", action="store_true", help="a tiny network: tries the harness, measures nothing")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (benchmarks/results/DATE_step)")
+    options = parser.read(words)
+    if options.threads > available_cores():
+        raise ConfigurationError(f"--threads {options.threads}: there are {available_cores()} cores")
+    absent = [name for name in ("torch", "torchvision", "byol_pytorch") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ConfigurationError(f"{', '.join(absent)} not installed: pip install 'byol-jax[dev]'")
+    return options
+
+
+def _contenders(word: str) -> list[str]:
+    """Names with commas between them, each once."""
+    return list(dict.fromkeys(values.one_of(CONTENDERS)(name.strip()) for name in word.split(",")))
+
+
+def _workloads(options: argparse.Namespace) -> list[Workload]:
+    if options.quick:
+        return [QUICK]
+    return list(WORKLOADS.values()) if options.workload == "all" else [WORKLOADS[options.workload]]
+
+
+def _results_folder(options: argparse.Namespace, date: str) -> Path:
+    """A folder that is empty: the one asked for, or today's next; results aren't overwritten."""
+    if options.out is not None:
+        if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
+            raise ConfigurationError(f"--out {options.out}: something is there already; name a new folder")
+        out = options.out
+    else:
+        results = ROOT / "benchmarks" / "results"
+        name = f"{date}_{'quick' if options.quick else 'step'}"
+        number = next(n for n in range(1, 1000) if not (results / _numbered(name, n)).exists())
+        out = results / _numbered(name, number)
+    out.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
+    return out
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
+
+
+def _seen_by_all(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes said about themselves: device and allocator."""
+    kept = {result["memory_kept"] for result in results}
+    return {
+        "device": ", ".join(sorted({result["device"] for result in results})),
+        "allocator": " and ".join(KEPT if one else DEFAULT for one in sorted(kept)),
+    }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command with every option as it was resolved, but where the results went."""
+    words = [COMMAND, "--quick" if options.quick else f"--workload {options.workload}"]
+    words += [f"--rounds {options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)}", f"--chunk {options.chunk}"]
+    words += [f"--threads {options.threads}", f"--contenders {','.join(options.contenders)}"]
+    return " ".join([*words, *(["--default-allocator"] if options.default_allocator else [])])
+
+
+def _write(out: Path, options: argparse.Namespace, machine: dict, raw: dict, table: str) -> None:
+    (out / "command.txt").write_text(_command(options) + "\n")
+    (out / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+    (out / "raw.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (out / "table.md").write_text(table + "\n")
+    print(f"results: {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Raw results to the table that people read, in Markdown. Pure functions; the numbers come from `summary.py`."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS, PEAKS
+from benchmarks.summary import Summary, ratio, summarise
+
+__all__ = ["heading", "machine_line", "workload_table"]
+
+REFERENCES = ("eager", "channels_last")
+"""Whom the others are compared to: byol-pytorch as its README has it, and as someone who tunes it would."""
+
+NAMES = {
+    "byol_jax": "byol_jax",
+    "eager": "byol-pytorch, eager",
+    "channels_last": "byol-pytorch, channels_last",
+}
+
+
+def heading(date: str) -> str:
+    """The table's first lines, which say what is compared and how to read it."""
+    return (
+        f"# One BYOL training step, {date}\n\n"
+        "Each contender alone in its process, one at a time at work, in turns of a few steps. Augmentation off, no "
+        "simplicial embedding, Adam, float32 (TF32 on a GPU, for all), moving average included. Ratios: of minima / of "
+        "medians, below 1 is faster. First step: compilation included. Peak memory: the whole process's."
+    )
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """Where and how it was measured."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+    load = " -> ".join(f"{entry[0]:.1f}" for entry in machine["load_average"])
+    return (
+        f"Machine: {machine['processor']}, {machine['threads']} of {machine['cores']} cores used, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, {machine['libc']}; device: {machine['device']}. "
+        f"Allocator, for all contenders alike: {machine['allocator']}. "
+        f"Load average before -> after: {load}. Python {machine['python']}, {packages}."
+    )
+
+
+def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[str, int]) -> str:
+    """One workload's part: a line a contender, then the floor.
+
+    Args:
+        title: the workload in words.
+        results: answers by contender and peak, as `coordinator.measure` gives them.
+        flops: of a step in closed form, `inside` the maps and `with_padding`.
+    """
+    steps = {name: summarise(_flat(results[name])) for name in CONTENDERS if name in results}
+    floors = {name: flops["inside"] / peak for name, peak in peaks(results).items()}
+    floor = min(floors.values())
+    titles = ["contender", "min s/step", "median", "IQR", *(f"to {name}" for name in REFERENCES), "to floor"]
+    rows = [[*titles, "first step s", "peak memory MiB"]]
+    on_device = any("device_memory_bytes" in result for result in results.values())
+    rows[0] += ["peak device memory MiB"] if on_device else []
+    for name, own in steps.items():
+        row = [NAMES[name], *(f"{value:.4f}" for value in own), *(_ratio(own, steps.get(one)) for one in REFERENCES)]
+        row += [f"{own.minimum / floor:.2f}", f"{results[name]['first_step_seconds']:.2f}"]
+        row += [_mebibytes(results[name].get("peak_memory_bytes"))]
+        row += [_mebibytes(results[name].get("device_memory_bytes"))] if on_device else []
+        rows.append(row)
+    return f"## {title}\n\n{_markdown(rows)}\n\n{_floor_line(results, flops, floors)}"
+
+
+def peaks(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Operations a second of the fastest matrix multiply, by framework."""
+    named = {name: results[f"peak {name}"] for name in PEAKS if f"peak {name}" in results}
+    return {name: result["flops"] / min(_flat(result)) for name, result in named.items()}
+
+
+def _floor_line(results: dict[str, dict[str, Any]], flops: dict[str, int], floors: dict[str, float]) -> str:
+    counted = results.get("byol_jax", {}).get("flops")
+    analysis = f"; jax's cost analysis, element-wise work included: {counted / 1e9:.2f}" if counted else ""
+    reached = peaks(results)
+    each = ", ".join(
+        f"{floor:.4f} s at the {reached[name] / 1e9:,.0f} GFLOP/s of {name}'s matrix multiply"
+        for name, floor in floors.items()
+    )
+    return (
+        f"Floor: {flops['inside'] / 1e9:.2f} GFLOP a step in closed form ({flops['with_padding'] / 1e9:.2f} with "
+        f"multiplications by the padding's zeros{analysis}): {each}. The column compares minima to the lower one."
+    )
+
+
+def _flat(result: dict[str, Any]) -> list[float]:
+    return list(chain.from_iterable(result["seconds"]))
+
+
+def _ratio(own: Summary, other: Summary | None) -> str:
+    return "-" if other is None else " / ".join(f"{value:.2f}" for value in ratio(own, other))
+
+
+def _mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:,.0f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded, so that the text is a table in a terminal too; the first left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [[_aligned(*cell) for cell in zip(range(len(row)), row, widths, strict=True)] for row in rows]
+    rule = ["-" * width if number == 0 else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]])
+
+
+def _aligned(number: int, text: str, width: int) -> str:
+    return text.ljust(width) if number == 0 else text.rjust(width)

@@ -1,0 +1,88 @@
+"""One contender alone in a process: builds it, warms it up, then does as many steps as each line on stdin asks for.
+
+    python -m benchmarks.worker '{"contender": "eager", "workload": {...}, "threads": 2, "keep_memory": true}'
+
+Answers are JSON, a line each: first when ready, then the seconds of each step asked for, and at the end of the input
+what is known by then. Whatever else prints goes to stderr. `coordinator.py` is at the other end.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.contenders import build
+from benchmarks.workloads import Workload
+from byol_jax.allocator import keep_freed_memory
+
+__all__ = ["main"]
+
+WARM_UP = 2
+"""Steps after the first that aren't reported: buffers are allocated, caches of kernels are filled."""
+
+
+def main(request: dict[str, Any]) -> None:
+    """Works off one `request`, as above, until stdin ends."""
+    answers = _answers()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the keyboard; the coordinator ends this process
+    _use_cores(request["threads"])
+    kept = keep_freed_memory() if request["keep_memory"] else False  # before any framework is loaded
+    workload = request["workload"] | {"stages": tuple(request["workload"]["stages"])}
+    start = time.perf_counter()
+    contender = build(request["contender"], Workload(**workload))
+    built = time.perf_counter() - start
+    first, *_ = _timed(contender.step, 1 + WARM_UP)
+    ready = {"device": contender.device, "memory_kept": kept, "build_seconds": built, "first_step_seconds": first}
+    _say(answers, ready)
+    for line in sys.stdin:
+        _say(answers, {"seconds": _timed(contender.step, json.loads(line))})
+    peak = peak_memory_bytes()  # before anything else is computed
+    _say(answers, {"peak_memory_bytes": peak, **contender.facts()})
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has had in use, in RAM.
+
+    By Linux's VmHWM where there is one: `ru_maxrss` also counts what the process was before it became this program.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _timed(step: Callable[[], None], count: int) -> list[float]:
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _use_cores(count: int) -> None:
+    """The first `count` of the cores allowed; XLA's threads are as many as these, torch's by OMP_NUM_THREADS."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def _answers() -> TextIO:
+    """The stdout of old, for answers only; from here on stdout is stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _say(answers: TextIO, answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

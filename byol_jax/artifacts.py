@@ -1,0 +1,111 @@
+"""What a run leaves beside its checkpoints, and what it starts from: configuration, picture of views, weights.
+
+Weights go through `interop`, which knows PyTorch's names; torch itself isn't needed for .safetensors.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import augment
+from byol_jax.byol import encoder_variables
+from byol_jax.data import Dataset
+from byol_jax.errors import InteropError
+from byol_jax.plots import views_grid
+from byol_jax.tree import fresh
+from byol_jax.types import TrainState, Variables
+from byol_jax.views import sample_views
+
+__all__ = ["describe", "export_encoder", "picture_views", "start_from"]
+
+PICTURED = 8
+"""Images in views.png."""
+
+
+def describe(
+    *,
+    network: dict[str, Any] | None,
+    learner: dict[str, Any],
+    data: dict[str, Any],
+    training: dict[str, Any],
+    unimportant: dict[str, Any],
+    init_from: str | Path | None,
+) -> dict[str, Any]:
+    """config.json: everything that decides a run, as JSON. Functions are named; weights are known by their hash."""
+    weights = None
+    if init_from is not None:
+        weights = {"file": Path(init_from).name, "sha256": hashlib.sha256(Path(init_from).read_bytes()).hexdigest()}
+    return {
+        "network": network,
+        "learner": _plain(learner),
+        "data": data,
+        **_plain(training),
+        "init_from": weights,
+        **unimportant,
+    }
+
+
+def start_from(path: str | Path, state: TrainState) -> TrainState:
+    """`state` with the encoder's weights of a file, PyTorch's or ours, in the online and the target network.
+
+    Raises:
+        InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
+    """
+    import interop
+
+    weights = interop.from_torch_state_dict(interop.load_state_dict(path), like=encoder_variables(state), dtype="like")
+
+    def placed(network: Variables, new: Variables) -> Variables:
+        if not network.params:
+            return network
+        return Variables(network.params | {"encoder": new.params}, network.stats | {"encoder": new.stats})
+
+    return replace(state, online=placed(state.online, fresh(weights)), target=placed(state.target, fresh(weights)))
+
+
+def export_encoder(folder: Path, variables: Variables, *, say: Callable[[str], None]) -> None:
+    """encoder.safetensors with PyTorch's names; for a network whose leaves have none, one line says why not."""
+    import interop
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        state_dict = interop.to_torch_state_dict(variables)
+    except InteropError as error:
+        say(f"no weights exported: {error}")
+        return
+    interop.save_state_dict(folder / "encoder.safetensors", state_dict)
+
+
+def picture_views(path: Path, source: Any, learner_options: dict[str, Any], image_size: Any, key: jax.Array) -> None:
+    """views.png: the first images and their two views, drawn as the first step would draw them."""
+    if not isinstance(source, Dataset) or jax.process_index() != 0:
+        return
+    images = source.take(np.arange(min(PICTURED, len(source))))
+    first = learner_options.get("augment_fn") or augment.simclr(image_size)
+    second = learner_options.get("augment_fn2") or first
+    floats = jnp.asarray(images, jnp.float32) / (255 if images.dtype == np.uint8 else 1)
+    with jax.numpy_dtype_promotion("standard"):
+        view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
+    if view1.ndim == 4 and view1.shape[-1] in (1, 3):
+        views_grid(images, np.asarray(view1), np.asarray(view2), path)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON: numbers, strings and containers as they are; functions by their names; arrays and dtypes as text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return type(value).__name__

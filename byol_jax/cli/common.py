@@ -1,0 +1,73 @@
+"""Options that several sub-commands share, and what can be wrong with them. Looks at the disk, writes nothing."""
+
+import argparse
+from pathlib import Path
+
+from byol_jax.cli import values
+
+__all__ = [
+    "add_channels",
+    "add_output",
+    "add_run",
+    "add_which",
+    "check_folder",
+    "check_output",
+    "folder_of",
+]
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds RUN, a folder to read."""
+    parser.add_argument("run", type=values.run_folder, metavar="RUN", help="the folder that byol-jax train wrote to")
+
+
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Adds `--which online|target`."""
+    parser.add_argument(
+        "--which",
+        type=values.one_of(("online", "target")),
+        default="online",
+        metavar="NETWORK",
+        help="online or target: which of the two networks (online)",
+    )
+
+
+def add_channels(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--channels 1|3`."""
+    parser.add_argument(
+        "--channels", type=values.channels, metavar="N", help="1 for grey, 3 for colour (3; that of arrays)"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, *suffixes: str, metavar: str = "FILE", text: str) -> None:
+    """Adds `--out FILE` and `--overwrite`."""
+    parser.add_argument(
+        "--out",
+        type=values.new_file(*suffixes),
+        required=True,
+        metavar=metavar,
+        help=f"{text}; the name ends in {' or '.join(suffixes)}",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+
+
+def check_output(path: Path, *, overwrite: bool, name: str = "--out") -> list[str]:
+    """The complaint about a file that would be replaced without having been asked for."""
+    if path.exists() and not overwrite:
+        return [f"{name}: '{path}' exists, give --overwrite or another name"]
+    return []
+
+
+def check_folder(path: Path, *, replaceable: bool, hint: str) -> list[str]:
+    """The complaint about a folder to write that is a file, or holds something already."""
+    if path.exists() and not path.is_dir():
+        return [f"--out: '{path}' is a file, a folder is wanted"]
+    if path.is_dir() and not replaceable and any(path.iterdir()):
+        return [f"--out: '{path}' isn't empty, give {hint} or another folder"]
+    return []
+
+
+def folder_of(path: Path) -> Path:
+    """`path` itself, after its folder was made where there was none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,41 @@
+"""`byol-jax convert IN OUT`: the same tensors in another file format. Needs neither jax nor torch for most of them."""
+
+import argparse
+import json
+
+from byol_jax.cli import values
+from byol_jax.cli.common import check_output, folder_of
+from byol_jax.cli.export import WEIGHT_FILES
+
+__all__ = ["USAGE", "add_arguments", "check", "run"]
+
+USAGE = "IN OUT [--overwrite] [--json]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "source", type=values.existing_file, metavar="IN", help="a .pt, .pth, .ckpt, .safetensors or .npz file"
+    )
+    parser.add_argument(
+        "target", type=values.new_file(*WEIGHT_FILES), metavar="OUT", help=f"a file in {', '.join(WEIGHT_FILES)}"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the options together."""
+    return check_output(options.target, overwrite=options.overwrite, name="OUT")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Converts; prints a summary."""
+    from interop.commands import convert_file
+
+    summary = convert_file(options.source, folder_of(options.target), overwrite=options.overwrite)
+    if options.json:
+        print(json.dumps(summary, default=str))
+    else:
+        print(f"{summary['tensors']} tensors ({summary['kind']}), {summary['bytes']:,} bytes: {options.target}")
+    return 0

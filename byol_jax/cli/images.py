@@ -1,0 +1,139 @@
+"""Images for the sub-commands: opened with a progress bar, split where labels are needed, turned into features."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byol_jax.cli.bars import progress_bar
+from byol_jax.cli.values import is_folder
+from byol_jax.data import Dataset, evaluation_images, open_dataset
+from byol_jax.errors import DataError
+from byol_jax.evaluate import raw_pixels
+
+__all__ = ["Labelled", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
+
+IMAGE_SIZE = 224
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+TRAIN_PART = 0.8
+"""Of a set that comes in one piece: this part of it trains the classifiers, the rest measures them."""
+
+
+class Labelled(NamedTuple):
+    """Some images of a dataset, `indices` [n], and their `labels` [n] int32."""
+
+    dataset: Dataset
+    indices: np.ndarray
+    labels: np.ndarray
+
+
+def open_images(
+    source: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None,
+    num_channels: int | None,
+    with_labels: bool = False,
+    workers: int = 2,
+) -> Dataset:
+    """`open_dataset` with a bar for folders, which take a while to be looked through."""
+    with progress_bar("looking through images") as update:
+        return open_dataset(
+            str(source),
+            image_size=image_size,
+            num_channels=num_channels,
+            with_labels=with_labels,
+            workers=workers,
+            progress=update,
+        )
+
+
+def open_training_images(
+    source: str, image_size: int | tuple[int, int] | None, num_channels: int | None, *, workers: int = 2
+) -> tuple[Dataset, int | tuple[int, int], int]:
+    """Images to be augmented, their size and their channels: as asked for, else an array's own, else 224 and colour."""
+    size = image_size or (IMAGE_SIZE if is_folder(source) else None)
+    dataset = open_images(source, image_size=size, num_channels=num_channels, workers=workers)
+    height, width, channels = dataset.image_shape
+    return dataset, size or (height if height == width else (height, width)), channels
+
+
+def open_labelled(
+    source: str, labels: Path | None, *, seed: int, **options: Any
+) -> tuple[Labelled, Labelled, tuple[str, ...] | None, str]:
+    """Images to fit classifiers on, images to measure them on, the classes' names, and how the two were split.
+
+    A folder with `train` and `test` (or `val`) keeps its split; anything else is shuffled by `seed` and split 80 to 20.
+
+    Raises:
+        DataError: no labels, other classes in train and test, or fewer than two classes.
+    """
+    folder = Path(source)
+    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and test is not None and labels is None:
+        train = open_images(folder / "train", with_labels=True, **options)
+        measured = open_images(test, with_labels=True, **options)
+        if train.class_names != measured.class_names:
+            raise DataError(f"{source}: train and {test.name} have different classes, the sub-folders must be the same")
+        fit, measure = (_labelled(part, np.arange(len(part))) for part in (train, measured))
+        return fit, measure, train.class_names, f"as in {source}: train and {test.name}"
+    dataset = open_images(source, with_labels=labels is None, **options)
+    given = dataset.labels if labels is None else _read_labels(labels, len(dataset))
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    first = int(TRAIN_PART * len(dataset))
+    fit, measure = (_labelled(dataset, part, given) for part in (order[:first], order[first:]))
+    return fit, measure, dataset.class_names, f"80 % to fit, 20 % to measure, shuffled with seed {seed}"
+
+
+def features_of(
+    function: Callable[[Any, Any], Any],
+    state: Any,
+    dataset: Dataset,
+    indices: np.ndarray,
+    *,
+    image_size: int | tuple[int, int],
+    batch_size: int = 256,
+    label: str = "features",
+) -> np.ndarray:
+    """`function(state, images)` of the dataset's images, [len(indices), D] float32.
+
+    The last batch is filled up with images that are there already, so that one compiled program serves all.
+    """
+    parts = []
+    with progress_bar(label) as update:
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            images = evaluation_images(dataset, np.resize(batch, batch_size), image_size)  # [B, H, W, C]
+            parts.append(np.asarray(function(state, images), np.float32)[: len(batch)])  # [n, D]
+            update(start + len(batch), len(indices))
+    return np.concatenate(parts)
+
+
+def pixels_of(dataset: Dataset, indices: np.ndarray, *, image_size: int | tuple[int, int]) -> np.ndarray:
+    """The images themselves, resized and flattened, [len(indices), H W C] float32 in [0, 1]."""
+    parts = []
+    for start in range(0, len(indices), 256):
+        images = evaluation_images(dataset, indices[start : start + 256], image_size)  # [n, H, W, C]
+        parts.append(raw_pixels(images))
+    return np.concatenate(parts)
+
+
+def _labelled(dataset: Dataset, indices: np.ndarray, labels: np.ndarray | None = None) -> Labelled:
+    labels = dataset.labels if labels is None else labels
+    if labels is None:
+        raise DataError("no labels: put each class in a sub-folder of its own, or give --labels")
+    if len(indices) == 0 or len(np.unique(labels)) < 2:
+        raise DataError(f"{len(labels)} images of {len(np.unique(labels))} classes: at least 2 classes are needed")
+    return Labelled(dataset, indices, labels[indices].astype(np.int32))
+
+
+def _read_labels(path: Path, count: int) -> np.ndarray:
+    """Whole numbers from a `.npy`, one for each image in the data's own order."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file of labels ({error})") from error
+    if not isinstance(labels, np.ndarray) or labels.shape != (count,) or labels.dtype.kind not in "iu":
+        shape = getattr(labels, "shape", "several arrays")
+        raise DataError(f"{path}: labels of shape {shape}, expected {count} whole numbers, one for each image")
+    return labels

@@ -1,0 +1,60 @@
+"""`byol-jax preview DATA --out PNG`: a picture of images beside their two views, before time is spent on training."""
+
+import argparse
+
+from byol_jax.cli import values
+from byol_jax.cli.common import add_channels, add_output, check_output, folder_of
+from byol_jax.cli.recipe import AUGMENTATIONS
+
+__all__ = ["USAGE", "add_arguments", "check", "run"]
+
+USAGE = "DATA --out PNG [options]"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "data", type=values.data_source, metavar="DATA", help="a folder of images, an .npz or .npy file, fashion-mnist"
+    )
+    add_output(parser, ".png", metavar="PNG", text="the picture")
+    parser.add_argument(
+        "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
+    )
+    add_channels(parser)
+    parser.add_argument(
+        "--augment",
+        type=values.one_of(AUGMENTATIONS),
+        default="simclr",
+        metavar="SET",
+        help=f"one of {', '.join(AUGMENTATIONS)} (simclr)",
+    )
+    parser.add_argument("--count", type=values.positive_int, default=8, metavar="N", help="how many images (8)")
+    parser.add_argument("--seed", type=values.whole_number, default=0, metavar="N", help="which images and views (0)")
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """What is wrong with the options together."""
+    return check_output(options.out, overwrite=options.overwrite)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draws the picture; prints its name."""
+    import jax
+    import numpy as np
+
+    from byol_jax.cli.images import open_training_images
+    from byol_jax.cli.recipe import augmentations
+    from byol_jax.data import epoch_order
+    from byol_jax.plots import views_grid
+    from byol_jax.views import sample_views
+
+    dataset, image_size, channels = open_training_images(options.data, options.image_size, options.channels)
+    images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
+    floats = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
+    first, second, _ = augmentations(options.augment, image_size, channels)
+    key = jax.random.fold_in(jax.random.key(options.seed), 0)
+    with jax.numpy_dtype_promotion("standard"):
+        view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
+    views_grid(images, np.asarray(view1), np.asarray(view2), folder_of(options.out))
+    print(options.out)
+    return 0

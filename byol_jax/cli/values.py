@@ -1,0 +1,201 @@
+"""What the value of an option may be: converters from a word to a value, for argparse's `type`.
+
+Each raises `argparse.ArgumentTypeError` with a phrase that follows the option's name, as in
+"--steps: '0' is not a whole number above 0". They look at the disk where a path is given, and change nothing there.
+"""
+
+import argparse
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from byol_jax.errors import nearest
+
+__all__ = [
+    "EMBEDDED",
+    "channels",
+    "data_source",
+    "existing_file",
+    "has_classes",
+    "hidden_layer",
+    "image_size",
+    "is_folder",
+    "new_file",
+    "new_path",
+    "non_negative_number",
+    "one_of",
+    "positive_int",
+    "positive_number",
+    "probability",
+    "run_folder",
+    "whole_number",
+]
+
+EMBEDDED = "fashion-mnist"
+"""The word that stands for the embedded images."""
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+
+
+def whole_number(word: str) -> int:
+    """0, 1, 2, … below 2**31."""
+    return _integer(word, 0, "a whole number, 0 or more")
+
+
+def positive_int(word: str) -> int:
+    """1, 2, 3, … below 2**31."""
+    return _integer(word, 1, "a whole number above 0")
+
+
+def positive_number(word: str) -> float:
+    """A finite number above 0."""
+    return _number(word, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def non_negative_number(word: str) -> float:
+    """A finite number, 0 or more."""
+    return _number(word, lambda value: 0 <= value < math.inf, "a number, 0 or more")
+
+
+def probability(word: str) -> float:
+    """A number from 0 to 1, both included."""
+    return _number(word, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """A converter that accepts these names only and suggests the nearest of them."""
+    names = tuple(names)
+
+    def choice(word: str) -> str:
+        if word not in names:
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is not one of {', '.join(names)}; {nearest(word, names, at_most=1)[0]} is the nearest"
+            )
+        return word
+
+    return choice
+
+
+def image_size(word: str) -> int | tuple[int, int]:
+    """`96` for a square, `96x128` for height x width, in pixels."""
+    try:
+        sizes = [int(part) for part in word.lower().split("x")]
+    except ValueError:
+        sizes = []
+    if not 1 <= len(sizes) <= 2 or not all(1 <= size <= 16384 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a size in pixels such as 96, or 96x128 for height x width")
+    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
+
+
+def hidden_layer(word: str) -> int | str:
+    """An index into the network's children, or a dotted name."""
+    try:
+        return int(word)
+    except ValueError:
+        return word
+
+
+def channels(word: str) -> int:
+    """1 or 3."""
+    return int(one_of(("1", "3"))(word))
+
+
+def data_source(word: str) -> str:
+    """A folder of images, a `.npz` or `.npy` file, or the word `fashion-mnist`."""
+    if word == EMBEDDED:
+        return word
+    path = Path(word)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{_absent(path)}; a folder of images, an .npz or .npy file or {EMBEDDED}")
+    if not path.is_dir() and path.suffix.lower() not in ARRAY_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither a folder nor an {' or '.join(ARRAY_SUFFIXES)} file")
+    return word
+
+
+def is_folder(source: str) -> bool:
+    """Whether a data source is a folder of images."""
+    return source != EMBEDDED and Path(source).is_dir()
+
+
+def has_classes(source: str) -> bool:
+    """Whether a data source is a folder that holds folders and no files: one folder for each class."""
+    return is_folder(source) and all(
+        entry.is_dir() for entry in Path(source).iterdir() if not entry.name.startswith(".")
+    )
+
+
+def existing_file(word: str) -> Path:
+    """A file that is there."""
+    path = Path(word)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(_absent(path))
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{word!r} is a folder, a file is wanted")
+    return path
+
+
+def run_folder(word: str) -> Path:
+    """A folder that `byol-jax train` wrote."""
+    path = Path(word)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{_absent(path)}; give the folder that byol-jax train wrote to")
+    if not (path / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{word!r} holds no config.json; give the folder that byol-jax train wrote to")
+    return path
+
+
+def new_path(word: str) -> Path:
+    """Somewhere that can be written: the nearest folder above that exists is one, and lets us write."""
+    path = Path(word)
+    if not word.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{word!r} lies below {str(above)!r}, which is a file")
+    if not path.exists() and not os.access(above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{word!r}: no permission to write in {str(above)!r}")
+    return path
+
+
+def new_file(*suffixes: str) -> Callable[[str], Path]:
+    """A converter for a file to write, whose name ends in one of `suffixes`."""
+
+    def file(word: str) -> Path:
+        path = new_path(word)
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{word!r} is a folder, a file is wanted")
+        if path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(f"{word!r} must end in {' or '.join(suffixes)}")
+        return path
+
+    return file
+
+
+def _absent(path: Path) -> str:
+    """That `path` isn't there, with the nearest name beside it where there is one."""
+    if not path.parent.is_dir():
+        return f"{str(path)!r} doesn't exist, nor does the folder {str(path.parent)!r}"
+    alike = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1)
+    return f"{str(path)!r} doesn't exist" + (f", the nearest is {str(path.parent / alike[0])!r}" if alike else "")
+
+
+def _integer(word: str, lowest: int, wanted: str) -> int:
+    try:
+        value = int(word)
+    except ValueError:
+        value = -1
+    if not lowest <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{word!r} is not {wanted}")
+    return value
+
+
+def _number(word: str, accepted: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not accepted(value):
+        raise argparse.ArgumentTypeError(f"{word!r} is not {wanted}")
+    return value

@@ -1,0 +1,144 @@
+"""Images that are numbers already: NumPy and JAX arrays, `.npy` and `.npz` files."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from byol_jax.data.dataset import Dataset, row_numbers
+from byol_jax.data.decode import one_line
+from byol_jax.errors import DataError
+
+__all__ = ["array_dataset", "check_images", "is_float", "read_array_file"]
+
+_IMAGE_KEYS = ("images", "x", "x_train", "arr_0")
+_LABEL_KEYS = ("labels", "y", "y_train")
+
+_LOOKED_AT = 2**30
+"""Bytes. Larger arrays are checked and hashed by evenly spaced images that make up this much: a memory-mapped file
+of 100 GB would otherwise be read for minutes before anything starts."""
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Floating, bfloat16 included, which NumPy itself counts among the unknown."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
+    """Is this an array of images: rank 4, channels last and as many as wanted, uint8 or floating in [0, 1]?
+
+    Args:
+        images: [N, H, W, C]; all of it is looked at for floats.
+        what: the data's name in messages.
+
+    Raises:
+        DataError: it isn't; the message says what it is.
+    """
+    shape, dtype = images.shape, np.dtype(images.dtype)
+    if len(shape) != 4 or 0 in shape:
+        raise DataError(f"{what}: shape {shape}, expected [N, H, W, C] with at least one image")
+    wanted = (1, 3) if num_channels is None else (num_channels,)
+    if shape[3] not in wanted and shape[1] in wanted and shape[2] == shape[3] > 4:
+        raise DataError(f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)")
+    if num_channels is not None and shape[3] != num_channels:
+        raise DataError(f"{what}: images of {shape[3]} channels (shape {shape}), but num_channels is {num_channels}")
+    if dtype == np.uint8:
+        return
+    if not is_float(dtype) and dtype.kind not in "iub":
+        raise DataError(f"{what}: dtype {dtype}, expected uint8 or floats in [0, 1]")
+    low, high = np.min(images), np.max(images)
+    if not is_float(dtype):
+        raise DataError(f"{what}: dtype {dtype} with values {low} to {high}, expected uint8 or floats in [0, 1]")
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        raise DataError(f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8)")
+
+
+def _check_labels(labels: Any, count: int, what: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{what}: labels of shape {labels.shape} and dtype {labels.dtype} for {count} images, "
+            f"expected one whole number for each image, shape ({count},)"
+        )
+    return labels.astype(np.int32)
+
+
+def _identity(images: np.ndarray, looked_at: np.ndarray, kind: str) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{images.shape} {images.dtype.name}".encode())
+    for image in looked_at:
+        digest.update(np.ascontiguousarray(image).view(np.uint8).data)
+    return {"kind": kind, "count": len(images), "sha256": digest.hexdigest()}
+
+
+def array_dataset(
+    images: Any,
+    labels: Any = None,
+    *,
+    num_channels: int | None = None,
+    what: str = "array",
+    kind: str = "array",
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """An array of images as a `Dataset`; nothing is copied until images are taken.
+
+    Args:
+        images: [N, H, W, C] or [N, H, W] (one channel): uint8, or any floating type with values in [0, 1], which
+            `take` gives as float32. Up to 1 GiB all values are checked, above that evenly spaced images.
+        labels: [N] whole numbers, or None.
+        num_channels: compared with C where given.
+
+    Raises:
+        DataError: another shape, dtype, range or number of channels or labels; the message says which.
+
+    Example:
+        >>> array_dataset(np.zeros((10, 32, 32, 3), np.uint8)).image_shape
+        (32, 32, 3)
+    """
+    try:
+        images = np.asanyarray(images)
+    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
+        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error)})") from error
+    images = images[..., None] if images.ndim == 3 else images  # [N, H, W, C]
+    size = images.nbytes if images.ndim else 0
+    rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
+    looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]
+    check_images(looked_at, num_channels=num_channels, what=what)
+    labels = None if labels is None else _check_labels(labels, len(images), what)
+    out_dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+
+    def take(indices: Any, *, workers: int | None = None) -> np.ndarray:
+        del workers  # nothing to decode
+        return np.asarray(images[row_numbers(indices, len(images))]).astype(out_dtype, copy=False)  # [n, H, W, C]
+
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    return Dataset(take, len(images), shape, _identity(images, looked_at, kind), labels, class_names)
+
+
+def _first_of(archive: Any, keys: tuple[str, ...]) -> str | None:
+    return next((key for key in keys if key in archive), None)
+
+
+def read_array_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and labels from a `.npy` (memory-mapped, no labels) or `.npz` file; nothing in it is ever unpickled.
+
+    In a `.npz` the images are `images`, `x`, `x_train` or `arr_0`, the labels `labels`, `y` or `y_train`, if any.
+
+    Raises:
+        DataError: not such a file, damaged, or without images.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(images, np.ndarray):
+                raise ValueError("it is an archive: name it .npz")
+            return images, None
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            images_key, labels_key = _first_of(archive, _IMAGE_KEYS), _first_of(archive, _LABEL_KEYS)
+            if images_key is None:
+                raise DataError(f"{path}: holds {', '.join(archive) or 'nothing'}; name the images {_IMAGE_KEYS[0]!r}")
+            return archive[images_key], archive[labels_key] if labels_key else None
+    except DataError:
+        raise
+    except Exception as error:  # zip, zlib, header and memory errors of a damaged file
+        raise DataError(f"{path}: can't be read as a NumPy file of plain numbers ({one_line(error)})") from error

@@ -1,0 +1,131 @@
+"""What every source of images looks like from outside, and the images as an evaluation sees them.
+
+A `Dataset` is a bundle: a function that gives images for indices, and facts about them. It keeps no order and no
+position; those are `order.py`'s and the loader's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["Dataset", "evaluation_images", "height_and_width", "resize", "row_numbers"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images by index, and what is known of them.
+
+    Attributes:
+        take: `take(indices, *, workers=None) -> [n, h, w, c]`, a fresh array: uint8, or float32 in [0, 1].
+        count: how many images there are; also `len(dataset)`.
+        image_shape: `(h, w, c)` of every image that `take` gives.
+        identity: JSON-able: `kind`, `count`, `sha256` (of names and sizes, or of the numbers). Where the data lies is
+            no part of it.
+        labels: int32 [count], or None.
+        class_names: one name for each label, or None.
+        names: a file name for each image, relative to the folder, or None.
+        evaluation_crop: `(H, W)` whose centre crop an evaluation takes; None where images are taken whole.
+        list_skipped: gives `skipped`, which grows where bad files turn up while training.
+    """
+
+    take: Callable[..., np.ndarray]
+    count: int
+    image_shape: tuple[int, int, int]
+    identity: dict[str, Any]
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+    evaluation_crop: tuple[int, int] | None = None
+    list_skipped: Callable[[], tuple[tuple[str, str], ...]] = tuple
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of every file that cannot be used, as known by now."""
+        return self.list_skipped()
+
+
+def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """`(H, W)` from what a person writes: one number for a square, or both.
+
+    Raises:
+        ConfigurationError: anything else, or a size below 1.
+
+    Example:
+        >>> height_and_width(224)
+        (224, 224)
+    """
+    pair = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in pair):
+        raise ConfigurationError(f"image size {image_size!r}: give one whole number above 0, or (height, width)")
+    return int(pair[0]), int(pair[1])
+
+
+def row_numbers(indices: Any, count: int) -> np.ndarray:
+    """Plain row numbers, int64 [n], from any one-dimensional index: numbers, negative ones, or a mask.
+
+    Raises:
+        IndexError: out of range, or not an index.
+
+    Example:
+        >>> row_numbers([0, -1], 10).tolist()
+        [0, 9]
+    """
+    indices = np.asarray(indices)
+    return np.arange(count)[indices if indices.size else indices.astype(np.int64)]
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Antialiased bilinear resize (Pillow's), each channel by itself; the dtype stays.
+
+    Args:
+        images: [N, H, W, C], uint8 or float32.
+        size: (height, width).
+
+    Returns:
+        [N, height, width, C]; the input itself where the size is right already.
+
+    Example:
+        >>> resize(np.zeros((2, 8, 8, 1), np.uint8), (4, 6)).shape
+        (2, 4, 6, 1)
+    """
+    if images.shape[1:3] == size:
+        return images
+    resized = np.empty((len(images), *size, images.shape[3]), images.dtype)  # [N, height, width, C]
+    for index, channel in np.ndindex(len(images), images.shape[3]):
+        plane = Image.fromarray(np.ascontiguousarray(images[index, :, :, channel]))  # mode L or F
+        resized[index, :, :, channel] = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return resized
+
+
+def evaluation_images(dataset: Dataset, indices: Any, image_size: int | tuple[int, int]) -> np.ndarray:
+    """Images as an evaluation sees them: no augmentation, `image_size` exactly.
+
+    A folder's images lose their margin first: the centre crop of 87.5 % that the paper evaluates on (224 of 256
+    pixels, `load_size`). Arrays are used whole. What then differs in size is resized.
+
+    Returns:
+        [n, H, W, C], uint8 or float32 in [0, 1] as the dataset has it.
+
+    Raises:
+        ConfigurationError: an impossible image size.
+
+    Example:
+        >>> from byol_jax.data import open_dataset
+        >>> evaluation_images(open_dataset(np.zeros((4, 28, 28), np.uint8)), [0, 3], 32).shape
+        (2, 32, 32, 1)
+    """
+    size = height_and_width(image_size)
+    images = dataset.take(indices)  # [n, h, w, C]
+    if dataset.evaluation_crop is not None:
+        height, width = dataset.evaluation_crop
+        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+        images = images[:, top : top + height, left : left + width]
+    return np.ascontiguousarray(resize(images, size))

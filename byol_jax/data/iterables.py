@@ -1,0 +1,139 @@
+"""Batches from anybody's iterable, with the surface of `Loader`: a list, a generator, a torch DataLoader, a pipeline.
+
+The order and the pixels are the iterable's own business; here they are checked, counted and placed on the device.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from byol_jax.data.arrays import check_images, is_float
+from byol_jax.data.decode import one_line
+from byol_jax.data.loader import Place, at_least, device_put
+from byol_jax.data.prefetch import Prefetch
+from byol_jax.errors import DataError
+
+__all__ = ["IterableLoader"]
+
+
+class IterableLoader:
+    """Batches of anybody's iterable, checked, skipped to `start_step`, placed by a thread that works ahead.
+
+    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple
+    or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images.
+
+    Args:
+        iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
+        start_step: so many batches are drawn and dropped first.
+        num_channels: compared with C where given, and then only images pass.
+        prefetch, place: as for `Loader`.
+
+    Attributes:
+        position, wait_seconds: as for `Loader`.
+
+    Raises:
+        ConfigurationError: numbers below their least.
+        DataError: not iterable; while iterating: not such an array, another shape than the first batch (each shape
+            would be compiled), or the iterable ended and can't start again. Range and channels are checked once.
+
+    Example:
+        >>> with IterableLoader([np.zeros((4, 8, 8, 3), np.uint8)], start_step=5) as batches:
+        ...     next(batches).shape
+        (4, 8, 8, 3)
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[Any],
+        *,
+        start_step: int = 0,
+        num_channels: int | None = None,
+        prefetch: int = 2,
+        place: Place | None = None,
+    ):
+        at_least(0, start_step=start_step)
+        at_least(1, prefetch=prefetch)
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise DataError(f"{type(iterable).__name__}: not an iterable of image batches")
+        self.position = start_step
+        self._batches = Prefetch(
+            lambda stopped: _convert_all(iterable, start_step, num_channels, place or device_put, stopped), prefetch
+        )
+
+    @property
+    def wait_seconds(self) -> float:
+        return self._batches.wait_seconds
+
+    def __iter__(self) -> "IterableLoader":
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        self.position += 1
+        return batch
+
+    def close(self) -> None:
+        """Stops the thread; the iteration ends. May be called twice."""
+        self._batches.close()
+
+    def __enter__(self) -> "IterableLoader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
+    count, before = 0, -1
+    while count > before:
+        before = count
+        for batch in iterable:
+            count += 1
+            yield batch
+    raise DataError(
+        f"the iterable of batches gave nothing more after {count} batches: give one that can be iterated again "
+        "(a list, a torch DataLoader), or one that is long enough"
+    )
+
+
+def _images_of(batch: Any, what: str) -> Any:
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if isinstance(images, dict):
+        raise DataError(f"{what}: a dict of {', '.join(map(str, images))}: give the images alone, or (images, …)")
+    if hasattr(images, "sharding"):  # a JAX array stays where it is
+        return images
+    try:
+        return np.asarray(images)
+    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
+        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error)})") from error
+
+
+def _check_first(images: Any, num_channels: int | None, what: str) -> None:
+    if images.ndim == 4 or num_channels is not None:
+        check_images(images, num_channels=num_channels, what=what)
+    elif images.ndim < 2 or not (images.dtype == np.uint8 or is_float(np.dtype(images.dtype))):
+        raise DataError(f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8 or floating")
+
+
+def _convert_all(
+    iterable: Iterable[Any], start_step: int, num_channels: int | None, place: Place, stopped: threading.Event
+) -> Iterator[Any]:
+    first = None
+    for step, batch in enumerate(_endless(iterable)):
+        if stopped.is_set():
+            return
+        if step < start_step:
+            continue
+        what = f"batch {step}"
+        images = _images_of(batch, what)
+        if first is None:
+            _check_first(images, num_channels, what)
+            first = (images.shape, images.dtype)
+        if (images.shape, images.dtype) != first:
+            raise DataError(
+                f"{what}: shape {images.shape}, dtype {images.dtype}, the first one {first[0]}, {first[1]}: "
+                "give batches of one shape (in torch: drop_last=True), each new one would be compiled anew"
+            )
+        yield place(images)

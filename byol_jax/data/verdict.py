@@ -1,0 +1,146 @@
+"""Which files of a folder can be used: found out once, before training, and kept, so that a resumed run sees the same.
+
+The file that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from byol_jax.data.decode import EXTENSIONS, UnusableImageError
+from byol_jax.data.listing import Listing
+from byol_jax.errors import DataError
+
+__all__ = ["Verdict", "identity_of", "judge", "load_verdict", "save_verdict", "scan"]
+
+_FORMAT = "byol_jax verdict on a folder of images, 1"
+_WINDOW = 1024
+"""Files handed to the threads at a time: bounds memory with millions of files, and the wait after Ctrl-C."""
+
+
+class Verdict(NamedTuple):
+    """`files`: (name, bytes) of what is used, sorted by name; `skipped`: (name, reason), sorted by name."""
+
+    files: tuple[tuple[str, int], ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    def added(self, listing: Listing) -> tuple[tuple[str, str], ...]:
+        """What a folder holds by now and the verdict doesn't know, each with that as the reason not to use it."""
+        known = {name for name, _ in (*self.files, *self.skipped)}
+        return tuple((name, "added after the first start") for name, _ in listing.files if name not in known)
+
+
+def scan(
+    check: Callable[[int], object], count: int, *, workers: int, progress: Callable[[int, int], None] | None = None
+) -> dict[int, str]:
+    """Calls `check(0)` … `check(count - 1)` in threads; why it failed, for each index where it did.
+
+    Args:
+        check: raises `UnusableImageError` where the file behind an index can't be used. Other exceptions end the scan.
+        progress: `progress(done, total)`, called from this thread.
+    """
+
+    def reason(index: int) -> str | None:
+        try:
+            check(index)
+        except UnusableImageError as error:
+            return str(error)
+        return None
+
+    reasons: dict[int, str] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, count, _WINDOW):
+            window = range(start, min(start + _WINDOW, count))
+            for index, found in zip(window, pool.map(reason, window), strict=True):
+                if found is not None:
+                    reasons[index] = found
+                if progress is not None:
+                    progress(index + 1, count)
+    return reasons
+
+
+def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
+    """A listing without the files that failed.
+
+    Raises:
+        DataError: none is usable, or more than half of the names with an image's extension are not.
+    """
+    files = tuple(file for index, file in enumerate(listing.files) if index not in reasons)
+    failed = tuple((listing.files[index][0], reason) for index, reason in reasons.items())
+    skipped = tuple(sorted(listing.skipped + failed))
+    bad = [(name, reason) for name, reason in skipped if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    if not files or len(bad) > len(files):
+        some = "; ".join(f"{name!r}: {reason}" for name, reason in (bad or skipped)[:3])
+        raise DataError(
+            f"{folder}: {len(bad)} of {len(files) + len(bad)} images can't be used ({some}"
+            f"{'; …' if len(bad) > 3 else ''}): remove or repair them, or give another folder"
+        )
+    return Verdict(files, skipped)
+
+
+def identity_of(verdict: Verdict) -> dict[str, object]:
+    """What tells one folder of images from another: the used names and their sizes, not where the folder lies.
+
+    Example:
+        >>> identity_of(Verdict((("a.png", 80),), ()))["count"]
+        1
+    """
+    digest = hashlib.sha256()
+    for name, size in verdict.files:
+        digest.update(os.fsencode(name) + b"\0%d\0" % size)
+    return {"kind": "folder", "count": len(verdict.files), "sha256": digest.hexdigest()}
+
+
+def save_verdict(path: Path, verdict: Verdict) -> None:
+    """Writes a verdict; the file appears whole or not at all.
+
+    Raises:
+        DataError: it can't be written.
+    """
+    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped})
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="ascii")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error
+
+
+def _pairs(value: object, kinds: tuple[type, type]) -> tuple:
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], kinds[0]) and isinstance(pair[1], kinds[1])
+        for pair in value
+    ):
+        raise ValueError("not a list of pairs")
+    return tuple((first, second) for first, second in value)
+
+
+def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
+    """The verdict of an earlier start, whatever has happened to the folder since.
+
+    Its list is used as it is: files that are gone by now are replaced when they are met, new ones are left out.
+
+    Raises:
+        DataError: the file is damaged, or more than half of its images aren't in the folder.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != _FORMAT:
+            raise ValueError("another format")
+        verdict = Verdict(_pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str)))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
+    here = {name for name, _ in listing.files}
+    kept = [name for name, _ in verdict.files if name in here]
+    if 2 * len(kept) < len(verdict.files) or not kept:
+        raise DataError(
+            f"{folder}: holds only {len(kept)} of the {len(verdict.files)} images that {path} lists: "
+            f"give the folder that the run was started with, or delete that file"
+        )
+    return verdict

@@ -1,0 +1,172 @@
+"""The main job on embedded data, end to end: train, measure against controls, hand the weights to PyTorch, report.
+
+    byol-jax demo --out demo
+
+Data: the 10,000-image half of Fashion-MNIST in file order; the first 8,000 train (pre-training sees only these, without
+their labels), the last 2,000 test. Network and recipe: `presets.small_grey`. Both controls get the same evaluation: raw
+pixels, and the same network at random initialisation.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from byol_jax import evaluate, nets, presets, report
+from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.cli.recipe import learner_arguments
+from byol_jax.data import open_dataset
+from byol_jax.disk import write_atomically
+from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError
+from byol_jax.hidden import OUTPUT
+from byol_jax.nets.cnn import torch_expression
+from byol_jax.train import pretrain
+from byol_jax.types import Learner, TrainState
+
+__all__ = ["run"]
+
+IMAGE_SIZE = 28
+TRAIN_IMAGES = 8_000
+NEIGHBOURS = 20
+STEPS = 16_700
+"""About five minutes on two cores; steps and not seconds, so that the result doesn't depend on the machine's mood."""
+FEATURE_TOLERANCE = 1e-5
+"""Largest difference allowed between JAX's and PyTorch's features, relative to their largest value."""
+
+
+def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: bool = False) -> dict[str, Any]:
+    """Runs the demo into the folder `out`; returns what results.json holds.
+
+    Args:
+        out: made if it isn't there; refused when it isn't empty, unless `overwrite`.
+        steps: training steps, 16,700 by default.
+        seed: of weights, augmentation and order.
+
+    Returns:
+        {"raw_pixels": {"knn", "linear"}, "random_init": {…}, "byol": {…}, "pytorch": expression}; accuracies in [0, 1].
+    """
+    total = STEPS if steps is None else steps
+    if total < 1:
+        raise ConfigurationError(f"steps={total}: expected at least 1")
+    say = Console(stderr=True, highlight=False, soft_wrap=True).print
+    out = Path(out)
+    preset = presets.small_grey()
+    images, labels = _embedded()
+    train = images[:TRAIN_IMAGES]
+    say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {total:,} steps of {preset.batch_size}")
+    if overwrite and (out / "config.json").exists():
+        for stale in ("results.json", "improved-net.pt"):
+            (out / stale).unlink(missing_ok=True)
+    encoder = nets.small_cnn(num_classes=None)
+    recipe = _recipe(preset, total)
+    arguments = learner_arguments(recipe, image_size=IMAGE_SIZE, total_steps=total)
+    state = pretrain(
+        encoder,
+        train,
+        out=out,
+        image_size=IMAGE_SIZE,
+        steps=total,
+        batch_size=preset.batch_size,
+        seed=seed,
+        overwrite=overwrite,
+        log_every=100,
+        checkpoint_every=5_000,
+        network={"name": "small_cnn", "channels": 1, "num_classes": None},
+        options=recipe,
+        **arguments,
+    )
+    say("measuring: weighted kNN and a linear probe, with both controls")
+    learner = make_learner(encoder, image_size=IMAGE_SIZE, **arguments)
+    features = {
+        "raw_pixels": evaluate.raw_pixels(images),
+        "random_init": _features(learner, learner.init(jax.random.key(seed)), images),
+        "byol": _features(learner, state, images),
+    }
+    parts = {name: (both[:TRAIN_IMAGES], both[TRAIN_IMAGES:]) for name, both in features.items()}
+    scores = evaluate.compare(parts, labels[:TRAIN_IMAGES], labels[TRAIN_IMAGES:], k=NEIGHBOURS)
+    _print(scores, test_images=len(images) - TRAIN_IMAGES)
+
+    expression = torch_expression(num_classes=None, image_size=IMAGE_SIZE)
+    weights = out / "improved-net.pt"
+    say(_hand_over(weights, expression, state, images[TRAIN_IMAGES:], features["byol"][TRAIN_IMAGES:], preset))
+    results = scores | {"pytorch": expression}
+    write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+    write_atomically(out / "evaluation.json", json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
+    report.write_report(out, title="byol-jax demo: Fashion-MNIST")
+    say(f"written to {out}: results.json, improved-net.pt, views.png, report.html")
+    return results
+
+
+def _recipe(preset: presets.Preset, total_steps: int) -> dict[str, Any]:
+    """The preset as config.json has it, so that the demo's folder can be opened like any run's."""
+    return {
+        "hidden_layer": OUTPUT,  # the network has no classifier: its output is the flattened map
+        "projection_size": preset.projection_size,
+        "projection_hidden_size": preset.projection_hidden_size,
+        "moving_average_decay": preset.base_decay,
+        "use_momentum": True,
+        "num_channels": preset.num_channels,
+        "augment": preset.augmentation,
+        "normalize": [list(part) for part in preset.normalize],
+        "optimizer": preset.optimizer,
+        "learning_rate": preset.base_learning_rate,
+        "weight_decay": preset.weight_decay,
+        "schedule": "cosine",
+        "warmup_steps": int((preset.warmup_fraction or 0) * total_steps),
+    }
+
+
+def _embedded() -> tuple[np.ndarray, np.ndarray]:
+    dataset = open_dataset("fashion-mnist", image_size=IMAGE_SIZE, num_channels=1, with_labels=True)
+    if dataset.labels is None:
+        raise DataError("the embedded images came without labels: reinstall the package")
+    return dataset.take(np.arange(len(dataset))), dataset.labels
+
+
+def _features(learner: Learner, state: TrainState, images: np.ndarray) -> np.ndarray:
+    embed = jax.jit(learner.embed)
+    return evaluate.extract(lambda batch: embed(state, batch), images, batch_size=500)
+
+
+def _print(scores: dict[str, dict[str, float]], *, test_images: int) -> None:
+    """The table, on stdout."""
+    table = Table(title=f"accuracy on {test_images:,} test images, per cent")
+    table.add_column("features")
+    table.add_column(f"kNN, k = {NEIGHBOURS}", justify="right")
+    table.add_column("linear", justify="right")
+    for name, score in scores.items():
+        table.add_row(name.replace("_", " "), f"{100 * score['knn']:.1f}", f"{100 * score['linear']:.1f}")
+    Console(highlight=False).print(table)
+
+
+def _hand_over(
+    path: Path, expression: str, state: TrainState, images: np.ndarray, expected: np.ndarray, preset: presets.Preset
+) -> str:
+    """Writes the encoder for PyTorch, loads it strictly into a plain PyTorch network and compares the features.
+
+    Raises:
+        ConversionMismatchError: the features differ by more than the tolerance.
+    """
+    import torch
+    from torch import nn
+
+    import interop
+
+    interop.save_state_dict(path, interop.to_torch_state_dict(encoder_variables(state)))
+    network = eval(expression, {"__builtins__": {}}, {"nn": nn})  # the very text that results.json gives to readers
+    network.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    network.eval()
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255  # [N, C, H, W]
+    with torch.no_grad():
+        features = network((floats - preset.normalize[0][0]) / preset.normalize[1][0]).flatten(1).numpy()
+    difference = float(np.abs(features - expected).max() / np.abs(expected).max())
+    if difference > FEATURE_TOLERANCE:
+        raise ConversionMismatchError(
+            f"{path}: PyTorch's features differ from JAX's by {difference:.1e} of the largest, expected"
+            f" {FEATURE_TOLERANCE:.0e}"
+        )
+    return f"{path.name} loads strictly into PyTorch; features agree to {difference:.0e} of the largest"

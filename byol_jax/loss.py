@@ -1,0 +1,40 @@
+"""BYOL's loss: the squared distance of two directions. One function, per sample; averaging is the caller's."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["normalized_mse", "unit"]
+
+NORM_FLOOR = 1e-12
+"""Smallest norm divided by, as in `torch.nn.functional.normalize`, which byol-pytorch calls."""
+
+
+def normalized_mse(prediction: jax.Array, projection: jax.Array) -> jax.Array:
+    """Squared distance between two vectors scaled to length one.
+
+        ‖p/‖p‖ - z/‖z‖‖² = 2 - 2 ⟨p, z⟩ / (‖p‖ ‖z‖)
+
+    Args:
+        prediction: [N, P], floating; the online network's.
+        projection: [N, P], floating; the target network's. No gradient is stopped here.
+
+    Returns:
+        [N], in [0, 4]: 0 for equal directions, 2 for orthogonal ones or where a vector is zero, 4 for opposite ones.
+
+    Source: BYOL (Grill et al., arXiv:2006.07733), equation 2; norms clamped as in byol-pytorch 0.9.1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> normalized_mse(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 2.0]])).tolist()
+        [2.0]
+    """
+    cosine = jnp.sum(unit(prediction) * unit(projection), axis=-1)  # [N]
+    return 2 - 2 * cosine
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x / max(‖x‖, floor); the square root is kept away from zero, where its gradient isn't a number."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)  # [N, 1]
+    is_zero = squared == 0
+    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+    return x / jnp.maximum(norm, NORM_FLOOR)

@@ -1,0 +1,71 @@
+"""The numbers that say whether training is well: norms, finiteness and the spread of the projections.
+
+Pure functions of arrays; what is done with the numbers is decided on the upper floors.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from byol_jax.loss import unit
+
+__all__ = ["all_finite", "feature_std", "global_norm", "mean_over"]
+
+
+def mean_over(value: Any, axis_name: str | None) -> Any:
+    """The mean of a pytree's floating leaves over a mapped axis, or the tree itself where there is none.
+
+    Leaves that aren't floating are counters that every device advances alike: their maximum is taken.
+    """
+    if axis_name is None:
+        return value
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        reduce = lax.pmean if jnp.issubdtype(leaf.dtype, jnp.floating) else lax.pmax
+        return reduce(leaf, axis_name)
+
+    return jax.tree.map(mean, value)
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves taken as one vector; scalar, at least float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}).item()
+        5.0
+    """
+    squares = [jnp.sum(jnp.square(_at_least_float32(leaf))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), jnp.float32)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """True where no floating leaf holds an infinity or a NaN; boolean scalar."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all() if leaves else jnp.array(True)
+
+
+def feature_std(embeddings: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Spread of directions: the standard deviation of each dimension of x/‖x‖ over the batch, averaged.
+
+        mean_d  sqrt( mean_n (u_nd - mean_n u_nd)² ),  u = x/‖x‖
+
+    Args:
+        embeddings: [N, D], floating.
+        axis_name: mapped axis over which the batch is spread; the result is the whole batch's.
+
+    Returns:
+        Scalar in [0, 1/sqrt(D)]: about 1/sqrt(D) where directions are spread evenly, 0 where they have collapsed.
+
+    Source: the collapse measure of SimSiam (Chen and He, arXiv:2011.10566, section 4.1).
+    """
+    directions = unit(_at_least_float32(embeddings))  # [N, D]
+    mean = mean_over(jnp.mean(directions, axis=0), axis_name)  # [D]
+    variance = mean_over(jnp.mean(jnp.square(directions - mean), axis=0), axis_name)  # [D]
+    return jnp.mean(jnp.sqrt(variance))
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

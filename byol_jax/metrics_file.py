@@ -1,0 +1,67 @@
+"""`metrics.jsonl`: one JSON object a line, appended to while training, readable at any moment.
+
+A crash can tear the last line only; readers count such lines and go on.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from byol_jax import disk
+
+__all__ = ["append_metrics", "read_metrics", "truncate_metrics"]
+
+
+def append_metrics(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
+    """Append one row, in one write. NaN and infinities become null, since JSON has none.
+
+    Args:
+        path: the file, made if it isn't there.
+        row: names to numbers (JAX's and numpy's scalars too), texts or None; with "step".
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+        >>> append_metrics(path, {"step": 1, "loss": float("nan")})
+        >>> read_metrics(path)
+        ([{'step': 1, 'loss': None}], 0)
+    """
+    line = (json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def read_metrics(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
+    """All rows, and the number of lines that couldn't be read. An absent file has none of either."""
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        return [], 0
+    rows = [row for row in map(_parsed, lines) if row is not None]
+    return rows, len(lines) - len(rows)
+
+
+def truncate_metrics(path: str | os.PathLike[str], step: int) -> None:
+    """Drop the rows of steps after `step`, and lines that can't be read, so that a resumed run writes them again."""
+    if Path(path).exists():
+        rows, _ = read_metrics(path)
+        kept = [row for row in rows if isinstance(row.get("step"), int | float) and row["step"] <= step]
+        disk.write_atomically(Path(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

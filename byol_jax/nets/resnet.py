@@ -1,0 +1,233 @@
+"""ResNets with torchvision's children, names, initialisation and function, as an `Encoder` of pure functions.
+
+Every layer runs in training, whatever layer is asked for, so that all batch-norm statistics advance as PyTorch's do.
+Weights come from elsewhere: this file reads no files.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax.errors import ConfigurationError
+from byol_jax.hidden import OUTPUT, resolve_hidden_layer
+from byol_jax.nets.blocks import BASIC, BOTTLENECK, Block, kernel_padding
+from byol_jax.nets.layers import check_images, convs_init, linear, linear_init
+from byol_jax.nets.norm import batch_norm, batch_norm_init
+from byol_jax.ops.conv import conv2d
+from byol_jax.ops.pool import flatten_channels_first, global_average_pool, max_pool
+from byol_jax.tree import unflatten
+from byol_jax.types import Encoder, Variables
+
+__all__ = ["resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+_CHOICES = {
+    "block": ("basic", "bottleneck"),
+    "stem": ("imagenet", "cifar"),
+    "padding": ("torch", "same"),
+    "shortcut": ("torch", "always"),
+}
+
+
+def resnet(
+    stages: Sequence[int],
+    *,
+    block: str = "basic",
+    width: int = 64,
+    num_classes: int | None = 1000,
+    stem: str = "imagenet",
+    padding: str = "torch",
+    shortcut: str = "torch",
+    dtype: jax.typing.DTypeLike | None = None,
+    remat: bool = False,
+) -> Encoder:
+    """A residual network for images `[N, H, W, C]`, C as given to `init`.
+
+    Args:
+        stages: blocks in each stage; every stage but the first halves the map and doubles the channels.
+        block: "basic" (two 3×3) or "bottleneck" (1×1, 3×3 with the stride, 1×1).
+        width: channels after the stem.
+        num_classes: of `fc`; None leaves it out, and the output is the flattened `avgpool`.
+        stem: "imagenet" (7×7 stride 2, max pool) or "cifar" (3×3 stride 1; `maxpool` passes its input on).
+        padding: "torch", or "same", TensorFlow's rule, as DeepMind's networks have it.
+        shortcut: "torch" (a projection where shapes change) or "always" (in every stage's first block, DeepMind's).
+        dtype: compute dtype, over the images'. Statistics keep their own.
+        remat: recompute each block's inside in the backward pass: less memory, a third more computation.
+
+    Returns:
+        Encoder; its output is `[N, num_classes]`, rank-4 hidden layers come flattened in C·H·W order. Its functions
+        raise ConfigurationError for images that don't fit, and HiddenLayerNotFoundError.
+
+    Raises:
+        ConfigurationError: an option outside its choices, sizes below 1.
+
+    Example:
+        >>> encoder = resnet((1, 1), width=8, num_classes=10, stem="cifar")
+        >>> variables = encoder.init(jax.random.key(0), (16, 16, 3))
+        >>> images = jnp.zeros((2, 16, 16, 3))
+        >>> features, _ = encoder.apply(variables, images, train=False, hidden_layer="avgpool")
+        >>> features.shape
+        (2, 16)
+
+    Source: torchvision 0.29's `models/resnet.py` (He et al. 2015, with the bottleneck's stride on its 3×3).
+    """
+    _check_options(stages, width, num_classes, block=block, stem=stem, padding=padding, shortcut=shortcut)
+    kind = {"basic": BASIC, "bottleneck": BOTTLENECK}[block]
+    net = _Net(tuple(stages), kind, width, num_classes, stem, padding, shortcut, dtype, remat)
+    compiled = jax.jit(partial(_init, net), static_argnums=1)  # operation by operation takes four times as long
+
+    def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
+        return compiled(key, tuple(image_shape))
+
+    return Encoder(init, partial(_apply, net), lambda variables=None: net.names())
+
+
+def resnet18(**options: Any) -> Encoder:
+    """torchvision's resnet18: basic blocks 2, 2, 2, 2; avgpool 512. `options` as in `resnet`."""
+    return resnet((2, 2, 2, 2), block="basic", **options)
+
+
+def resnet34(**options: Any) -> Encoder:
+    """torchvision's resnet34: basic blocks 3, 4, 6, 3; avgpool 512. `options` as in `resnet`."""
+    return resnet((3, 4, 6, 3), block="basic", **options)
+
+
+def resnet50(**options: Any) -> Encoder:
+    """torchvision's resnet50: bottleneck blocks 3, 4, 6, 3; avgpool 2048. `options` as in `resnet`."""
+    return resnet((3, 4, 6, 3), block="bottleneck", **options)
+
+
+def resnet101(**options: Any) -> Encoder:
+    """torchvision's resnet101: bottleneck blocks 3, 4, 23, 3; avgpool 2048. `options` as in `resnet`."""
+    return resnet((3, 4, 23, 3), block="bottleneck", **options)
+
+
+def resnet152(**options: Any) -> Encoder:
+    """torchvision's resnet152: bottleneck blocks 3, 8, 36, 3; avgpool 2048. `options` as in `resnet`."""
+    return resnet((3, 8, 36, 3), block="bottleneck", **options)
+
+
+class _Place(NamedTuple):
+    """One block's place in the network."""
+
+    stage: str
+    index: str
+    in_channels: int
+    channels: int
+    stride: int
+    shortcut: bool
+
+
+class _Net(NamedTuple):
+    """What `resnet` was called with, and what follows from it without weights."""
+
+    stages: tuple[int, ...]
+    block: Block
+    width: int
+    num_classes: int | None
+    stem: str
+    padding: str
+    shortcut: str
+    dtype: Any
+    remat: bool
+
+    def places(self) -> Iterator[_Place]:
+        """All blocks in order; `channels` are the inner ones."""
+        in_channels = self.width
+        for number, length in enumerate(self.stages):
+            channels = self.width * 2**number
+            for index in range(length):
+                stride = 2 if number > 0 and index == 0 else 1
+                changes = stride != 1 or in_channels != channels * self.block.expansion
+                shortcut = index == 0 and (changes or self.shortcut == "always")
+                yield _Place(f"layer{number + 1}", str(index), in_channels, channels, stride, shortcut)
+                in_channels = channels * self.block.expansion
+
+    def names(self) -> tuple[str, ...]:
+        """All modules' names but the root's, in the order of torch's `named_modules`."""
+        names = ["conv1", "bn1", "relu", "maxpool"]
+        for place in self.places():
+            path = f"{place.stage}.{place.index}"
+            names += [place.stage] if place.index == "0" else []
+            names += [path, *(f"{path}.{child}" for child in self.block.names(place.shortcut))]
+        return (*names, "avgpool") if self.num_classes is None else (*names, "avgpool", "fc")
+
+
+def _init(net: _Net, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
+    """torchvision's: convolutions He-normal by fan-out, batch norm 1 and 0, `fc` as torch.nn.Linear. float32."""
+    if len(image_shape) != 3:
+        raise ConfigurationError(f"image shape {image_shape}: a ResNet takes (height, width, channels)")
+    convs, norms = {"conv1": (7 if net.stem == "imagenet" else 3, image_shape[-1], net.width)}, {"bn1": net.width}
+    features = net.width
+    for place in net.places():
+        path, features = f"{place.stage}/{place.index}", place.channels * net.block.expansion
+        size = place.in_channels
+        for conv in net.block.convs:
+            out = features if conv.widens else place.channels
+            convs[f"{path}/{conv.name}"], norms[f"{path}/{conv.norm}"], size = (conv.kernel_size, size, out), out, out
+        if place.shortcut:
+            convs[f"{path}/downsample/0"], norms[f"{path}/downsample/1"] = (1, place.in_channels, features), features
+    conv_key, fc_key = jax.random.split(key)
+    params, stats = convs_init(conv_key, convs, fan="out"), {}
+    for path, channels in norms.items():
+        params[path], stats[path] = batch_norm_init(channels, jnp.float32)
+    if net.num_classes is not None:
+        params["fc"] = linear_init(fc_key, features, net.num_classes, jnp.float32)
+    return Variables(unflatten(params), unflatten(stats))
+
+
+def _apply(
+    net: _Net,
+    variables: Variables,
+    images: jax.Array,
+    *,
+    train: bool,
+    hidden_layer: str | int,
+    key: Any = None,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, Any]:
+    """`Encoder.apply`; see `byol_jax.types`. Nothing is random here, so `key` is not used."""
+    wanted = resolve_hidden_layer(net.names(), hidden_layer)
+    params, stats = variables
+    check_images(images, params["conv1"]["kernel"])
+    dtype = images.dtype if net.dtype is None else net.dtype
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    norm_options = {"train": train, "axis_name": axis_name}
+    x, bn1, seen = _stem(net, Variables(params, stats), images.astype(dtype), norm_options)
+    new_stats = {"bn1": bn1}
+    for place in net.places():
+        path = f"{place.stage}.{place.index}"
+        keep = str(wanted).removeprefix(f"{path}.") if str(wanted).startswith(f"{path}.") else None
+        run = partial(net.block.apply, stride=place.stride, padding=net.padding, keep=keep, **norm_options)
+        run = jax.checkpoint(run) if net.remat else run
+        own = Variables(params[place.stage][place.index], stats[place.stage][place.index])
+        x, new_stats.setdefault(place.stage, {})[place.index], kept = run(own, x)
+        seen |= {path: x, place.stage: x, wanted: kept} if keep else {path: x, place.stage: x}
+    x = seen["avgpool"] = global_average_pool(x)  # [N, C]
+    if net.num_classes is not None:
+        x = seen["fc"] = linear(params["fc"], x)  # [N, num_classes]
+    features = flatten_channels_first(x if wanted == OUTPUT else seen[wanted])
+    return features, new_stats if train else stats
+
+
+def _stem(net: _Net, variables: Variables, x: jax.Array, norm_options: dict) -> tuple[jax.Array, Any, dict]:
+    """(map, statistics of bn1, outputs by name). torchvision's ReLU is in place: `bn1` is what it left."""
+    params, stats = variables
+    size, stride = (7, 2) if net.stem == "imagenet" else (3, 1)
+    conv1 = conv2d(x, params["conv1"]["kernel"], stride=stride, padding=kernel_padding(size, net.padding))
+    x, bn1 = batch_norm(Variables(params["bn1"], stats["bn1"]), conv1, relu=True, **norm_options)
+    seen = {"conv1": conv1, "bn1": x, "relu": x}
+    if net.stem == "imagenet":
+        x = max_pool(x, window=3, stride=2, padding=kernel_padding(3, net.padding))
+    return x, bn1, {**seen, "maxpool": x}
+
+
+def _check_options(stages: Sequence[int], width: int, num_classes: int | None, **chosen: str) -> None:
+    for name, choice in chosen.items():
+        if choice not in _CHOICES[name]:
+            raise ConfigurationError(f"{name}={choice!r}: use one of {', '.join(_CHOICES[name])}")
+    sizes = [*stages, width, 1 if num_classes is None else num_classes]
+    if not stages or any(type(size) is not int or size < 1 for size in sizes):
+        raise ConfigurationError(f"stages={tuple(stages)}, {width=}, {num_classes=}: all must be whole numbers above 0")

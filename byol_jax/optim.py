@@ -1,0 +1,173 @@
+"""Optimisation: the paper's LARS, and which parameters an optimiser should see at all.
+
+`lars` is a chain of optax pieces. `depended_on` finds the parameters that a function really depends on, `drop` takes
+the others out of a tree (None in their place, which JAX takes for an empty branch) and `fill` puts them back. Every
+optax transformation then leaves them alone: no decay, no state. That is what PyTorch does where `grad is None`.
+
+Learning-rate schedules are in `schedules`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend import core
+
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["depended_on", "drop", "fill", "lars", "matrices"]
+
+
+def matrices(params: Any) -> Any:
+    """True for the leaves with two dimensions or more (kernels), False for biases, scales and offsets.
+
+    Example:
+        >>> matrices({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})
+        {'bias': False, 'kernel': True}
+    """
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def lars(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    trust_coefficient: float = 1e-3,
+    mask: Any = None,
+) -> optax.GradientTransformation:
+    """LARS in the order of the BYOL paper's code: decay, trust ratio, momentum, learning rate.
+
+    For a parameter w with gradient g at step k:
+
+        d = g + weight_decay · w                    (adapted leaves only)
+        d = d · trust_coefficient · ‖w‖ / ‖d‖       (adapted leaves only; factor 1 where either norm is 0)
+        m = momentum · m + d
+        w = w - learning_rate(k) · m
+
+    `optax.lars` has the learning rate inside the momentum; the two differ as soon as the rate changes.
+
+    Args:
+        learning_rate: a number, or a schedule from the step (int32) to one.
+        mask: pytree of bools like the parameters, or a function from the parameters to one; True = adapted. Leaves
+            that aren't adapted get plain momentum. None adapts the leaves with two dimensions or more.
+
+    Raises:
+        ConfigurationError: weight_decay < 0, momentum outside [0, 1), or trust_coefficient <= 0.
+
+    Example:
+        >>> optimizer = lars(1.0, weight_decay=1e-6)
+        >>> state = optimizer.init({"bias": jnp.zeros(2)})
+        >>> optimizer.update({"bias": jnp.ones(2)}, state, {"bias": jnp.zeros(2)})[0]
+        {'bias': Array([-1., -1.], dtype=float32)}
+
+    Constants: momentum 0.9 and trust coefficient 1e-3 are those of google-deepmind/deepmind-research, `byol/`.
+    """
+    if weight_decay < 0 or not 0 <= momentum < 1 or trust_coefficient <= 0:
+        raise ConfigurationError(
+            f"lars: weight_decay={weight_decay}, momentum={momentum}, trust_coefficient={trust_coefficient}: "
+            "expected weight_decay >= 0, 0 <= momentum < 1, trust_coefficient > 0"
+        )
+    adapted = matrices if mask is None else mask
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, adapted),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), adapted),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def drop(tree: Any, mask: Any) -> Any:
+    """`tree` with None in place of each leaf whose `mask` is False.
+
+    Example:
+        >>> drop({"used": 1.0, "unused": 2.0}, {"used": True, "unused": False})
+        {'unused': None, 'used': 1.0}
+    """
+    return jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)
+
+
+def fill(tree: Any, like: Any) -> Any:
+    """The inverse of `drop`: `tree` with the leaves of `like` where it holds None.
+
+    Example:
+        >>> fill({"used": 3.0, "unused": None}, {"used": 1.0, "unused": 2.0})
+        {'unused': 2.0, 'used': 3.0}
+    """
+    return jax.tree.map(lambda original, leaf: original if leaf is None else leaf, like, tree)
+
+
+def depended_on(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
+    """Which leaves of `params` the value of `function(params, *rest)` depends on differentiably; nothing is run.
+
+    False where PyTorch would leave `grad is None`: unused leaves, leaves behind `stop_gradient` or an integer, and
+    integer leaves. A gradient that is zero only for these numbers (a dead ReLU) still is a dependence.
+
+    Args:
+        function: traceable; returns an array or a pytree of them, of which the floating ones count.
+        params: pytree of arrays or `jax.ShapeDtypeStruct`; each of `rest` likewise.
+
+    Returns:
+        A pytree of Python bools with the structure of `params`.
+
+    Example:
+        >>> depended_on(lambda p: p["used"] ** 2, {"used": jnp.ones(()), "unused": jnp.ones(())})
+        {'unused': False, 'used': True}
+    """
+    leaves, structure = jax.tree.flatten(params)
+    floating = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+
+    def values(changing: list[Any], fixed: list[Any], rest: tuple[Any, ...]) -> list[Any]:
+        changing_, fixed_ = iter(changing), iter(fixed)
+        given = jax.tree.unflatten(structure, [next(changing_ if flag else fixed_) for flag in floating])
+        outputs = jax.tree.leaves(function(given, *rest))
+        return [output for output in outputs if jnp.issubdtype(jnp.result_type(output), jnp.floating)]
+
+    def pullback(cotangents: list[Any], changing: list[Any], fixed: list[Any], rest: tuple[Any, ...]) -> list[Any]:
+        _, vjp = jax.vjp(lambda leaves: values(leaves, fixed, rest), changing)
+        return vjp(cotangents)[0]
+
+    changing = [leaf for leaf, flag in zip(leaves, floating, strict=True) if flag]
+    fixed = [leaf for leaf, flag in zip(leaves, floating, strict=True) if not flag]
+    cotangents = jax.eval_shape(values, changing, fixed, rest)
+    jaxpr = jax.make_jaxpr(pullback)(cotangents, changing, fixed, rest).jaxpr
+    inputs = [position < len(cotangents) for position in range(len(jaxpr.invars))]
+    reached = iter(_reached(jaxpr, inputs))
+    return jax.tree.unflatten(structure, [flag and next(reached) for flag in floating])
+
+
+def _reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+    """Which outputs of a jaxpr are computed from any of the marked inputs."""
+    marked = {variable for variable, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
+
+    def marks(variables: Sequence[Any]) -> list[bool]:
+        return [not isinstance(variable, core.Literal) and variable in marked for variable in variables]
+
+    for equation in jaxpr.eqns:
+        outputs = _outputs_reached(equation, marks(equation.invars))
+        marked |= {variable for variable, mark in zip(equation.outvars, outputs, strict=True) if mark}
+    return marks(jaxpr.outvars)
+
+
+def _outputs_reached(equation: Any, inputs: list[bool]) -> list[bool]:
+    """`_reached` for one equation: through loops and called functions one by one, through all else wholesale.
+
+    Wholesale is right for a primitive. For a call it would mark what only travels along: a scan, for one, carries an
+    accumulator for each constant of its body, used or not.
+    """
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)  # a closed jaxpr holds the open one
+    if not any(inputs) or inner is None or len(inner.invars) != len(inputs):
+        return [any(inputs)] * len(equation.outvars)
+    if equation.primitive.name != "scan":
+        outputs = _reached(inner, inputs)
+        return outputs if len(outputs) == len(equation.outvars) else [any(inputs)] * len(equation.outvars)
+    first, count = equation.params["num_consts"], equation.params["num_carry"]
+    while True:
+        outputs = _reached(inner, inputs)
+        carried = [a or b for a, b in zip(inputs[first : first + count], outputs[:count], strict=True)]
+        if carried == inputs[first : first + count]:
+            return outputs
+        inputs = [*inputs[:first], *carried, *inputs[first + count :]]

@@ -1,0 +1,172 @@
+"""Many devices: three drivers of the one step, and the moves of arrays that they need.
+
+    jit        one program over a sharded batch; the compiler inserts the communication. What `pretrain` uses.
+    shard_map  the same devices, communication written out: the learner needs `axis_name=parallel.AXIS`.
+    pmap       a stacked state, one row a device; for scripts that are built around it.
+
+All three give the same losses, views and parameters to reduction noise (tests/laws/test_drivers.py). The step itself is
+in byol.py; nothing here computes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from byol_jax.errors import ConfigurationError
+from byol_jax.types import Learner, TrainState
+
+__all__ = [
+    "AXIS",
+    "gather",
+    "initialize",
+    "jit",
+    "make_mesh",
+    "pmap",
+    "replicate",
+    "shard",
+    "shard_map",
+    "split",
+    "stack",
+    "unstack",
+]
+
+AXIS = "devices"
+"""Name of the one mesh axis; what to pass as `make_learner(axis_name=...)` for `pmap` and `shard_map`."""
+
+Step = Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A one-dimensional mesh over `devices`; all of them, those of other processes included, by default."""
+    chosen = list(jax.devices() if devices is None else devices)
+    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
+
+
+def jit(learner: Learner, mesh: Mesh) -> Step:
+    """The step under `jax.jit`: state replicated and donated, batch [N, H, W, C] sharded, N a multiple of the devices.
+
+    The learner has no `axis_name`: batch statistics are those of the whole batch by themselves.
+    """
+    everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.jit(
+        learner.step,
+        in_shardings=(everywhere, spread),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
+
+
+def shard_map(learner: Learner, mesh: Mesh, *, check_vma: bool = True) -> Step:
+    """The step under `jax.shard_map`: global state (replicated, donated) and batch (sharded) in, the same out.
+
+    The learner was made with `axis_name=AXIS`.
+    """
+    replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        learner.step,
+        mesh=mesh,
+        in_specs=(replicated, spread),
+        out_specs=(replicated, replicated),
+        check_vma=check_vma,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def pmap(learner: Learner, devices: Sequence[Any] | None = None) -> Step:
+    """The step under `jax.pmap`: `stack`ed state (donated) and `split` batch in; stacked state and metrics out.
+
+    The learner was made with `axis_name=AXIS`.
+    """
+    return jax.pmap(learner.step, axis_name=AXIS, devices=devices, donate_argnums=0)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The same values on every device of the mesh, as global arrays in fresh buffers. Every process calls it."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, everywhere, lambda index: values[index])
+
+    return jax.tree.map(place, tree)
+
+
+def shard(batch: Any, mesh: Mesh) -> jax.Array:
+    """This process's part of the batch, [n, ...], as a global array spread over the mesh, [n * processes, ...].
+
+    Raises:
+        ConfigurationError: the batch can't be shared evenly among the devices.
+    """
+    local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+    count = batch.shape[0]
+    if count % local:
+        raise ConfigurationError(f"a batch of {count} can't be shared by {local} devices: use a multiple of {local}")
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), np.asarray(batch))
+
+
+def stack(tree: Any, count: int) -> Any:
+    """For `pmap`: every leaf `count` times along a new first axis."""
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), tree)
+
+
+def unstack(tree: Any) -> Any:
+    """The inverse of `stack`: of every leaf in `tree` the first device's row, [count, ...] to [...]."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def split(batch: Any, count: int) -> Any:
+    """For `pmap`: [N, ...] to [count, N / count, ...].
+
+    Raises:
+        ConfigurationError: N isn't a multiple of `count`.
+    """
+    if batch.shape[0] % count:
+        raise ConfigurationError(
+            f"a batch of {batch.shape[0]} can't be shared by {count} devices: use a multiple of {count}"
+        )
+    return batch.reshape(count, -1, *batch.shape[1:])
+
+
+def gather(tree: Any) -> Any:
+    """A `tree` of global arrays, replicated or fully addressable, as NumPy arrays of the same shapes and dtypes.
+
+    Typed keys stay JAX arrays.
+
+    Example:
+        >>> gather({"w": jnp.ones((2, 3))})["w"].shape
+        (2, 3)
+    """
+
+    def fetch(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return np.asarray(leaf.addressable_data(0) if leaf.is_fully_replicated else leaf)
+
+    return jax.tree.map(fetch, tree)
+
+
+def initialize(*, num_processes: int, process_id: int, coordinator_address: str) -> None:
+    """Joins this process to the others; to be called before anything touches a device.
+
+    Args:
+        num_processes: how many there are, at least 1; with 1 nothing is done.
+        process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
+        coordinator_address: "host:port" that all can reach.
+
+    Raises:
+        ConfigurationError: numbers out of range, or an address without a port.
+    """
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise ConfigurationError(f"process {process_id} of {num_processes}: expected 0 <= process_id < num_processes")
+    if num_processes == 1:
+        return
+    if ":" not in coordinator_address:
+        raise ConfigurationError(f"coordinator_address={coordinator_address!r}: expected host:port")
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)

@@ -1,0 +1,210 @@
+"""A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
+
+    config.json environment.json images.json metrics.jsonl train.log views.png checkpoints/STEP/ exported/
+    report.html evaluation.json
+
+`config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
+
+    with locked(out):
+        paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax import checkpoint, disk
+from byol_jax.environment import environment
+from byol_jax.errors import ConfigurationError
+from byol_jax.metrics_file import append_metrics, read_metrics, truncate_metrics
+from byol_jax.run_config import differences, encode_config, read_config
+
+__all__ = [
+    "RunPaths",
+    "append_metrics",
+    "environment",
+    "locked",
+    "prepare",
+    "read_config",
+    "read_metrics",
+    "run_paths",
+    "truncate_metrics",
+]
+
+_LOCK = ".lock"
+
+
+class RunPaths(NamedTuple):
+    """Where everything in a run's folder lies; `root` is the folder."""
+
+    root: Path
+    config: Path
+    environment: Path
+    images: Path
+    metrics: Path
+    log: Path
+    views: Path
+    checkpoints: Path
+    exported: Path
+    report: Path
+    evaluation: Path
+
+
+def run_paths(out: str | os.PathLike[str]) -> RunPaths:
+    """The paths of the run in the folder `out`, which needn't be there.
+
+    Example:
+        >>> run_paths("runs/first").metrics.name
+        'metrics.jsonl'
+    """
+    names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
+    folders = ("checkpoints", "exported")
+    return RunPaths(Path(out), *(Path(out) / name for name in (*names, *folders, "report.html", "evaluation.json")))
+
+
+def prepare(
+    out: str | os.PathLike[str], config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> tuple[RunPaths, bool]:
+    """Make `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
+
+    `resume` starts afresh where there is no complete checkpoint, an empty or absent folder included. Only process 0
+    touches the folder; the others get its verdict. Call it under `locked(out)`.
+
+    Raises:
+        ConfigurationError: `out` isn't empty and neither is given, or both are; it holds files and no run's
+            `config.json`; or, with `resume`, the configuration differs: every key is named. Nothing was changed.
+    """
+    if jax.process_count() == 1:
+        return run_paths(out), _prepare(run_paths(out), config, resume, overwrite)
+    from jax.experimental import multihost_utils
+
+    verdict, refusal = 0, None
+    if jax.process_index() == 0:
+        try:
+            verdict = int(_prepare(run_paths(out), config, resume, overwrite))
+        except Exception as error:  # whatever it is, the others must not wait for a verdict that never comes
+            verdict, refusal = 2, error
+    verdict = int(multihost_utils.broadcast_one_to_all(np.int32(verdict)))
+    if refusal is not None:
+        raise refusal
+    if verdict == 2:
+        raise ConfigurationError(f"process 0 refused the folder {out}: its message says why")
+    return run_paths(out), bool(verdict)
+
+
+@contextlib.contextmanager
+def locked(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the folder `out` (made if need be), so that no other process trains into it.
+
+    The kernel lets go when the process ends, however it ends, so a dead process's lock file is simply taken over. Two
+    runs within one process are not kept apart. Processes of one run: process 0 holds it for all.
+
+    Raises:
+        ConfigurationError: another process holds it (named), or the folder can't be written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    root = Path(out)
+    new = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(root / _LOCK)
+    except OSError as error:
+        raise ConfigurationError(f"{root} can't be written ({error.strerror}): give another folder") from error
+    try:
+        yield
+    finally:
+        (root / _LOCK).unlink(missing_ok=True)
+        os.close(descriptor)
+        if new:
+            with contextlib.suppress(OSError):  # not empty: the run began
+                root.rmdir()
+
+
+def _acquire(path: Path) -> int:
+    """An open descriptor that holds the lock. POSIX locks: workers forked by a run don't inherit them."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "?"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"{path.parent} is in use by process {owner}: wait until it ends, or give another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: better to train unprotected than not at all
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+        os.close(descriptor)  # its owner removed it between our opening and our locking: another one is current
+
+
+def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    if resume and overwrite:
+        raise ConfigurationError("resume and overwrite contradict each other: give one of them")
+    content = encode_config(config)
+    found = _entries(paths.root)
+    if found and not (resume or overwrite):
+        raise ConfigurationError(
+            f"{paths.root} is not empty: --resume (resume=True) goes on with the run in it, --overwrite"
+            " (overwrite=True) starts over; or give another folder"
+        )
+    if found:
+        _check_ours(paths, found)
+    resumed = resume and bool(found) and checkpoint.latest(paths.checkpoints) is not None
+    if resumed:
+        faults = differences(read_config(paths.root), config)
+        if faults:
+            raise ConfigurationError(
+                f"{paths.root} was run with another configuration: {'; '.join(faults)}; give what was stored, or"
+                " another folder"
+            )
+    else:
+        for path in paths[2:]:  # config.json stays until it is replaced: it says that the folder is ours
+            _remove(path)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    disk.remove_abandoned(paths.root)
+    disk.write_atomically(paths.config, content)
+    facts = json.dumps(environment(), indent=2)
+    disk.write_atomically(paths.environment, (facts + "\n").encode())
+    return resumed
+
+
+def _entries(root: Path) -> list[Path]:
+    """What lies in the folder, our lock and what a killed writer left apart."""
+    if not root.exists():
+        return []
+    if not root.is_dir():
+        raise ConfigurationError(f"{root} is a file: give a folder")
+    return [path for path in root.iterdir() if path.name != _LOCK and not disk.is_temporary(path)]
+
+
+def _check_ours(paths: RunPaths, found: list[Path]) -> None:
+    """Whether the folder is a run's: it has a run's config.json, or nothing but what a run writes."""
+    foreign = sorted(path.name for path in found if path not in paths)
+    if foreign:
+        try:
+            read_config(paths.root)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{paths.root} holds {', '.join(foreign[:5])} and is no run's folder ({error}): give another one"
+            ) from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)

@@ -1,0 +1,295 @@
+"""Pre-training as a program, from top to bottom: check, open the data, open the run's folder, loop, finish.
+
+`pretrain` is what `byol-jax train` and the demo call. The algorithm is in byol.py; this file moves data in and numbers
+out, and makes sure that a run that was stopped goes on as if it hadn't been. What is written where: run.py.
+"""
+
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax import checkpoint, disk, parallel, report, run
+from byol_jax.artifacts import describe, export_encoder, picture_views, start_from
+from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.data import Dataset, IterableLoader, Loader, batch_indices, open_dataset
+from byol_jax.errors import ConfigurationError, DivergedError
+from byol_jax.progress import TrainingLog, scanning, stop_on_signals
+from byol_jax.types import Encoder, Learner, TrainState
+
+__all__ = ["pretrain"]
+
+STEPS_AHEAD = 2
+"""How many steps the host may be ahead of the devices: enough to hide its work, few enough to bound memory."""
+
+NONFINITE_LIMIT = 20
+"""Steps in a row without a finite loss and gradient (they change nothing) after which a run gives up."""
+
+
+def pretrain(
+    encoder: Encoder,
+    data: Any,
+    *,
+    out: str | Path,
+    image_size: Any,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int = 2,
+    checkpoint_every: int = 1000,
+    log_every: int = 50,
+    init_from: str | Path | None = None,
+    network: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    progress: bool = True,
+    **learner_options: Any,
+) -> TrainState:
+    """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
+
+    Args:
+        encoder: the network.
+        data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8 or floating in
+            [0, 1]; a `Dataset`; or any iterable of image batches (then `steps` is needed and `batch_size` isn't used).
+        out: the run's folder. One that isn't empty is refused without `resume` or `overwrite`.
+        image_size: as in `make_learner`.
+        epochs, steps: how long; exactly one of them. An epoch leaves out the last, incomplete batch.
+        batch_size: images in a step, over all devices and processes.
+        seed: of the weights, the augmentation and the order of the data.
+        resume: go on after the newest checkpoint, bit for bit; from the beginning where there is none.
+        workers: threads that decode images. Has no influence on the result.
+        checkpoint_every, log_every: steps between checkpoints, and between rows of metrics.jsonl.
+        init_from: file of weights (PyTorch's or ours) for the encoder to start from.
+        network, options: what config.json says about the encoder and the learner, for programs that rebuild them.
+        progress: show progress on stderr.
+        **learner_options: `make_learner`'s other arguments.
+
+    Returns:
+        The last state. Ctrl-C or SIGTERM save a checkpoint first, then raise KeyboardInterrupt.
+
+    Raises:
+        ConfigurationError, DataError, HiddenLayerNotFoundError: before anything is written.
+        DivergedError: 20 steps in a row whose loss or gradient wasn't finite; a checkpoint was saved.
+
+    Example:
+        >>> import numpy as np, tempfile, byol_jax
+        >>> images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 1), np.uint8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     state = byol_jax.pretrain(byol_jax.nets.small_cnn(), images, out=folder + "/run", image_size=16,
+        ...                               steps=2, batch_size=8, num_channels=1, projection_size=8,
+        ...                               projection_hidden_size=16, progress=False)
+        >>> int(state.step)
+        2
+    """
+    _check_counts(batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    learner = make_learner(encoder, image_size=image_size, **learner_options)
+    channels = learner_options.get("num_channels", 3)
+    known = run.run_paths(out).images if resume else None
+    source, image_list = _open(data, image_size, channels, workers=workers, known=known, show=progress)
+    total, epoch_steps = _length(source, steps=steps, epochs=epochs, batch_size=batch_size)
+    state = learner.init(jax.random.key(seed))
+    if init_from is not None:
+        state = start_from(init_from, state)
+    config = describe(
+        network=network,
+        learner=learner_options if options is None else options,
+        data=source.identity if isinstance(source, Dataset) else {"kind": "iterable"},
+        training={"image_size": image_size, "steps": total, "batch_size": batch_size, "seed": seed},
+        unimportant={"out": str(out), "workers": workers, "checkpoint_every": checkpoint_every, "log_every": log_every},
+        init_from=init_from,
+    )
+    with run.locked(out):
+        paths, resumed = run.prepare(out, config, resume=resume, overwrite=overwrite)
+        writes = jax.process_index() == 0
+        if writes and image_list is not None:
+            disk.write_atomically(paths.images, image_list)
+        if writes and not resumed:
+            picture_views(paths.views, source, learner_options, image_size, state.key)
+        with TrainingLog(paths.log if writes else None, total_steps=total, show=progress and writes) as log:
+            plan = Plan(
+                learner, source, paths, log, total, epoch_steps, batch_size, seed, workers, checkpoint_every, log_every
+            )
+            state = _loop(plan, _resumed(plan, state) if resumed else state)
+            _finish(plan, state)
+    return state
+
+
+class Plan(NamedTuple):
+    """What the loop needs to know; nothing in it changes."""
+
+    learner: Learner
+    source: Any
+    paths: run.RunPaths
+    log: TrainingLog
+    total_steps: int
+    epoch_steps: int | None
+    batch_size: int
+    seed: int
+    workers: int
+    checkpoint_every: int
+    log_every: int
+
+
+def _loop(plan: Plan, state: TrainState) -> TrainState:
+    """Steps from `state.step` to the end, or to a wished stop; saves on the way. One program, compiled once."""
+    mesh = parallel.make_mesh()
+    step = parallel.jit(plan.learner, mesh)
+    done = int(state.step)
+    state = parallel.replicate(state, mesh)
+    recent: deque[dict[str, Any]] = deque()
+    nonfinite_in_a_row = 0
+    with stop_on_signals() as stop, _loader(plan, mesh, done) as loader:
+        clock = _Clock(time.perf_counter(), 0.0)
+        while done < plan.total_steps and not stop:
+            state, metrics = step(state, next(loader))
+            done += 1
+            recent.append(metrics)
+            if len(recent) > STEPS_AHEAD:
+                recent[-STEPS_AHEAD - 1]["loss"].block_until_ready()
+            plan.log.advance(done)
+            last = done == plan.total_steps or bool(stop)
+            if done % plan.log_every == 0 or last:
+                rows = jax.device_get(list(recent))
+                recent.clear()
+                row, clock = _row(plan, done, rows, loader.wait_seconds, clock)
+                _record(plan, row)
+                nonfinite_in_a_row = _in_a_row(rows, nonfinite_in_a_row)
+            diverged = nonfinite_in_a_row >= NONFINITE_LIMIT
+            if done % plan.checkpoint_every == 0 or last or diverged:
+                checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
+            if diverged:
+                raise DivergedError(_divergence(plan, done, nonfinite_in_a_row))
+    if stop and done < plan.total_steps:
+        plan.log.say(f"stopped after step {done} of {plan.total_steps}; go on with --resume")
+        raise KeyboardInterrupt
+    return state
+
+
+class _Clock(NamedTuple):
+    """When the last row was written, and how long the loop had waited for data by then; seconds."""
+
+    time: float
+    waited: float
+
+
+def _row(plan: Plan, done: int, rows: list[dict[str, Any]], waited: float, clock: _Clock) -> tuple[dict, _Clock]:
+    """One line of metrics.jsonl: means over the steps since the last one (`nonfinite`: their number)."""
+    now = _Clock(time.perf_counter(), waited)
+    elapsed = max(now.time - clock.time, 1e-9)
+    finite = [row for row in rows if row["nonfinite"] == 0] or rows
+    row = {name: float(np.mean([one[name] for one in finite], dtype=np.float64)) for name in rows[0]}
+    row |= {
+        "step": done,
+        "epoch": done / plan.epoch_steps if plan.epoch_steps else 0.0,
+        "nonfinite": int(sum(one["nonfinite"] for one in rows)),
+        "seconds": elapsed,
+        "seconds_per_step": elapsed / len(rows),
+        "images_per_second": len(rows) * plan.batch_size / elapsed,
+        "data_wait": (now.waited - clock.waited) / elapsed,
+    }
+    return row, now
+
+
+def _record(plan: Plan, row: dict[str, Any]) -> None:
+    if jax.process_index() == 0:
+        run.append_metrics(plan.paths.metrics, row)
+    plan.log.report(row)
+    if row["nonfinite"]:
+        plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
+
+
+def _in_a_row(rows: list[dict[str, Any]], before: int) -> int:
+    """How many of the latest steps weren't finite, the `before` of earlier rows included."""
+    for row in rows:
+        before = before + 1 if row["nonfinite"] else 0
+    return before
+
+
+def _divergence(plan: Plan, done: int, count: int) -> str:
+    indices = ""
+    if isinstance(plan.source, Dataset):
+        batch = batch_indices(done - 1, seed=plan.seed, count=len(plan.source), batch_size=plan.batch_size)
+        indices = f"; the last batch was images {', '.join(map(str, batch[:8]))}, …"
+    return f"{count} steps in a row up to step {done} had no finite loss and gradient{indices}; lower the learning rate"
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigurationError(f"{name}={value}: expected at least 1")
+
+
+def _open(data: Any, image_size: Any, channels: Any, *, workers: int, known: Path | None, show: bool) -> tuple:
+    """A Dataset and, of a folder, the list of its usable images (an earlier start's, if `known`); or the iterable."""
+    if not isinstance(data, str | Path | np.ndarray | jax.Array | tuple):
+        return data, None
+    with scanning(show) as progress, tempfile.TemporaryDirectory() as scratch:
+        listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
+        source = open_dataset(
+            data, image_size=image_size, num_channels=channels, workers=workers, progress=progress, verdict_path=listed
+        )
+        return source, listed.read_bytes() if listed.exists() else None
+
+
+def _length(source: Any, *, steps: int | None, epochs: int | None, batch_size: int) -> tuple[int, int | None]:
+    """Steps in all, and in an epoch (None for an iterable, whose length isn't known)."""
+    if (steps is None) == (epochs is None):
+        raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
+    length = steps if epochs is None else epochs
+    if length is None or length < 1:
+        raise ConfigurationError(f"{'steps' if epochs is None else 'epochs'}={length}: expected at least 1")
+    if not isinstance(source, Dataset):
+        if steps is None:
+            raise ConfigurationError("an iterable of batches has no known length: give steps instead of epochs")
+        return steps, None
+    if batch_size % jax.device_count():
+        devices = jax.device_count()
+        raise ConfigurationError(f"batch_size={batch_size} can't be shared by {devices} devices: use a multiple of it")
+    if batch_size > len(source):
+        raise ConfigurationError(f"batch_size={batch_size} is larger than the data, {len(source)} images: lower it")
+    epoch_steps = len(source) // batch_size
+    return (length if epochs is None else epochs * epoch_steps), epoch_steps
+
+
+def _loader(plan: Plan, mesh: Any, start_step: int) -> Any:
+    def place(batch: np.ndarray) -> jax.Array:
+        return parallel.shard(batch, mesh)
+
+    if not isinstance(plan.source, Dataset):
+        return IterableLoader(plan.source, start_step=start_step, place=place)
+    return Loader(
+        plan.source,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        start_step=start_step,
+        workers=plan.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        place=place,
+    )
+
+
+def _resumed(plan: Plan, like: TrainState) -> TrainState:
+    """The newest intact checkpoint's state; what was logged after it is dropped."""
+    state, _ = checkpoint.restore(plan.paths.checkpoints, like=like)
+    if jax.process_index() == 0:
+        run.truncate_metrics(plan.paths.metrics, int(state.step))
+    plan.log.say(f"going on after step {int(state.step)}")
+    return state
+
+
+def _finish(plan: Plan, state: TrainState) -> None:
+    """Weights for others, and the report."""
+    if jax.process_index() != 0:
+        return
+    for name, reason in getattr(plan.source, "skipped", ()):
+        plan.log.say(f"skipped {name!r}: {reason}")
+    export_encoder(plan.paths.exported, encoder_variables(state), say=plan.log.say)
+    report.write_report(plan.paths.root)
+    plan.log.say(f"done: {plan.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}")

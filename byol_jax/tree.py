@@ -1,0 +1,83 @@
+"""One spelling for a leaf's name: the path to it, joined by "/", as in "encoder/layer1/0/conv1/kernel".
+
+`flatten` and `unflatten` serve nested dicts and need nothing but Python; `leaf_names` names the leaves of any JAX
+pytree in the order in which `jax.tree.leaves` gives them; `cast` and `fresh` change dtypes and buffers, never values.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["cast", "flatten", "fresh", "leaf_names", "unflatten"]
+
+
+def flatten(tree: Mapping[str, Any], *, separator: str = "/") -> dict[str, Any]:
+    """Nested dicts to one flat dict, depth first in their own order. Empty dicts vanish.
+
+    Example:
+        >>> flatten({"fc": {"kernel": 1, "bias": 2}})
+        {'fc/kernel': 1, 'fc/bias': 2}
+    """
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}{separator}{rest}": leaf for rest, leaf in flatten(value, separator=separator).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any], *, separator: str = "/") -> dict[str, Any]:
+    """The inverse of `flatten`.
+
+    Raises:
+        ValueError: one name is both a leaf and a branch.
+
+    Example:
+        >>> unflatten({"fc/kernel": 1, "fc/bias": 2})
+        {'fc': {'kernel': 1, 'bias': 2}}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *branches, last = path.split(separator)
+        node = tree
+        for branch in branches:
+            node = node.setdefault(branch, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path}: {branch} is a leaf and a branch at once")
+        if last in node:
+            raise ValueError(f"{path}: named twice, or a leaf and a branch at once")
+        node[last] = leaf
+    return tree
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """Names of a pytree's leaves, in the order of `jax.tree.leaves`; fields, keys and indices joined by "/".
+
+    Example:
+        >>> leaf_names({"layer1": [{"kernel": 1}]})
+        ['layer1/0/kernel']
+    """
+    import jax
+
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """A pytree of arrays with its floating leaves in `dtype`, the others as they are."""
+    import jax
+    import jax.numpy as jnp
+
+    def convert(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def fresh(tree: Any) -> Any:
+    """Copies of all leaves as JAX arrays, so that donating the copy deletes nobody else's array."""
+    import jax
+    import jax.numpy as jnp
+
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -1,0 +1,63 @@
+"""`python -m interop convert IN OUT` and `python -m interop inspect FILE`: weight files without JAX.
+
+Results on stdout; exit 0, or 2 with one line on stderr.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from byol_jax.errors import InteropError
+from interop.commands import convert_file, describe, inspect_file
+
+__all__ = ["main"]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse's own, but a wrong option is one line (argparse offers no other way than to override `error`)."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "convert":
+            done = convert_file(options.source, options.target, overwrite=options.overwrite)
+            print(f"{done['target']}: {done['tensors']} tensors, {done['bytes']:,} bytes, {done['kind']}")
+        else:
+            inspection = inspect_file(options.file)
+            print(json.dumps(inspection, allow_nan=False) if options.json else describe(inspection))
+        sys.stdout.flush()
+    except InteropError as error:
+        print(f"interop: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m interop", description="Weight files: change the format, or look inside.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    convert = commands.add_parser(
+        "convert", help="change a weight file's format", description="Change a weight file's format, bit for bit."
+    )
+    convert.add_argument("source", metavar="IN", help=".safetensors, .pt, .pth, .ckpt or .npz; told by content")
+    convert.add_argument("target", metavar="OUT", help="the same endings; the ending decides the format")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    inspect = commands.add_parser(
+        "inspect", help="show what is in a weight file", description="Show what is in a weight file."
+    )
+    inspect.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth, .ckpt or .npz; told by content")
+    inspect.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

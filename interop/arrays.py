@@ -1,0 +1,122 @@
+"""From any framework's array to NumPy and from NumPy to torch, without changing a bit.
+
+The one place that knows how bfloat16 and float8 cross over: NumPy has no such types of its own (`ml_dtypes` does), and
+torch refuses `.numpy()` for them, so they travel as unsigned integers of the same width. torch is never imported by
+`as_numpy`: a value can only be a tensor where somebody imported torch already.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError, MissingDependencyError, UnsafeCheckpointError
+
+__all__ = ["DTYPE_NAMES", "as_numpy", "as_tensor", "dtype_named", "fresh", "import_torch"]
+
+EXTENSION_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""Types that both torch and ml_dtypes have by these names, and NumPy lacks."""
+
+DTYPE_NAMES = (
+    *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+    *EXTENSION_DTYPES,
+)
+"""What a weight may be made of: the types that NumPy (with ml_dtypes) and torch share."""
+
+OLDEST_TORCH = (2, 10)
+"""Older ones have known code-execution holes even with `weights_only=True`."""
+
+
+def import_torch() -> Any:
+    """The torch module.
+
+    Raises:
+        MissingDependencyError: torch is absent, or older than 2.10.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            'PyTorch files and modules need torch: pip install "byol-jax[torch]" (.safetensors and .npz do without)'
+        ) from error
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < OLDEST_TORCH:
+        raise MissingDependencyError(
+            f'torch {torch.__version__} is too old to read files safely, 2.10 is needed: pip install "byol-jax[torch]"'
+        )
+    return torch
+
+
+def dtype_named(name: str) -> np.dtype:
+    """The NumPy dtype of one of `DTYPE_NAMES`; `ml_dtypes` is loaded only for those that NumPy lacks.
+
+    Example:
+        >>> dtype_named("bfloat16").itemsize
+        2
+    """
+    if name in EXTENSION_DTYPES:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(name)
+
+
+def as_numpy(value: Any, name: str) -> np.ndarray:
+    """A NumPy array, JAX array or torch tensor as a NumPy array in native byte order; it may share `value`'s memory.
+
+    Args:
+        value: any shape, any of `DTYPE_NAMES`; a tensor may lie on any device and in any strided layout.
+        name: the leaf's name, for the message.
+
+    Raises:
+        UnsafeCheckpointError: an array of Python objects.
+        CheckpointFormatError: no array, or one that isn't dense and strided, or of a type outside `DTYPE_NAMES`.
+
+    Example:
+        >>> as_numpy(np.arange(3, dtype=">i2"), "x").dtype.isnative
+        True
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _tensor_to_numpy(torch, value, name)
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        raise CheckpointFormatError(f"{name}: expected an array, got {type(value).__name__}")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointFormatError(f"{name}: a {type(value).__name__} of {value.dtype} isn't a plain array") from error
+    if array.dtype.hasobject:
+        raise UnsafeCheckpointError(f"{name}: an array of Python objects; expected numbers")
+    if array.dtype.name not in DTYPE_NAMES:
+        raise CheckpointFormatError(f"{name}: {array.dtype} is no weights' type; use one of {', '.join(DTYPE_NAMES)}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _tensor_to_numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else str(tensor.layout)
+        raise CheckpointFormatError(f"{name}: a {kind} tensor; expected a dense one with values")
+    dtype_name = str(tensor.dtype).removeprefix("torch.")
+    if dtype_name not in DTYPE_NAMES:
+        raise CheckpointFormatError(f"{name}: {tensor.dtype} isn't supported; use one of {', '.join(DTYPE_NAMES)}")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    if dtype_name in EXTENSION_DTYPES:
+        carrier = {1: torch.uint8, 2: torch.uint16}[tensor.element_size()]
+        return tensor.view(carrier).numpy().view(dtype_named(dtype_name))
+    return tensor.numpy()
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    """The same bits as a torch tensor on the CPU with memory of its own."""
+    torch = import_torch()
+    array = fresh(array)
+    if array.dtype.name in EXTENSION_DTYPES:
+        carrier = {1: np.uint8, 2: np.uint16}[array.dtype.itemsize]
+        return torch.from_numpy(array.view(carrier)).view(getattr(torch, array.dtype.name))
+    return torch.from_numpy(array)
+
+
+def fresh(array: np.ndarray) -> np.ndarray:
+    """A contiguous, writable copy; a scalar stays a scalar (`np.ascontiguousarray` would make it a vector)."""
+    return np.array(array, order="C", copy=True)

@@ -1,0 +1,196 @@
+"""Native networks' variables to and from torch's state dicts, bit for bit.
+
+`to_torch_state_dict` and `from_torch_state_dict` are inverses. Names and layouts come from `interop.names` and
+`interop.rules`; files are `interop.files`' business, whole learners and optimiser states are not handled here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import ConfigurationError
+from interop.arrays import as_numpy, fresh
+from interop.mismatch import Mismatch, compare_names
+from interop.names import Leaf, named_leaves, torch_names
+from interop.rules import native_order, torch_dtype, torch_order, torch_shape
+from interop.tables import expected_shapes
+
+__all__ = ["cast", "cast_problem", "from_torch_state_dict", "to_torch_array", "to_torch_state_dict"]
+
+
+def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
+    """A network's variables as torch's state dict: names, layouts and integer types of torch, the same bits.
+
+    Args:
+        variables: `Variables(params, stats)` of a native network (kernels [*spatial, in, out] or [in, out]) or of a
+            traced one (torch's names and layouts already, passed through).
+        arch: a name from `interop.tables.ARCHITECTURES`: the keys must be exactly that network's (`fc` may be left
+            out as a whole) and come in its order. None: no check, the order of `jax.tree.leaves`.
+
+    Returns:
+        Names joined by "." to fresh, contiguous, writable NumPy arrays; dtypes as in `variables`, but
+        `num_batches_tracked` is int64, as torch has it.
+
+    Raises:
+        StateDictMismatchError: not `Variables`, two leaves of one name, or other keys than `arch` has.
+        ConfigurationError: `arch` isn't known.
+
+    Example:
+        >>> from byol_jax.types import Variables
+        >>> variables = Variables({"fc": {"kernel": np.zeros((512, 10), np.float32)}}, {})
+        >>> to_torch_state_dict(variables)["fc.weight"].shape
+        (10, 512)
+    """
+    leaves = named_leaves(variables)
+    names = torch_names(leaves)
+    state_dict = {
+        names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()
+    }
+    if arch is None:
+        return state_dict
+    return {key: state_dict[key] for key in _check_architecture(state_dict, arch)}
+
+
+def to_torch_array(array: np.ndarray, rule: str) -> np.ndarray:
+    """One leaf in torch's layout, as a fresh array."""
+    turned = fresh(array.transpose(torch_order(rule, array.ndim)))
+    return turned.astype(torch_dtype(rule, turned.dtype), copy=False)
+
+
+def from_torch_state_dict(
+    state_dict: Mapping[str, Any], *, like: Any, arch: str | None = None, strict: bool = True, dtype: str | None = None
+) -> Any:
+    """A torch state dict as the variables of a network that exists already.
+
+    Args:
+        state_dict: torch's names to NumPy arrays, JAX arrays or torch tensors.
+        like: the network's `Variables`, arrays or `jax.ShapeDtypeStruct`s, which decide structure, shapes and types.
+        arch: a name from `interop.tables.ARCHITECTURES`: the file's keys must be exactly that network's, or with
+            strict=False at least those; `fc` may be left out as a whole.
+        strict: False ignores unexpected keys, and keeps `like`'s own values for missing ones.
+        dtype: None: types must match `like`'s (a counter may be int64 here and int32 there). "like": floating types
+            are rounded to `like`'s, integers converted where their values fit.
+
+    Returns:
+        `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
+        it is set up (float64 and int64 without x64). Nothing shares memory with `state_dict` or `like`.
+
+    Raises:
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        ConfigurationError: `arch` or `dtype` isn't known.
+
+    Example:
+        >>> from byol_jax.types import Variables
+        >>> like = Variables({"fc": {"kernel": np.zeros((512, 10), np.float32)}}, {})
+        >>> from_torch_state_dict({"fc.weight": np.ones((10, 512), np.float32)}, like=like).params["fc"]["kernel"].shape
+        (512, 10)
+    """
+    import jax
+
+    if dtype not in (None, "like"):
+        raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
+    if arch is not None:
+        _check_architecture(state_dict, arch, strict=strict)
+    leaves = named_leaves(like)
+    names = torch_names(leaves)
+    arrays, mismatch = _matched(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
+    only_unexpected = mismatch.unexpected and not mismatch.missing
+    mismatch.raise_if_any(
+        "the state dict doesn't fit the network", hint="strict=False ignores unexpected keys" if only_unexpected else ""
+    )
+    return jax.tree.unflatten(jax.tree.structure(like), [_for_jax(array) for array in arrays.values()])
+
+
+def _matched(
+    state_dict: Mapping[str, Any], leaves: dict[str, Any], names: dict[str, Leaf], *, strict: bool, cast_to_like: bool
+) -> tuple[dict[str, np.ndarray], Mismatch]:
+    mismatch = compare_names([leaf.key for leaf in names.values()], list(state_dict))
+    arrays = {}
+    if not strict:
+        mismatch.unexpected = []
+        kept = {path: leaf for path, leaf in leaves.items() if names[path].key not in state_dict}
+        arrays = {path: fresh(as_numpy(leaf, path)) for path, leaf in kept.items() if not _is_abstract(leaf)}
+        if len(arrays) == len(kept):
+            mismatch.missing = []
+    for path, leaf in leaves.items():
+        key, rule = names[path]
+        if key in state_dict:
+            array = _native(as_numpy(state_dict[key], key), leaf, key, rule, mismatch, cast_to_like=cast_to_like)
+            if array is not None:
+                arrays[path] = array
+    return {path: arrays[path] for path in leaves if path in arrays}, mismatch
+
+
+def _native(
+    array: np.ndarray, like: Any, key: str, rule: str, mismatch: Mismatch, *, cast_to_like: bool
+) -> np.ndarray | None:
+    """`array` in the native layout and `like`'s type; None, and an entry in `mismatch`, where it doesn't fit."""
+    expected = torch_shape(rule, tuple(like.shape))
+    if array.shape != expected:
+        mismatch.shapes.append(f"{key} (given {list(array.shape)}, expected {list(expected)})")
+        return None
+    wanted = np.dtype(like.dtype)
+    if array.dtype not in (wanted, torch_dtype(rule, wanted)) and not cast_to_like:
+        mismatch.dtypes.append(f'{key} (given {array.dtype}, expected {wanted}; dtype="like" converts)')
+        return None
+    turned = fresh(array.transpose(native_order(rule, array.ndim)))
+    reason = cast_problem(turned, wanted)
+    if reason:
+        (mismatch.values if reason.startswith("value") else mismatch.dtypes).append(f"{key} ({reason})")
+        return None
+    return cast(turned, wanted)
+
+
+def cast_problem(array: np.ndarray, dtype: np.dtype) -> str:
+    """Why `array` can't become `dtype`; "" where it can. Floats may be rounded, but not become infinite."""
+    if array.dtype == dtype:
+        return ""
+    if _is_integer(array.dtype) and _is_integer(dtype):
+        limits = np.iinfo(dtype)
+        fits = array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
+        return "" if fits else f"values up to {int(array.max())} don't fit {dtype}"
+    if _is_floating(array.dtype) and _is_floating(dtype):
+        overflow = bool(np.any(np.isfinite(array) & ~np.isfinite(cast(array, dtype))))
+        return f"values too large for {dtype}" if overflow else ""
+    return f"{array.dtype} can't become {dtype}"
+
+
+def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in `dtype`, rounded to nearest; itself where that is its type already."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def _is_integer(dtype: np.dtype) -> bool:
+    return dtype.kind in "iu"
+
+
+def _is_floating(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+def _is_abstract(leaf: Any) -> bool:
+    import jax
+
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _for_jax(array: np.ndarray) -> Any:
+    import jax
+
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        return array
+    return jax.numpy.array(array)
+
+
+def _check_architecture(state_dict: Mapping[str, Any], arch: str, *, strict: bool = True) -> list[str]:
+    """The keys that `arch` has, in its order, after a check that `state_dict` has them and no others."""
+    expected = list(expected_shapes(arch))
+    if "fc.weight" not in state_dict and "fc.bias" not in state_dict:
+        expected = [key for key in expected if not key.startswith("fc.")]
+    mismatch = compare_names(expected, list(state_dict))
+    if not strict:
+        mismatch.unexpected = []
+    mismatch.raise_if_any(f"these aren't the keys of {arch}")
+    return expected

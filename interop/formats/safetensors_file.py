@@ -1,0 +1,163 @@
+"""The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes one after another.
+
+The header is checked here line by line before the library sees the file, because a header is all that an attacker
+needs: lengths, offsets, overlaps, duplicate names. The library then has to agree.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
+from interop.arrays import dtype_named
+
+__all__ = ["looks_like_safetensors", "read_safetensors", "write_safetensors"]
+
+LONGEST_HEADER = 32 << 20
+"""32 MiB is some 250,000 tensors; the format's own limit (100 MB) would let a file cost gigabytes of parsed JSON."""
+
+DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "C64": "complex64",
+}
+
+
+class Entry(NamedTuple):
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def looks_like_safetensors(beginning: bytes) -> bool:
+    """Whether a file that begins so can be one: its header is a JSON object."""
+    return beginning[8:9] == b"{"
+
+
+def read_safetensors(file: IO[bytes], *, where: str, size: int) -> dict[str, np.ndarray]:
+    """All tensors of a file, as they are stored.
+
+    Raises:
+        UnsafeCheckpointError: absurd header length, offsets outside the file or overlapping, a name given twice.
+        CheckpointFormatError: truncated, not the format, or a type that NumPy can't hold.
+    """
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > LONGEST_HEADER:
+        raise UnsafeCheckpointError(f"{where}: states a header of {length} bytes; at most {LONGEST_HEADER} are read")
+    if length > size - 8:
+        raise CheckpointFormatError(f"{where}: ends in the middle of its header: truncated")
+    header = json.loads(file.read(length).decode(), object_pairs_hook=lambda pairs: _unique(pairs, where=where))
+    if not isinstance(header, dict):
+        raise CheckpointFormatError(f"{where}: the header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointFormatError(f"{where}: __metadata__ must hold text only")
+    entries = [_entry(name, fields, where=where) for name, fields in header.items()]
+    _check_offsets(entries, where=where, available=size - 8 - length)
+    _second_opinion(file.name, where=where)
+    arrays = {}
+    for entry in entries:
+        file.seek(8 + length + entry.start)
+        data = bytearray(entry.stop - entry.start)
+        if file.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise CheckpointFormatError(f"{where}: {entry.name} ends too early: truncated")
+        arrays[entry.name] = _array(data, entry)
+    return arrays
+
+
+def _array(data: bytearray, entry: Entry) -> np.ndarray:
+    stored = np.frombuffer(data, dtype=entry.dtype.newbyteorder("<"))
+    return stored.astype(entry.dtype.newbyteorder("="), copy=False).reshape(entry.shape)
+
+
+def _unique(pairs: list[tuple[str, Any]], *, where: str) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in unique:
+            raise UnsafeCheckpointError(f"{where}: the header gives {name!r} twice; expected every name once")
+        unique[name] = value
+    return unique
+
+
+def _entry(name: str, fields: Any, *, where: str) -> Entry:
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointFormatError(f"{where}: {name}: expected dtype, shape and data_offsets")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointFormatError(f"{where}: {name}: type {dtype!r} isn't supported; use one of {', '.join(DTYPES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise UnsafeCheckpointError(f"{where}: {name}: shape {shape} or offsets {offsets} are no sizes")
+    numpy_dtype = dtype_named(DTYPES[dtype])
+    start, stop = offsets
+    expected = math.prod(shape) * numpy_dtype.itemsize
+    if stop - start != expected:
+        raise UnsafeCheckpointError(f"{where}: {name}: {stop - start} bytes where {shape} {dtype} needs {expected}")
+    return Entry(name, numpy_dtype, tuple(shape), start, stop)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_offsets(entries: list[Entry], *, where: str, available: int) -> None:
+    end = 0
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.stop)):
+        if entry.start < end:
+            raise UnsafeCheckpointError(f"{where}: {entry.name} overlaps another tensor")
+        if entry.start > end:
+            raise UnsafeCheckpointError(f"{where}: {entry.start - end} bytes before {entry.name} belong to no tensor")
+        end = entry.stop
+    if end > available:
+        raise CheckpointFormatError(f"{where}: holds {available} bytes of the {end} that its header states: truncated")
+    if end < available:
+        raise UnsafeCheckpointError(f"{where}: {available - end} bytes at the end belong to no tensor")
+
+
+def _second_opinion(path: str, *, where: str) -> None:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="np"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise CheckpointFormatError(f"{where}: refused by the safetensors library: {error}") from error
+
+
+def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], *, where: str) -> None:
+    """Writes contiguous arrays to `path`; the same arrays give the same bytes.
+
+    Raises:
+        CheckpointFormatError: a name or a type that the format can't hold.
+        OSError: the system refused to write.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    for name, array in arrays.items():
+        if name == "__metadata__":
+            raise CheckpointFormatError(f"{where}: safetensors reserves the name __metadata__")
+        if array.dtype.name not in DTYPES.values():
+            raise CheckpointFormatError(f"{where}: {name}: safetensors can't hold {array.dtype}; use .pt or .npz")
+    try:
+        save_file(dict(arrays), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # all else was checked: the disk is full, or the like
+        raise OSError(f"{where}: {error}") from error

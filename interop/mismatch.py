@@ -1,0 +1,59 @@
+"""One message for everything in which two sets of named arrays differ. Collects; raises only when asked to."""
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from byol_jax.errors import StateDictMismatchError
+
+__all__ = ["Mismatch", "compare_names"]
+
+SUGGESTIONS = 24
+"""Missing names that get a "nearest" beside them: matching names is quadratic, and nobody reads more."""
+
+
+@dataclass
+class Mismatch:
+    """What is wrong so far; the fields are complete sentences' halves, one per leaf."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+
+    def raise_if_any(self, what: str, *, hint: str = "") -> None:
+        """Raises one line that lists everything, or returns.
+
+        Raises:
+            StateDictMismatchError: something was collected.
+        """
+        kinds: Sequence[tuple[str, list[str]]] = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("wrong shape", self.shapes),
+            ("wrong dtype", self.dtypes),
+            ("wrong value", self.values),
+        )
+        parts = [f"{len(items)} {kind}: {', '.join(items)}" for kind, items in kinds if items]
+        if parts:
+            raise StateDictMismatchError(f"{what}; {'; '.join(parts)}{f'; {hint}' if hint else ''}")
+
+
+def compare_names(expected: Collection[str], given: Collection[str]) -> Mismatch:
+    """The names that are missing, each with the nearest unexpected one, and those that are unexpected.
+
+    Example:
+        >>> compare_names(["fc.weight"], ["fc.weigth"]).missing
+        ['fc.weight (nearest: fc.weigth)']
+    """
+    known, there = set(expected), set(given)
+    unexpected = [name for name in given if name not in known]
+    missing = [name for name in expected if name not in there]
+    suggested = [_with_nearest(name, unexpected) for name in missing[:SUGGESTIONS]]
+    return Mismatch(missing=suggested + missing[SUGGESTIONS:], unexpected=unexpected)
+
+
+def _with_nearest(name: str, candidates: Iterable[str]) -> str:
+    alike = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.7)
+    return f"{name} (nearest: {alike[0]})" if alike else name

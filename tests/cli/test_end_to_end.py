@@ -1,0 +1,246 @@
+"""From a folder of images to features, weights and a picture, as a person would do it: one command after another.
+
+Twelve images of two classes, a small network and three steps: enough to see that everything fits together and nothing
+of what it learns. Every test reads one run, which is trained once.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from byol_jax.cli.main import main
+
+NETWORK = ["--network", "small_cnn", "--projection-size", "8", "--projection-hidden-size", "16", "--augment", "none"]
+LENGTH = ["--image-size", "16", "--batch-size", "8", "--steps", "3", "--checkpoint-every", "2", "--log-every", "1"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with `photos/dark` and `photos/light`, six images each, and `run`, trained on them."""
+    root = tmp_path_factory.mktemp("world")
+    random = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 128)):
+        (root / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(low, low + 128, (20, 24, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "photos" / name / f"{number}.png")
+    words = ["train", root / "photos", "--out", root / "run", *NETWORK, *LENGTH]
+    assert main([str(word) for word in words]) == 0
+    return root
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def test_train_leaves_a_run(world):
+    run = world / "run"
+    config = json.loads((run / "config.json").read_text())
+    assert config["network"] == {"name": "small_cnn", "channels": 3, "num_classes": 10}
+    assert config["learner"]["optimizer"] == "adam"
+    assert (config["image_size"], config["steps"], config["batch_size"]) == (16, 3, 8)
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert (run / "checkpoints" / "00000003").is_dir()
+    assert (run / "views.png").is_file()
+
+
+def test_a_finished_run_is_not_trained_again(world, call):
+    answer = call("train", world / "photos", "--out", world / "run", *NETWORK, *LENGTH)
+    assert answer.code == 2
+    assert "--resume, --overwrite" in answer.complaint
+
+
+def test_another_network_cannot_resume(world, call):
+    answer = call("train", world / "photos", "--out", world / "run", *NETWORK, *LENGTH, "--resume", "--seed", "1")
+    assert answer.code == 2
+    assert "seed: stored 0, given 1" in answer.complaint
+
+
+def test_resume_goes_further(world, call):
+    assert call("train", world / "photos", "--out", world / "longer", *NETWORK, *LENGTH).code == 0
+    more = [*NETWORK, *LENGTH, "--steps", "5", "--resume"]
+    answer = call("train", world / "photos", "--out", world / "longer", *more)
+    assert answer.code == 0
+    assert answer.out.split() == [str(world / "longer")]
+    assert (world / "longer" / "checkpoints" / "00000005").is_dir()
+
+
+@pytest.mark.filterwarnings("always::byol_jax.checkpoint.DamagedCheckpointWarning")
+def test_a_damaged_checkpoint_is_passed_over(world, call):
+    copy, out = world / "damaged", world / "older.npy"
+    shutil.copytree(world / "run", copy)
+    words = ["embed", copy, "--data", world / "photos", "--out", out, "--overwrite"]
+    (damaged,) = (copy / "checkpoints" / "00000003").glob("*.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    answer = call(*words)
+    assert answer.code == 0
+    assert damaged.name in answer.complaint
+
+    shutil.rmtree(copy / "checkpoints")
+    answer = call(*words)
+    assert answer.code == 2
+    assert "no intact checkpoint" in answer.complaint
+
+
+def test_embed(world, call):
+    answer = call("embed", world / "run", "--data", world / "photos", "--out", world / "new" / "features.npz")
+    assert answer.code == 0
+    arrays = _read_npz(world / "new" / "features.npz")
+    assert arrays["embeddings"].dtype == np.float32
+    assert arrays["embeddings"].shape == (12, 128 * 2 * 2)
+    assert arrays["labels"].tolist() == [0] * 6 + [1] * 6
+    assert arrays["class_names"].tolist() == ["dark", "light"]
+    assert arrays["names"][0] == "dark/0.png"
+    assert answer.out == f"12 x 512: {world / 'new' / 'features.npz'}\n"
+
+
+def test_embeddings_do_not_depend_on_the_batch(world, call):
+    for size in (5, 12):
+        out = world / f"features{size}.npy"
+        assert call("embed", world / "run", "--data", world / "photos", "--out", out, "--batch-size", size).code == 0
+    np.testing.assert_allclose(np.load(world / "features5.npy"), np.load(world / "features12.npy"), atol=1e-5)
+
+
+def test_embed_the_target_and_the_projection(world, call):
+    out = world / "target.npy"
+    words = ["embed", world / "run", "--data", world / "photos", "--out", out]
+    assert call(*words, "--which", "target").code == 0
+    assert np.load(out).shape == (12, 512)
+    assert call(*words, "--project", "--overwrite").code == 0
+    assert np.load(out).shape == (12, 8)
+
+
+def test_evaluate(world, call):
+    answer = call("evaluate", world / "run", "--data", world / "photos", "--k", "3", "--json")
+    assert answer.code == 0
+    facts = json.loads(answer.out)
+    assert set(facts["scores"]) == {"raw_pixels", "random_init", "byol"}
+    assert (facts["train_images"], facts["test_images"], facts["classes"]) == (9, 3, 2)
+    assert all(0 <= score <= 1 for scores in facts["scores"].values() for score in scores.values())
+    assert not facts["projections"]["collapsed"]
+    assert json.loads((world / "run" / "evaluation.json").read_text()) == facts
+
+
+def test_evaluate_prints_a_table(world, call):
+    answer = call("evaluate", world / "run", "--data", world / "photos", "--k", "3")
+    assert answer.code == 0
+    for word in ("raw pixels", "random init", "byol", "linear"):
+        assert word in answer.out
+
+
+def test_evaluate_needs_labels(world, call):
+    answer = call("evaluate", world / "run", "--data", world / "photos" / "dark")
+    assert answer.code == 2
+    assert "sub-folders" in answer.complaint
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz"])
+def test_export_gives_the_features_to_torch(world, call, suffix):
+    torch = pytest.importorskip("torch")
+    import interop
+    from byol_jax.nets.cnn import torch_expression
+
+    out = world / f"net{suffix}"
+    assert call("export", world / "run", "--out", out).code == 0
+    network = eval(torch_expression(channels=3, image_size=16), {"nn": torch.nn})
+    state_dict = {name: torch.from_numpy(np.array(array)) for name, array in interop.load_state_dict(out).items()}
+    network.load_state_dict(state_dict, strict=True)
+
+    assert call("embed", world / "run", "--data", world / "photos", "--out", world / f"{suffix[1:]}.npy").code == 0
+    from byol_jax.data import evaluation_images, open_dataset
+    from byol_jax.settings import IMAGENET_MEAN_STD
+
+    images = evaluation_images(open_dataset(str(world / "photos"), image_size=16), np.arange(12), 16)
+    mean, std = (np.asarray(part, np.float32) for part in IMAGENET_MEAN_STD)
+    inputs = torch.from_numpy(((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        features = network.eval()[:-1](inputs).numpy()
+    np.testing.assert_allclose(np.load(world / f"{suffix[1:]}.npy"), features, atol=1e-5)
+
+
+def test_exported_weights_start_another_run(world, call):
+    out, weights = world / "second", world / "start.safetensors"
+    assert call("export", world / "run", "--out", weights, "--which", "target").code == 0
+    assert call("train", world / "photos", "--out", out, *NETWORK, *LENGTH, "--init-from", weights).code == 0
+    assert json.loads((out / "config.json").read_text())["init_from"]["file"] == "start.safetensors"
+
+
+def test_import_and_convert(world, call):
+    weights, imported, converted = (world / name for name in ("a.pt", "b.safetensors", "c.npz"))
+    assert call("export", world / "run", "--out", weights).code == 0
+    answer = call("import", weights, "--out", imported, "--network", "small_cnn", "--image-size", "16")
+    assert answer.code == 0
+    assert call("convert", imported, converted).code == 0
+    import interop
+
+    first, last = interop.load_state_dict(weights), interop.load_state_dict(converted)
+    assert set(first) == set(last)
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, last[name])
+
+
+def test_import_of_another_network_says_what_is_missing(world, call):
+    weights = world / "d.npz"
+    assert call("export", world / "run", "--out", weights).code == 0
+    answer = call("import", weights, "--out", world / "e.safetensors", "--network", "resnet18")
+    assert answer.code == 2
+    assert "layer1" in answer.complaint
+    assert not (world / "e.safetensors").exists()
+
+
+def test_a_run_without_momentum_has_no_target(world, call):
+    out = world / "simsiam"
+    assert call("train", world / "photos", "--out", out, *NETWORK, *LENGTH, "--no-momentum").code == 0
+    answer = call("export", out, "--out", world / "f.npz", "--which", "target")
+    assert answer.code == 2
+    assert "--which online" in answer.complaint
+
+
+@pytest.mark.parametrize("augment", ["simclr", "byol", "none"])
+def test_preview(world, call, augment):
+    out = world / f"{augment}.png"
+    words = ["preview", world / "photos", "--out", out, "--image-size", "16", "--augment", augment]
+    answer = call(*words, "--count", "3", "--seed", "1")
+    assert answer.code == 0
+    assert answer.out == f"{out}\n"
+    with Image.open(out) as picture:
+        assert min(picture.size) >= 32
+
+
+def test_embedded_images_need_no_file(world, call):
+    out = world / "grey"
+    words = ["train", "fashion-mnist", "--out", out, *NETWORK, "--steps", "2", "--batch-size", "8"]
+    recipe = ["--augment", "small_grey", "--optimizer", "lars", "--schedule", "cosine", "--warmup-steps", "1"]
+    assert call(*words, *recipe).code == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["image_size"] == 28
+    assert config["network"]["channels"] == config["learner"]["num_channels"] == 1
+
+
+def test_env(call):
+    answer = call("env", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["packages"]["jax"]
+    assert "python: " in call("env").out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--hidden-layer", "avgpol"], "avgpol"),
+        (["--batch-size", "64"], "12 images"),
+        (["--image-size", "1"], "small_cnn"),
+        (["--batch-size", "9"], "devices"),
+    ],
+)
+def test_what_only_the_network_or_the_data_can_refuse(world, call, words, expected):
+    answer = call("train", world / "photos", "--out", world / "never", *NETWORK, *LENGTH, *words)
+    assert answer.code == 2
+    assert expected in answer.complaint
+    assert not (world / "never").exists()

@@ -1,0 +1,132 @@
+"""A wrong call costs nothing: exit code 2, one line that says what to change, and not a file written or touched."""
+
+import pytest
+
+TRAIN = ["train", "photos", "--out", "new", "--steps", "3"]
+EVALUATE = ["evaluate", "run", "--data", "photos"]
+EMBED = ["embed", "run", "--data", "photos", "--out", "new.npz"]
+
+# name: (words, what the line must contain)
+WRONG = {
+    "no sub-command": ([], ["name a sub-command", "train", "env"]),
+    "unknown sub-command": (["trian", "photos"], ["'trian'", "train is the nearest"]),
+    "option before the sub-command": (["--seed", "1", *TRAIN], ["--seed stands before the sub-command"]),
+    "unknown option": ([*TRAIN, "--stesp", "3"], ["--stesp is not an option", "--steps is the nearest"]),
+    "abbreviated option": ([*TRAIN, "--proj", "3"], ["--proj is not an option", "--projection-size"]),
+    "unknown option with =": ([*TRAIN, "--bach-size=8"], ["--bach-size is not", "--batch-size"]),
+    "unknown short option": ([*TRAIN, "-n", "3"], ["-n is not an option"]),
+    "two unknown options": ([*TRAIN, "--bach-size", "8", "--sed", "1"], ["--batch-size", "--seed"]),
+    "a flag with a value": ([*TRAIN, "--resume=yes"], ["--resume takes no value"]),
+    "an option without its value": ([*TRAIN, "--seed"], ["--seed needs a value, N"]),
+    "an option where a value should be": (["train", "photos", "--steps", "--out", "new"], ["--steps needs a value"]),
+    "no data": (["train", "--out", "new", "--steps", "3"], ["DATA is missing", "folder of images"]),
+    "no out": (["train", "photos", "--steps", "3"], ["--out RUN is missing"]),
+    "one word too many": ([*TRAIN, "more"], ["'more' is one word too many"]),
+    "everything at once": (
+        ["train", "phtos", "--steps", "0", "--sed", "1", "--optimizer", "adm", "--image-size", "big"],
+        ["--steps: '0'", "--seed", "--optimizer: 'adm'", "adam is the nearest", "--image-size", "--out RUN is missing"],
+    ),
+    "steps in words": ([*TRAIN, "--steps", "many"], ["--steps: 'many' is not a whole number above 0"]),
+    "steps of nought": ([*TRAIN, "--steps", "0"], ["--steps: '0'"]),
+    "steps below nought": ([*TRAIN, "--steps", "-5"], ["--steps: '-5'"]),
+    "half a step": ([*TRAIN, "--steps", "1.5"], ["--steps: '1.5'"]),
+    "steps beyond int32": ([*TRAIN, "--steps", "3000000000"], ["--steps"]),
+    "a seed below nought": ([*TRAIN, "--seed", "-1"], ["--seed: '-1' is not a whole number, 0 or more"]),
+    "a decay above one": ([*TRAIN, "--moving-average-decay", "1.1"], ["--moving-average-decay", "from 0 to 1"]),
+    "a decay that is no number": ([*TRAIN, "--moving-average-decay", "nan"], ["--moving-average-decay"]),
+    "a rate of nought": ([*TRAIN, "--learning-rate", "0"], ["--learning-rate: '0' is not a number above 0"]),
+    "an infinite rate": ([*TRAIN, "--learning-rate", "inf"], ["--learning-rate"]),
+    "an image size in words": ([*TRAIN, "--image-size", "96by96"], ["--image-size", "such as 96, or 96x128"]),
+    "three image sizes": ([*TRAIN, "--image-size", "9x9x3"], ["--image-size"]),
+    "an image size of nought": ([*TRAIN, "--image-size", "0"], ["--image-size"]),
+    "two channels": ([*TRAIN, "--channels", "2"], ["--channels: '2' is not one of 1, 3"]),
+    "no workers": ([*TRAIN, "--workers", "0"], ["--workers: '0'"]),
+    "unknown network": ([*TRAIN, "--network", "resnet81"], ["--network: 'resnet81'", "resnet18 is the nearest"]),
+    "a network of torchvision": ([*TRAIN, "--network", "torchvision:vgg16"], ["--network", "yet", "byol_jax.pretrain"]),
+    "unknown augmentation": ([*TRAIN, "--augment", "simcrl"], ["--augment", "simclr is the nearest"]),
+    "an address without a port": ([*TRAIN, "--coordinator-address", "host"], ["--coordinator-address", "host:port"]),
+    "absent data": (["train", "potos", "--out", "new", "--steps", "3"], ["'potos' doesn't exist", "'photos'"]),
+    "data in an absent folder": (["train", "no/where", "--out", "new", "--steps", "3"], ["the folder 'no'"]),
+    "data that is a text": (["train", "notes.txt", "--out", "new", "--steps", "3"], ["notes.txt", ".npz or .npy"]),
+    "absent weights": ([*TRAIN, "--init-from", "weigths.safetensors"], ["'weights.safetensors'"]),
+    "a folder for weights": ([*TRAIN, "--init-from", "photos"], ["'photos' is a folder"]),
+    "out below a file": (["train", "photos", "--out", "notes.txt/new", "--steps", "3"], ["notes.txt", "is a file"]),
+    "out that is a file": (["train", "photos", "--out", "notes.txt", "--steps", "3"], ["'notes.txt' is a file"]),
+    "out that isn't empty": (["train", "photos", "--out", "full", "--steps", "3"], ["isn't empty", "--overwrite"]),
+    "an empty path": (["train", "photos", "--out", "", "--steps", "3"], ["--out: the path is empty"]),
+    "neither steps nor epochs": (["train", "photos", "--out", "new"], ["either --steps or --epochs"]),
+    "steps and epochs": ([*TRAIN, "--epochs", "2"], ["either --steps or --epochs, not both"]),
+    "resume and overwrite": ([*TRAIN, "--resume", "--overwrite"], ["--resume and --overwrite contradict"]),
+    "a batch of one": ([*TRAIN, "--batch-size", "1"], ["--batch-size 1", "2 or more"]),
+    "processes without more": ([*TRAIN, "--num-processes", "2"], ["--process-id and --coordinator-address"]),
+    "a process without number of": ([*TRAIN, "--process-id", "0"], ["--process-id needs --num-processes"]),
+    "a process too high": (
+        [*TRAIN, "--num-processes", "2", "--process-id", "2", "--coordinator-address", "a:1"],
+        ["--process-id 2 must be below --num-processes 2"],
+    ),
+    "a batch that can't be shared": (
+        [*TRAIN, "--batch-size", "9", "--num-processes", "2", "--process-id", "0", "--coordinator-address", "a:1"],
+        ["--batch-size 9 must be a multiple of --num-processes 2"],
+    ),
+    "decay with plain Adam": ([*TRAIN, "--weight-decay", "0.1"], ["--weight-decay", "adamw"]),
+    "warm-up without schedule": ([*TRAIN, "--warmup-steps", "1"], ["--warmup-steps needs --schedule cosine"]),
+    "warm-up without end": ([*TRAIN, "--schedule", "cosine", "--warmup-steps", "3"], ["fewer than --steps 3"]),
+    "several combinations": (
+        ["train", "photos", "--out", "full", "--batch-size", "1"],
+        ["either --steps or --epochs", "isn't empty", "--batch-size 1"],
+    ),
+    "a run that isn't there": (["evaluate", "rnu", "--data", "photos"], ["'rnu' doesn't exist", "'run'"]),
+    "a folder that is no run": (["evaluate", "photos", "--data", "photos"], ["no config.json", "byol-jax train"]),
+    "no data to evaluate": (["evaluate", "run"], ["--data DIR is missing"]),
+    "labels for a folder": ([*EVALUATE, "--labels", "images.npy"], ["--labels with a folder"]),
+    "no neighbours": ([*EVALUATE, "--k", "0"], ["--k: '0'"]),
+    "a third network": ([*EVALUATE, "--which", "onlin"], ["--which", "online is the nearest"]),
+    "embeddings in a text": ([*EMBED, "--out", "new.txt"], ["'new.txt' must end in .npz or .npy"]),
+    "embeddings over a file": ([*EMBED, "--out", "done.npz"], ["'done.npz' exists", "--overwrite"]),
+    "embeddings over a folder": ([*EMBED, "--out", "full"], ["'full' is a folder"]),
+    "an export to nowhere": (["export", "run"], ["--out FILE is missing"]),
+    "an export to onnx": (["export", "run", "--out", "net.onnx"], ["must end in .safetensors"]),
+    "an import of nothing": (["import", "absent.pt", "--out", "new.safetensors"], ["FILE: 'absent.pt' doesn't exist"]),
+    "half a conversion": (["convert", "weights.safetensors"], ["OUT is missing"]),
+    "a conversion over a file": (["convert", "weights.safetensors", "done.npz"], ["OUT: 'done.npz' exists"]),
+    "a preview as jpeg": (["preview", "photos", "--out", "new.jpg"], ["'new.jpg' must end in .png"]),
+    "a demo over a folder": (["demo", "--out", "full"], ["'full' isn't empty", "--overwrite"]),
+    "an option of another": (["env", "--jsno"], ["--jsno is not an option", "--json is the nearest"]),
+}
+
+
+def _snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_call(call, files, name):
+    words, expected = WRONG[name]
+    before = _snapshot(files)
+    answer = call(*words)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.complaint.startswith("byol-jax")
+    for part in expected:
+        assert part in answer.complaint
+    assert _snapshot(files) == before
+
+
+def test_debug_adds_a_traceback(call, files):
+    answer = call(*TRAIN, "--steps", "0", "--debug")
+    assert answer.code == 2
+    assert "Traceback" in answer.err
+    assert "--steps: '0'" in answer.err.splitlines()[-1]
+
+
+def test_debug_may_stand_before_the_command(call, files):
+    assert "Traceback" in call("--debug", *TRAIN, "--steps", "0").err
+
+
+def test_a_line_break_in_a_name_stays_in_one_line(call, files):
+    assert "one two" in call("train", "one\ntwo", "--out", "new", "--steps", "3").complaint.replace("\\n", " ")
+
+
+def test_a_folder_that_cannot_be_written(call, files, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere, and tests may run as root
+    assert "no permission to write" in call("train", "photos", "--out", "new", "--steps", "3").complaint

@@ -1,0 +1,33 @@
+"""One of two processes of one run: prepares a folder, saves, restores. Run by test_checkpoint_processes.py."""
+
+import sys
+from pathlib import Path
+
+import jax
+from checkpoint_states import assert_identical, small_state
+from jax.experimental import multihost_utils
+
+from byol_jax import checkpoint, parallel, run
+from byol_jax.errors import ConfigurationError
+
+number, address, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+parallel.initialize(num_processes=2, process_id=number, coordinator_address=address)
+
+with run.locked(out):
+    paths, resumed = run.prepare(out, {"seed": 0}, resume=False, overwrite=False)
+    assert not resumed
+    state = parallel.replicate(small_state(), parallel.make_mesh())
+    assert not state.step.is_fully_addressable
+    folder = checkpoint.save(paths.checkpoints, state, position={"step": 3})
+    multihost_utils.sync_global_devices("saved")
+    restored = checkpoint.restore(folder, like=state)
+    assert restored.position == {"step": 3}
+    for one, other in zip(jax.tree.leaves(restored.state), jax.tree.leaves(state), strict=True):
+        assert one.sharding == other.sharding
+    local = jax.tree.map(lambda leaf: leaf.addressable_data(0), restored.state)
+    assert_identical(local, small_state())
+    assert run.prepare(out, {"seed": 0}, resume=True, overwrite=False)[1]
+    try:
+        run.prepare(out, {"seed": 1}, resume=True, overwrite=False)
+    except ConfigurationError as error:
+        print(f"process {number}: {error}")

@@ -1,0 +1,41 @@
+"""A run of two processes: one writes, both read, both hear the same verdict about the run's folder."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoint_states import assert_identical, small_state
+
+from byol_jax import checkpoint, run
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_two_processes_one_folder(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "save_in_two_processes.py"), str(number), address, str(tmp_path / "run")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    assert "seed: stored 0, given 1" in outputs[0][0]
+    assert "process 0 refused the folder" in outputs[1][0]
+    assert run.read_config(tmp_path / "run") == {"seed": 0}
+    (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert_identical(checkpoint.restore(folder, like=small_state()).state, small_state())

@@ -1,0 +1,142 @@
+"""`python -m interop`: what it prints, how it ends, and that it loads neither torch nor JAX."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from weight_samples import FORMATS, assert_identical, small_state_dict
+
+from byol_jax.errors import CheckpointFormatError
+from interop.__main__ import main
+from interop.commands import convert_file, inspect_file
+from interop.files import load_state_dict, save_state_dict
+from interop.tables import expected_shapes
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "interop", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_convert_keeps_every_bit_whatever_the_formats(tmp_path):
+    save_state_dict(tmp_path / "start.npz", small_state_dict())
+    for source in FORMATS:
+        convert_file(tmp_path / "start.npz", tmp_path / f"one{source}")
+        for target in FORMATS:
+            summary = convert_file(tmp_path / f"one{source}", tmp_path / f"two{target}", overwrite=True)
+            assert_identical(load_state_dict(tmp_path / f"two{target}"), small_state_dict(), ordered=False)
+            assert summary["tensors"] == 5
+            assert summary["bytes"] == sum(array.nbytes for array in small_state_dict().values())
+
+
+def test_an_existing_file_stays_without_overwrite(tmp_path):
+    save_state_dict(tmp_path / "in.npz", small_state_dict())
+    (tmp_path / "out.npz").write_bytes(b"precious")
+    with pytest.raises(CheckpointFormatError, match="exists already; give another name or --overwrite"):
+        convert_file(tmp_path / "in.npz", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_bytes() == b"precious"
+    assert main(["convert", str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), "--overwrite"]) == 0
+    assert_identical(load_state_dict(tmp_path / "out.npz"), small_state_dict())
+
+
+def test_inspect_tells_what_is_inside(tmp_path):
+    path = tmp_path / "net.safetensors"
+    state_dict = {name: np.zeros(shape, np.float32) for name, shape in expected_shapes("resnet18").items()}
+    state_dict["fc.weight"][0, :3] = np.nan, np.inf, 4
+    state_dict["bn1.running_var"][:] = -1
+    state_dict["fc.bias"] = np.arange(1000, dtype=np.float32)
+    save_state_dict(path, state_dict)
+    inspection = inspect_file(path)
+    assert inspection["kind"] == "torchvision resnet18"
+    assert inspection["format"] == "safetensors"
+    assert (inspection["tensors"], inspection["parameters"]) == (122, 11_689_512)
+    assert inspection["problems"] == [
+        "bn1.running_var: a variance below zero (-1)",
+        "fc.weight: 1 NaN of 512000 values",
+        "fc.weight: 1 infinite of 512000 values",
+    ]
+    leaf = next(leaf for leaf in inspection["leaves"] if leaf["name"] == "fc.bias")
+    assert leaf["shape"] == [1000]
+    assert (leaf["min"], leaf["mean"], leaf["max"]) == (0, 499.5, 999)
+    assert leaf["std"] == pytest.approx(np.arange(1000).std(), rel=1e-15)
+
+
+def test_inspect_prints_a_table_or_json(tmp_path, capsys):
+    path = str(tmp_path / "x.npz")
+    save_state_dict(path, small_state_dict() | {"none": np.zeros((0, 3)), "complex": np.ones(2, complex)})
+    assert main(["inspect", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}: unknown (npz)"
+    assert lines[1].split() == ["name", "dtype", "shape", "min", "mean", "max", "std"]
+    assert lines[4].split() == ["bn1.num_batches_tracked", "int64", "[]", "7", "7", "7", "0"]
+    assert lines[-1] == "no problems"
+    assert main(["inspect", path, "--json"]) == 0
+    inspection = json.loads(capsys.readouterr().out)
+    assert [leaf["name"] for leaf in inspection["leaves"]] == [*small_state_dict(), "none", "complex"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "absent.npz"], "absent.npz: cannot be read: No such file"),
+        (["inspect", "."], "is a folder"),
+        (["convert", "absent.npz", "x.onnx"], "unknown ending"),
+        (["convert", "absent.npz", "x.npz"], "cannot be read"),
+        (["convert", "absent.npz"], "required: OUT"),
+        (["convrt"], "invalid choice"),
+        (["inspect", "x", "--jsn"], "unrecognized arguments: --jsn"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_exit_code_2(arguments, words, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_help_has_usage_with_capitals(capsys):
+    for arguments, usage in (
+        (["convert", "--help"], "usage: python -m interop convert [-h] [--overwrite] IN OUT"),
+        (["inspect", "--help"], "usage: python -m interop inspect [-h] [--json] FILE"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+        assert capsys.readouterr().out.splitlines()[0] == usage
+
+
+def test_the_command_works_in_a_process_of_its_own(tmp_path):
+    save_state_dict(tmp_path / "x.safetensors", small_state_dict())
+    done = run("convert", tmp_path / "x.safetensors", tmp_path / "x.npz")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'x.npz'}: 5 tensors, 476 bytes, unknown\n"
+    done = run("inspect", tmp_path / "absent")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"interop: {tmp_path / 'absent'}: cannot be read: No such file or directory\n"
+
+
+def test_neither_torch_nor_jax_is_loaded(tmp_path):
+    save_state_dict(tmp_path / "x.safetensors", small_state_dict())
+    code = (
+        "import sys; from interop.__main__ import main\n"
+        f"assert main(['inspect', {str(tmp_path / 'x.safetensors')!r}]) == 0\n"
+        f"assert main(['convert', {str(tmp_path / 'x.safetensors')!r}, {str(tmp_path / 'y.npz')!r}]) == 0\n"
+        "print([name for name in ('torch', 'jax', 'jaxlib', 'flax', 'optax') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    save_state_dict(tmp_path / "x.npz", {f"layer{index}.weight": np.zeros(1) for index in range(3000)})
+    command = f"{sys.executable} -m interop inspect {tmp_path / 'x.npz'} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

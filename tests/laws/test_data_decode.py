@@ -1,0 +1,200 @@
+"""From files to pixels: Pillow's own pixels where it has them, known values where it would be silently wrong."""
+
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from byol_jax.data.decode import UnusableImageError, load_size, read_image
+
+
+@pytest.fixture
+def picture():
+    """A photo-like image, [60, 80, 3]: smooth, coloured, no two corners alike."""
+    rows, columns = np.mgrid[0:60, 0:80]
+    channels = [rows * 4, columns * 3, 128 + 100 * np.sin(rows / 9 + columns / 7)]
+    return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def saved(tmp_path, image, name="image.png", **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.TIFF", "a.webp"])
+def test_lossless_formats_give_their_very_pixels(tmp_path, picture, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = saved(tmp_path, Image.fromarray(picture), name, **options)
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), picture)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.gif"])
+def test_other_formats_give_what_pillow_gives(tmp_path, picture, name):
+    path = saved(tmp_path, Image.fromarray(picture), name)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), np.asarray(image.convert("RGB")))
+
+
+def test_content_decides_not_the_extension(tmp_path, picture):
+    path = saved(tmp_path, Image.fromarray(picture), "really_png.jpg", format="PNG")
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), picture)
+
+
+def test_grey_is_luminance_and_grey_files_become_equal_channels(tmp_path, picture):
+    path = saved(tmp_path, Image.fromarray(picture))
+    grey = read_image(path, size=None, num_channels=1)
+    luminance = picture @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    assert grey.shape == (60, 80, 1)
+    assert np.abs(grey[..., 0] - luminance).max() <= 1
+    path = saved(tmp_path, Image.fromarray(grey[..., 0]), "grey.png")
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), np.repeat(grey, 3, axis=-1))
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=1), grey)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_sixteen_bits_are_scaled_never_clipped_or_wrapped(tmp_path, name):
+    values = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    path = saved(tmp_path, Image.fromarray(values), name)
+    expected = np.rint(values / 65535 * 255)
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], expected)
+
+
+def test_big_endian_and_white_is_zero_tiffs_of_sixteen_bits(tmp_path):
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    path = saved(tmp_path, Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()), "big.tif")
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], np.rint(values / 257))
+    path = saved(tmp_path, Image.fromarray(values), "inverted.tif", tiffinfo={262: 0})
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], 255 - np.rint(values / 257))
+
+
+def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
+    """A TIFF by hand, since Pillow writes none: two pixels of 12 bits, 0x000 and 0xFFF, in three bytes."""
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path = tmp_path / "twelve.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 12) + b"\x00\x0f\xff\0" + struct.pack("<H", 9) + directory + bytes(4))
+    assert read_image(path, size=None, num_channels=1).tolist() == [[[0], [255]]]
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_of_unknown_range_are_refused(tmp_path, kind):
+    path = saved(tmp_path, Image.fromarray(np.arange(64, dtype=kind).reshape(8, 8)), "wide.tif")
+    with pytest.raises(UnusableImageError, match="no known range"):
+        read_image(path, size=None, num_channels=1)
+
+
+def test_transparency_shows_white_not_what_hides_below_it(tmp_path):
+    pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)  # opaque, clear, 20 % black
+    path = saved(tmp_path, Image.fromarray(pixels))
+    assert read_image(path, size=None, num_channels=3).tolist() == [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
+    path = saved(tmp_path, Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8)), "la.png")
+    assert read_image(path, size=None, num_channels=1).tolist() == [[[9], [255]]]
+
+
+def test_palettes_with_and_without_transparency(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert image.mode == "P"
+    opaque = [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
+    assert read_image(saved(tmp_path, image), size=None, num_channels=3).tolist() == opaque
+    clear = [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
+    assert read_image(saved(tmp_path, image, transparency=1), size=None, num_channels=3).tolist() == clear
+    assert read_image(saved(tmp_path, image, transparency=b"\xff\x00\xff"), size=None, num_channels=3).tolist() == clear
+    assert read_image(saved(tmp_path, image, "a.gif", transparency=1), size=None, num_channels=3).tolist() == clear
+
+
+def test_bilevel_is_black_and_white(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.array([[True, False]])))
+    assert read_image(path, size=None, num_channels=1).tolist() == [[[255], [0]]]
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)])
+def test_cmyk_is_colour_not_four_channels(tmp_path, ink):
+    path = saved(tmp_path, Image.new("CMYK", (16, 16), ink), "ink.jpg", quality=95)
+    cyan, magenta, yellow, black = ink
+    expected = [max(0, 255 - each - black) for each in (cyan, magenta, yellow)]
+    pixels = read_image(path, size=None, num_channels=3)
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.tif", "turned.webp"])
+def test_exif_orientation_is_undone(tmp_path, picture, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(picture), name, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert expected.shape == ((80, 60, 3) if orientation >= 5 else (60, 80, 3))
+    np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), expected)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png"):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
+        assert read_image(path, size=None, num_channels=3)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 128), (96, 64)])
+def test_resizing_is_pillows_antialiased_resize_then_a_centre_crop(tmp_path, shape):
+    """Sizes whose crop falls on whole pixels, where the one step and the two steps are the same thing."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(pixels))
+    height, width = shape[0] // 2, shape[1] // 2
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    expected = np.asarray(resized.crop((left, top, left + 32, top + 32)))
+    np.testing.assert_array_equal(read_image(path, size=(32, 32), num_channels=3), expected)
+
+
+def test_the_centre_stays_the_centre_whatever_the_shape(tmp_path):
+    """A symmetric image stays symmetric: nothing is shifted by half a pixel."""
+    half = np.random.default_rng(1).integers(0, 256, (37, 50), np.uint8)
+    path = saved(tmp_path, Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)))
+    out = read_image(path, size=(24, 24), num_channels=1).astype(int)
+    assert np.abs(out - out[:, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_scaled_jpeg_decoding_is_close_to_the_long_way(tmp_path, orientation):
+    rows, columns = np.mgrid[0:480, 0:720]
+    waves = [128 + 100 * np.sin(rows / 40 + phase) * np.cos(columns / 30) for phase in range(3)]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.stack(waves, -1).astype(np.uint8))
+    jpeg = read_image(saved(tmp_path, image, "a.jpg", quality=95, exif=exif), size=(40, 30), num_channels=3)
+    with Image.open(tmp_path / "a.jpg") as decoded:
+        whole = saved(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
+    long_way = read_image(whole, size=(40, 30), num_channels=3)
+    assert jpeg.shape == (40, 30, 3)
+    assert np.abs(jpeg.astype(int) - long_way).max() <= 3
+
+
+def test_a_turned_jpeg_is_never_decoded_smaller_than_needed(tmp_path):
+    """200 × 1600 pixels that stand upright as 1600 × 200: scaled as if lying they would lose half of their width."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 1600, 3), np.uint8))
+    path = saved(tmp_path, noise, "a.jpg", exif=exif)
+    with Image.open(path) as decoded:
+        whole = saved(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
+    expected = read_image(whole, size=(40, 160), num_channels=3)
+    np.testing.assert_array_equal(read_image(path, size=(40, 160), num_channels=3), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10_000), (10_000, 1), (2, 3)])
+def test_extreme_shapes_give_the_size_asked_for(tmp_path, shape):
+    path = saved(tmp_path, Image.new("RGB", shape, (1, 2, 3)))
+    out = read_image(path, size=load_size(224), num_channels=3)
+    assert out.shape == (256, 256, 3)
+    assert (out == [1, 2, 3]).all()
+
+
+def test_load_size_leaves_the_papers_margin():
+    assert load_size(224) == (256, 256)
+    assert load_size((28, 56)) == (32, 64)

@@ -1,0 +1,230 @@
+"""The report and its pictures: complete, self-contained, and unmoved by damaged files."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from byol_jax.curves import MAX_POINTS, Reference, line_chart, round_ticks
+from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.report import views_grid, write_report
+
+FIELDS = ("loss", "grad_norm", "param_norm", "decay", "feature_std", "images_per_second", "data_wait")
+
+
+class Page(HTMLParser):
+    """Tags in order, text, and whether every tag is closed in its turn."""
+
+    VOID = ("meta", "img", "line", "circle", "path")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.open, self.balanced, self.links = [], "", [], True, []
+        self.feed(text)
+        self.balanced &= not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        self.balanced &= bool(self.open) and self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def make_run(folder, *, rows=30, **changes):
+    lines = [
+        json.dumps({"step": 10 * i, "epoch": i / 2, "seconds": 6.0, "nonfinite": 0}
+                   | dict.fromkeys(FIELDS, 1 / i) | changes)
+        for i in range(1, rows + 1)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "config.json").write_text(json.dumps({"learner": {"projection_size": 64}, "seed": 3}))
+    (folder / "environment.json").write_text(json.dumps({"packages": {"jax": "0.10", "torch": None}}))
+    return folder
+
+
+def page_of(folder, **options):
+    return Page(write_report(folder, **options).read_text())
+
+
+def test_a_whole_run_is_all_there(tmp_path):
+    make_run(tmp_path)
+    grey = np.random.default_rng(0).random((3, 28, 28, 1))
+    views_grid(grey, grey, grey, tmp_path / "views.png")
+    scores = {"raw_pixels": {"knn": 0.8234, "linear": 0.829}, "byol": {"knn": 0.861, "linear": 0.897}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(scores))
+    page = page_of(tmp_path, title="my run")
+    assert page.balanced
+    assert page.tags.count("svg") == len(FIELDS)
+    assert page.tags.count("img") == 1
+    for text in ("my run", "300 steps", "15.0 epochs", "3.0 minutes", "raw pixels", "82.3", "89.7",
+                 "1/√64 = 0.125", "collapsed below 0.0125", "learner/projection_size", "packages/jax"):  # fmt: skip
+        assert text in page.text
+    assert "Note:" not in page.text
+
+
+def test_nothing_is_fetched_or_run(tmp_path):
+    make_run(tmp_path)
+    views_grid(*[np.zeros((1, 4, 4, 3))] * 3, tmp_path / "views.png")
+    text = write_report(tmp_path).read_text()
+    page = Page(text)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "url(" not in text
+    assert "http" not in text
+
+
+def test_everything_from_files_is_escaped(tmp_path):
+    evil = '<script>alert(1)</script>"&'
+    make_run(tmp_path)
+    for name in ("config", "environment"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({evil: evil, "list": [evil]}))
+    (tmp_path / "evaluation.json").write_text(json.dumps({evil: {evil: 0.5}}))
+    page = page_of(tmp_path, title=evil)
+    assert page.balanced
+    assert "script" not in page.tags
+    assert page.text.count(evil) == 10  # title twice; twice two in pairs and one in a list; evaluation's two
+
+
+def test_an_empty_folder_has_a_report_too(tmp_path):
+    page = page_of(tmp_path)
+    assert page.balanced
+    assert "svg" not in page.tags
+    assert "no rows" in page.text
+    assert tmp_path.name in page.text
+
+
+def test_damaged_files_are_counted_and_left_out(tmp_path):
+    make_run(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'[1]\n{"loss": 3}\n{"step": true}\n{"step": NaN}\n\xff\xfe\n{"step": 99, "lo')
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "environment.json").write_bytes(b"\xff{")
+    (tmp_path / "views.png").write_bytes(b"GIF89a")
+    page = page_of(tmp_path)
+    assert page.balanced
+    assert page.tags.count("svg") == len(FIELDS)
+    assert "left out: 6." in page.text
+    for name in ("config.json can't", "environment.json can't", "views.png is no PNG"):
+        assert name in page.text
+    assert "1/√" not in page.text
+
+
+def test_rows_may_lack_fields_and_hold_other_things(tmp_path):
+    make_run(tmp_path, loss=None, decay="fast", grad_norm=float("nan"), param_norm=10**400, data_wait=[1])
+    page = page_of(tmp_path)
+    assert page.balanced
+    assert page.tags.count("svg") == 2  # feature_std and images_per_second
+
+
+def test_collapse_and_skipped_steps_are_said(tmp_path):
+    page = page_of(make_run(tmp_path, feature_std=0.001, nonfinite=1, rows=2))
+    assert "collapsed: 0.001" in page.text
+    assert "2 steps not finite" in page.text
+
+
+def test_facts_beside_the_scores_are_shown(tmp_path):
+    facts = {"k": 20, "scores": {"byol": {"knn": 0.5}}, "projections": {"collapsed": False}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(facts))
+    page = page_of(tmp_path)
+    assert all(text in page.text for text in ("projections/collapsed", "false", "50.0"))
+
+
+def test_no_folder_no_report(tmp_path):
+    with pytest.raises(ConfigurationError, match="isn't a folder"):
+        write_report(tmp_path / "absent")
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.none() | st.integers() | st.booleans()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(numbers, numbers), max_size=30), st.lists(st.floats(0, 1e6), max_size=2))
+def test_every_chart_is_xml_inside_its_frame(points, levels):
+    text = line_chart(points, name="a < b", references=[Reference(level, "x & y") for level in levels])
+    if text:
+        chart = ElementTree.fromstring(text)
+        _, _, width, height = map(float, chart.attrib["viewBox"].split())
+        for element in chart.iter():
+            for name, limit in (("x1", width), ("x2", width), ("y1", height), ("y2", height), ("cx", width)):
+                assert 0 <= float(element.attrib.get(name, 0)) <= limit
+            pairs = element.attrib.get("d", "M0 0")[1:].split("L")
+            assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in map(str.split, pairs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.booleans())
+def test_ticks_are_round_and_enclose(one, other, whole):
+    low, high = sorted((one, other))
+    ticks = round_ticks(low, high, whole=whole)
+    steps = np.diff(ticks)
+    assert 2 <= len(ticks) <= 12
+    assert np.all(steps > 0)
+    slack = 1e-6 * max(abs(low), abs(high), steps[0])
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+
+
+def test_gaps_break_the_curve_and_single_points_are_dots():
+    chart = line_chart([(0, 1.0), (1, 2.0), (2, None), (3, 1.0)], name="loss")
+    assert chart.count("<path") == 1
+    assert chart.count("<circle") == 1
+
+
+def test_thinning_keeps_the_spike():
+    points = [(i, 1.0) for i in range(20_000)]
+    points[12_345] = (12_345, 7.0)
+    path = ElementTree.fromstring(line_chart(points, name="loss")).find(".//path")
+    assert path is not None
+    pairs = path.attrib["d"][1:].split("L")
+    assert len(pairs) <= MAX_POINTS + 2
+    heights = [float(pair.split()[1]) for pair in pairs]
+    assert min(heights) < 0.5 * max(heights)
+
+
+def test_the_grid_shows_what_it_was_given(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, size=(10, 28, 28, 1), dtype=np.uint8)
+    path = views_grid(images, images / 255, np.stack([images[..., 0]] * 3, axis=-1)[:, :14, :14], tmp_path / "grid.png")
+    with Image.open(path) as picture:
+        page = np.asarray(picture)
+    enlarged = images[0, ..., 0].repeat(4, axis=0).repeat(4, axis=1)  # [112, 112], nearest
+    top, left = 30, 8
+    for column in (0, 1):
+        x = left + column * 120
+        np.testing.assert_array_equal(page[top : top + 112, x : x + 112], enlarged[..., None].repeat(3, axis=-1))
+    assert page.shape == (30 + 8 * 120, 8 + 3 * 120, 3)  # eight rows of ten
+
+
+def test_large_images_are_shrunk(tmp_path):
+    path = views_grid(*[np.full((1, 300, 600, 3), 2.0, np.float32)] * 3, tmp_path / "grid.png")
+    with Image.open(path) as picture:
+        assert picture.size == (8 + 3 * 264, 30 + 136)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "words"),
+    [
+        ((2, 4, 4), float, r"original has shape \(2, 4, 4\)"),
+        ((2, 4, 4, 2), float, "1 or 3 channels"),
+        ((2, 4, 4, 1), int, "dtype int64"),
+        ((3, 4, 4, 1), float, "different numbers"),
+    ],
+)
+def test_the_grid_refuses_in_one_line(tmp_path, shape, dtype, words):
+    good = np.zeros((2, 4, 4, 1))
+    with pytest.raises(DataError, match=words):
+        views_grid(np.zeros(shape, dtype), good, good, tmp_path / "grid.png")
+    assert not list(tmp_path.iterdir())
