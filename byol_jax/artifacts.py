@@ -22,7 +22,10 @@ from byol_jax.tree import fresh
 from byol_jax.types import TrainState, Variables
 from byol_jax.views import sample_views
 
-__all__ = ["describe", "export_encoder", "picture_views", "start_from"]
+__all__ = ["ENCODER", "START", "describe", "export_encoder", "picture_views", "start_from"]
+
+ENCODER, START = "encoder.safetensors", "start.safetensors"
+"""In `exported/`: the trained encoder, and the weights that it started from, where they weren't random."""
 
 PICTURED = 8
 """Images in views.png."""
@@ -69,17 +72,17 @@ def start_from(path: str | Path, state: TrainState) -> TrainState:
     return replace(state, online=placed(state.online, fresh(weights)), target=placed(state.target, fresh(weights)))
 
 
-def export_encoder(folder: Path, variables: Variables, *, say: Callable[[str], None]) -> None:
-    """encoder.safetensors with PyTorch's names; for a network whose leaves have none, one line says why not."""
+def export_encoder(path: Path, variables: Variables, *, say: Callable[[str], None]) -> None:
+    """A .safetensors file with PyTorch's names; for a network whose leaves have none, one line says why not."""
     import interop
 
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         state_dict = interop.to_torch_state_dict(variables)
     except InteropError as error:
         say(f"no weights exported: {error}")
         return
-    interop.save_state_dict(folder / "encoder.safetensors", state_dict)
+    interop.save_state_dict(path, state_dict)
 
 
 def picture_views(path: Path, source: Any, learner_options: dict[str, Any], image_size: Any, key: jax.Array) -> None:

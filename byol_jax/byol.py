@@ -23,7 +23,7 @@ from jax import lax
 from byol_jax.ema import ema_update
 from byol_jax.errors import ConfigurationError
 from byol_jax.loss import normalized_mse
-from byol_jax.metrics import all_finite, feature_std, global_norm, mean_over
+from byol_jax.metrics import feature_std, global_norm, mean_over
 from byol_jax.optim import drop, fill
 from byol_jax.settings import Settings, foreign, resolve, select_features
 from byol_jax.tree import cast, fresh
@@ -132,35 +132,35 @@ def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState,
     (value, aux), gradient = jax.value_and_grad(partial(loss, s), has_aux=True)(params, state, images, key)
     value, gradient = mean_over((value, _trained(s, gradient)), s.axis_name)
 
-    trained = _trained(s, state.online.params)
-    with foreign():
-        updates, opt_state = s.optimizer.update(gradient, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
-    online = fill(trained, state.online.params)
     decay = s.decay
     if callable(decay):
         with foreign():
             decay = decay(state.step)
-    target = ema_update(state.target.params, _without_predictor(online), decay) if s.use_momentum else {}
 
+    def update(_: None) -> tuple[Variables, Variables, Any]:
+        trained = _trained(s, state.online.params)
+        with foreign():
+            updates, opt_state = s.optimizer.update(gradient, state.opt_state, trained)
+            online = fill(optax.apply_updates(trained, updates), state.online.params)
+        target = ema_update(state.target.params, _without_predictor(online), decay) if s.use_momentum else {}
+        return Variables(online, online_stats), Variables(target, target_stats), opt_state
+
+    def leave(_: None) -> tuple[Variables, Variables, Any]:
+        return state.online, state.target, state.opt_state
+
+    online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
     grad_norm = global_norm(gradient)
-    finite = jnp.isfinite(value) & all_finite(gradient)
-    new = (
-        Variables(online, mean_over(aux.online_stats, s.axis_name)),
-        Variables(target, mean_over(aux.target_stats, s.axis_name)),
-        opt_state,
-    )
-    old = (state.online, state.target, state.opt_state)
-    kept = TrainState(state.step + 1, state.key, *jax.tree.map(partial(jnp.where, finite), new, old))
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    online, target, opt_state = lax.cond(finite, update, leave, None)
     metrics = aux.metrics | {
         "loss": value,
         "grad_norm": grad_norm,
-        "param_norm": global_norm(kept.online.params),
+        "param_norm": global_norm(online.params),
         "decay": jnp.asarray(decay if s.use_momentum else 0.0),
         "nonfinite": 1 - finite.astype(jnp.float32),
     }
     metrics = {name: number.astype(jnp.float32) for name, number in metrics.items()}
-    return kept, metrics
+    return TrainState(state.step + 1, state.key, online, target, opt_state), metrics
 
 
 def loss(s: Settings, params: Any, state: TrainState, images: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:

@@ -134,7 +134,7 @@ def _features(learner: Learner, state: TrainState, images: np.ndarray) -> np.nda
 
 def _print(scores: dict[str, dict[str, float]], *, test_images: int) -> None:
     """The table, on stdout."""
-    table = Table(title=f"accuracy on {test_images:,} test images, per cent")
+    table = Table(title=f"accuracy on {test_images:,} test images, per cent", min_width=44)
     table.add_column("features")
     table.add_column(f"kNN, k = {NEIGHBOURS}", justify="right")
     table.add_column("linear", justify="right")

@@ -11,7 +11,7 @@ from jax import lax
 
 from byol_jax.loss import unit
 
-__all__ = ["all_finite", "feature_std", "global_norm", "mean_over"]
+__all__ = ["feature_std", "global_norm", "mean_over"]
 
 
 def mean_over(value: Any, axis_name: str | None) -> Any:
@@ -39,12 +39,6 @@ def global_norm(tree: Any) -> jax.Array:
     """
     squares = [jnp.sum(jnp.square(_at_least_float32(leaf))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), jnp.float32)
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """True where no floating leaf holds an infinity or a NaN; boolean scalar."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all() if leaves else jnp.array(True)
 
 
 def feature_std(embeddings: jax.Array, axis_name: str | None = None) -> jax.Array:

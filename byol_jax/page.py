@@ -18,6 +18,7 @@ NAMES = {
     "linear": "linear",
     "raw_pixels": "raw pixels",
     "random_init": "random initialisation",
+    "starting_weights": "the weights it started from",
     "byol": "BYOL",
 }
 PAGE_STYLE = """

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from byol_jax import checkpoint, disk, parallel, report, run
-from byol_jax.artifacts import describe, export_encoder, picture_views, start_from
+from byol_jax.artifacts import ENCODER, START, describe, export_encoder, picture_views, start_from
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data import Dataset, IterableLoader, Loader, batch_indices, open_dataset
 from byol_jax.errors import ConfigurationError, DivergedError
@@ -111,6 +111,8 @@ def pretrain(
             disk.write_atomically(paths.images, image_list)
         if writes and not resumed:
             picture_views(paths.views, source, learner_options, image_size, state.key)
+            if init_from is not None:
+                export_encoder(paths.exported / START, encoder_variables(state), say=lambda line: None)
         with TrainingLog(paths.log if writes else None, total_steps=total, show=progress and writes) as log:
             plan = Plan(
                 learner, source, paths, log, total, epoch_steps, batch_size, seed, workers, checkpoint_every, log_every
@@ -146,14 +148,16 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     nonfinite_in_a_row = 0
     with stop_on_signals() as stop, _loader(plan, mesh, done) as loader:
         clock = _Clock(time.perf_counter(), 0.0)
-        while done < plan.total_steps and not stop:
+        stopping = False
+        while done < plan.total_steps and not stopping:
             state, metrics = step(state, next(loader))
             done += 1
             recent.append(metrics)
             if len(recent) > STEPS_AHEAD:
                 recent[-STEPS_AHEAD - 1]["loss"].block_until_ready()
             plan.log.advance(done)
-            last = done == plan.total_steps or bool(stop)
+            stopping = bool(stop)  # asked once a step: a wish that comes later waits for the next one, and is saved
+            last = stopping or done == plan.total_steps
             if done % plan.log_every == 0 or last:
                 rows = jax.device_get(list(recent))
                 recent.clear()
@@ -165,7 +169,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
             if diverged:
                 raise DivergedError(_divergence(plan, done, nonfinite_in_a_row))
-    if stop and done < plan.total_steps:
+    if done < plan.total_steps:
         plan.log.say(f"stopped after step {done} of {plan.total_steps}; go on with --resume")
         raise KeyboardInterrupt
     return state
@@ -290,6 +294,6 @@ def _finish(plan: Plan, state: TrainState) -> None:
         return
     for name, reason in getattr(plan.source, "skipped", ()):
         plan.log.say(f"skipped {name!r}: {reason}")
-    export_encoder(plan.paths.exported, encoder_variables(state), say=plan.log.say)
+    export_encoder(plan.paths.exported / ENCODER, encoder_variables(state), say=plan.log.say)
     report.write_report(plan.paths.root)
     plan.log.say(f"done: {plan.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}")

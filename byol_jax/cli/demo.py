@@ -31,6 +31,8 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Runs the demo, which prints its own results."""
     from byol_jax import demo
+    from byol_jax.allocator import keep_freed_memory
 
+    keep_freed_memory()
     demo.run(options.out, steps=options.steps, seed=options.seed, overwrite=options.overwrite)
     return 0

@@ -56,7 +56,7 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Measures; prints a table or JSON and writes RUN/evaluation.json."""
-    from byol_jax import disk, evaluate
+    from byol_jax import disk, evaluate, report
     from byol_jax.cli.images import open_labelled
     from byol_jax.cli.opened_run import open_run
 
@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     if len(test.labels) > 1:  # with one image there is nothing to compare
         facts["projections"] = evaluate.collapse(_projections(options, opened, test))._asdict()
     disk.write_atomically(options.run / "evaluation.json", json.dumps(facts, indent=2).encode())
+    report.write_report(options.run)
     if options.json:
         print(json.dumps(facts))
     else:
@@ -95,23 +96,33 @@ def run(options: argparse.Namespace) -> int:
 
 def _features(options: argparse.Namespace, opened: Any, train: Any, test: Any) -> dict[str, Any]:
     """Features of both parts, [n, D] each, for the run and its controls."""
-    import jax
     import numpy as np
 
     from byol_jax.cli.images import features_of, pixels_of
 
     height, width = np.broadcast_to(np.minimum(opened.image_size, CONTROL_PIXELS), 2).tolist()
     embed = opened.embedding()
-    fresh = opened.learner.init(jax.random.key(options.seed))
+    control, start = _start(options, opened)
     sizes = {"image_size": opened.image_size, "batch_size": options.batch_size}
     parts = {
         "raw_pixels": tuple(pixels_of(part.dataset, part.indices, image_size=(height, width)) for part in (train, test))
     }
-    for name, state in {"random_init": fresh, "byol": opened.state}.items():
+    for name, state in {control: start, "byol": opened.state}.items():
         parts[name] = tuple(
             features_of(embed, state, part.dataset, part.indices, label=name, **sizes) for part in (train, test)
         )
     return parts
+
+
+def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
+    """The control's name and state: what the run started from, random or given weights."""
+    import jax
+
+    from byol_jax.artifacts import START, start_from
+
+    state = opened.learner.init(jax.random.key(opened.config["seed"]))
+    weights = options.run / "exported" / START
+    return ("starting_weights", start_from(weights, state)) if weights.exists() else ("random_init", state)
 
 
 def _projections(options: argparse.Namespace, opened: Any, part: Any) -> Any:

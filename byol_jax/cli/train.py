@@ -71,7 +71,9 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Trains; then process 0 prints the run's folder."""
     from byol_jax import parallel, pretrain
+    from byol_jax.allocator import keep_freed_memory
 
+    keep_freed_memory()
     if options.num_processes is not None and options.num_processes > 1:
         parallel.initialize(
             num_processes=options.num_processes,

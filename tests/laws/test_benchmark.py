@@ -78,8 +78,9 @@ def test_forward_pass_is_torchvisions_figure(name, weights):
 
 
 def test_step_is_jaxs_own_count_within_five_percent():
-    """jax counts element-wise work too, hence more; for the two real workloads 1.7 % and 2.6 % more."""
-    workload = replace(QUICK, batch_size=64)
+    """jax counts element-wise work too, hence more. On small maps convolutions are matrix multiplies over patches, whose
+    zeros jax counts as well: 160 pixels leave none of those."""
+    workload = replace(QUICK, batch_size=16, image_size=160)
     learner = make_learner(
         nets.resnet(workload.stages, block=workload.block),
         image_size=workload.image_size,
@@ -90,7 +91,7 @@ def test_step_is_jaxs_own_count_within_five_percent():
         optimizer=optax.adam(1e-3),
     )
     state = jax.eval_shape(learner.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((64, 32, 32, 3), "float32")
+    images = jax.ShapeDtypeStruct((16, 160, 160, 3), "float32")
     cost = jax.jit(learner.step).lower(state, images).cost_analysis()
     needed = step_flops(workload, taps_inside)
     assert cost is not None

@@ -45,6 +45,14 @@ def plain_conv(x, kernel, stride, padding):
         ((8, 9), 3, 6, 2, "SAME"),
         ((11, 8), 7, 3, 2, 3),
         ((6, 6), 3, 2, 2, ((0, 1), (2, 0))),
+        ((1, 1), 3, 6, 1, 1),
+        ((2, 1), 3, 6, 1, 1),
+        ((2, 2), 3, 6, 2, 1),
+        ((3, 2), 3, 6, 1, "SAME"),
+        ((5, 4), 3, 6, 2, ((0, 2), (3, 0))),
+        ((1, 1), 7, 6, 2, 3),
+        ((2, 2), 2, 6, 3, ((0, 4), (4, 0))),
+        ((4, 4), 3, 256, 1, 1),
     ],
 )
 def test_every_form_of_convolution_equals_xlas(size, kernel_size, channels, stride, padding):

@@ -1,0 +1,98 @@
+"""What `pretrain` promises beside learning: one compilation, sparse fetching, refusal before anything is written."""
+
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from byol_jax import nets, pretrain, schedules
+from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.run import read_metrics
+
+SMALL = {
+    "image_size": 16,
+    "num_channels": 1,
+    "projection_size": 8,
+    "projection_hidden_size": 16,
+    "progress": False,
+}
+
+
+def images(count: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 1), np.uint8)
+
+
+@pytest.mark.slow
+def test_a_scheduled_run_compiles_its_step_once_and_nothing_after_it(tmp_path: Path, caplog) -> None:
+    steps = 12  # more than two epochs, three checkpoints, six rows
+    with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+        pretrain(
+            nets.small_cnn(),
+            images(),
+            out=tmp_path / "run",
+            steps=steps,
+            batch_size=8,
+            log_every=2,
+            checkpoint_every=4,
+            moving_average_decay=schedules.target_decay(0.9, steps),
+            optimizer=optax.adam(schedules.learning_rate(0.1, 256, 2, steps)),
+            **SMALL,
+        )
+    compiled = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
+    step = [position for position, message in enumerate(compiled) if message.startswith("Compiling jit(step)")]
+    assert len(step) == 1, compiled
+    assert compiled[step[0] + 1 :] == []
+    rows, _ = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert all(0 <= row["data_wait"] <= 1.5 and row["images_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (images(), {"steps": 3, "epochs": 1}, "exactly one"),
+        (images(), {}, "exactly one"),
+        (images(), {"steps": 0}, "at least 1"),
+        (images(), {"steps": 3, "batch_size": 12}, "devices"),
+        (images(), {"steps": 3, "batch_size": 48}, "larger than the data"),
+        (images(), {"steps": 3, "batch_size": 0}, "at least 1"),
+        (images(), {"steps": 3, "log_every": 0}, "at least 1"),
+        ([images()[:8]], {"epochs": 2}, "give steps"),
+        (np.zeros((8, 16, 16, 3), np.uint8), {"steps": 3}, "channel"),
+        ("no/such/folder", {"steps": 3}, "no/such/folder"),
+        (images(), {"steps": 3, "hidden_layer": "fc"}, "not found"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    data, options: dict, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        pretrain(nets.small_cnn(), data, out=tmp_path / "run", **({"batch_size": 8} | options), **SMALL)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+    assert isinstance(error.value, ConfigurationError | DataError) or "not found" in words
+
+
+@pytest.mark.slow
+def test_weights_to_start_from_arrive_in_both_networks(tmp_path: Path) -> None:
+    import interop
+    from byol_jax import checkpoint, encoder_variables
+
+    given = nets.small_cnn().init(jax.random.key(5), (16, 16, 1))
+    file = tmp_path / "weights.safetensors"
+    interop.save_state_dict(file, interop.to_torch_state_dict(given))
+    options = SMALL | {"optimizer": optax.sgd(0.0)}
+    state = pretrain(nets.small_cnn(), images(), out=tmp_path / "run", steps=1, batch_size=8, init_from=file, **options)
+    for which in ("online", "target"):
+        for ours, theirs in zip(
+            jax.tree.leaves(encoder_variables(state, which).params), jax.tree.leaves(given.params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints") is not None
+    exported = interop.load_state_dict(tmp_path / "run" / "exported" / "encoder.safetensors")
+    np.testing.assert_array_equal(
+        exported["0.weight"], interop.to_torch_state_dict(encoder_variables(state))["0.weight"]
+    )
