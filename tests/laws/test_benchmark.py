@@ -78,8 +78,10 @@ def test_forward_pass_is_torchvisions_figure(name, weights):
 
 
 def test_step_is_jaxs_own_count_within_five_percent():
-    """jax counts element-wise work too, hence more. On small maps convolutions are matrix multiplies over patches, whose
-    zeros jax counts as well: 160 pixels leave none of those."""
+    """jax counts element-wise work too, hence more.
+
+    On small maps, where convolutions multiply patches, it counts the padding's zeros: with 160 pixels there are none.
+    """
     workload = replace(QUICK, batch_size=16, image_size=160)
     learner = make_learner(
         nets.resnet(workload.stages, block=workload.block),
