@@ -35,8 +35,8 @@ class TrainingLog:
         self._console = console if show else None
         self._bar = None
         if show and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[row]}"), TimeRemainingColumn(), console=console)
+            columns = (MofNCompleteColumn(), BarColumn(bar_width=6), TextColumn("{task.fields[row]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=console)  # 80 characters at most
             self._task = self._bar.add_task("training", total=total_steps, completed=first_step, row="compiling …")
         self._total = total_steps
 
@@ -63,11 +63,9 @@ class TrainingLog:
     def report(self, row: dict[str, Any]) -> None:
         """One row of metrics: the log file and, without a terminal, stderr; on a terminal the moving line."""
         left = (self._total - row["step"]) * row["seconds_per_step"]
-        text = (
-            f"epoch {row['epoch']:.1f}  {row['images_per_second']:,.0f} images/s  data wait {row['data_wait']:.0%}"
-            f"  loss {row['loss']:.4f}  spread {row['feature_std']:.4f}"
-        )
-        line = f"step {row['step']}/{self._total}  {text}  {_duration(left)} left"
+        speed, learning = f"{row['images_per_second']:,.0f}", f"loss {row['loss']:.3f} spread {row['feature_std']:.3f}"
+        text = f"epoch {row['epoch']:.1f} {speed} images/s wait {row['data_wait']:.0%} {learning}"
+        line = f"step {row['step']}/{self._total} {text} {_duration(left)} left"
         self._write(line)
         if self._bar is not None:
             self._bar.update(self._task, completed=row["step"], row=text)

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
 
     config.json environment.json images.json metrics.jsonl train.log views.png checkpoints/STEP/ exported/
-    report.html evaluation.json
+    tensorboard/ report.html evaluation.json
 
 `config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
 
@@ -54,6 +54,7 @@ class RunPaths(NamedTuple):
     views: Path
     checkpoints: Path
     exported: Path
+    tensorboard: Path
     report: Path
     evaluation: Path
 
@@ -66,8 +67,8 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
         'metrics.jsonl'
     """
     names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
-    folders = ("checkpoints", "exported")
-    return RunPaths(Path(out), *(Path(out) / name for name in (*names, *folders, "report.html", "evaluation.json")))
+    others = ("checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
+    return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
 
 
 def prepare(

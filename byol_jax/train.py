@@ -4,21 +4,22 @@
 out, and makes sure that a run that was stopped goes on as if it hadn't been. What is written where: run.py.
 """
 
-import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from byol_jax import checkpoint, disk, parallel, report, run
+from byol_jax import checkpoint, parallel, report, run
 from byol_jax.artifacts import ENCODER, START, describe, export_encoder, picture_views, start_from
 from byol_jax.byol import encoder_variables, make_learner
-from byol_jax.data import Dataset, IterableLoader, Loader, batch_indices, open_dataset
-from byol_jax.errors import ConfigurationError, DivergedError
-from byol_jax.progress import TrainingLog, scanning, stop_on_signals
+from byol_jax.errors import DivergedError
+from byol_jax.events import event_writer
+from byol_jax.progress import TrainingLog, stop_on_signals
+from byol_jax.source import Length, Source, check_counts, open_source
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["pretrain"]
@@ -49,6 +50,7 @@ def pretrain(
     network: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     progress: bool = True,
+    tensorboard: bool = False,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -68,6 +70,7 @@ def pretrain(
         init_from: file of weights (PyTorch's or ours) for the encoder to start from.
         network, options: what config.json says about the encoder and the learner, for programs that rebuild them.
         progress: show progress on stderr.
+        tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -87,36 +90,41 @@ def pretrain(
         >>> int(state.step)
         2
     """
-    _check_counts(batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_counts(batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     learner = make_learner(encoder, image_size=image_size, **learner_options)
-    channels = learner_options.get("num_channels", 3)
-    known = run.run_paths(out).images if resume else None
-    source, image_list = _open(data, image_size, channels, workers=workers, known=known, show=progress)
-    total, epoch_steps = _length(source, steps=steps, epochs=epochs, batch_size=batch_size)
+    source = open_source(
+        data,
+        Length(steps, epochs, batch_size),
+        image_size=image_size,
+        num_channels=learner_options.get("num_channels", 3),
+        workers=workers,
+        known=run.run_paths(out).images if resume else None,
+        show=progress,
+    )
     state = learner.init(jax.random.key(seed))
-    if init_from is not None:
-        state = start_from(init_from, state)
+    state = state if init_from is None else start_from(init_from, state)
+    writes = jax.process_index() == 0
+    events = event_writer(run.run_paths(out).tensorboard) if tensorboard and writes else None
+    sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": batch_size, "seed": seed}
     config = describe(
         network=network,
         learner=learner_options if options is None else options,
-        data=source.identity if isinstance(source, Dataset) else {"kind": "iterable"},
-        training={"image_size": image_size, "steps": total, "batch_size": batch_size, "seed": seed},
+        data=source.identity,
+        training=sizes,
         unimportant={"out": str(out), "workers": workers, "checkpoint_every": checkpoint_every, "log_every": log_every},
         init_from=init_from,
     )
     with run.locked(out):
         paths, resumed = run.prepare(out, config, resume=resume, overwrite=overwrite)
-        writes = jax.process_index() == 0
-        if writes and image_list is not None:
-            disk.write_atomically(paths.images, image_list)
+        if writes:
+            source.write_list(paths.images)
         if writes and not resumed:
-            picture_views(paths.views, source, learner_options, image_size, state.key)
+            picture_views(paths.views, source.images, learner_options, image_size, state.key)
             if init_from is not None:
                 export_encoder(paths.exported / START, encoder_variables(state), say=lambda line: None)
-        with TrainingLog(paths.log if writes else None, total_steps=total, show=progress and writes) as log:
-            plan = Plan(
-                learner, source, paths, log, total, epoch_steps, batch_size, seed, workers, checkpoint_every, log_every
-            )
+        path = paths.log if writes else None
+        with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:
+            plan = Plan(learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
             state = _loop(plan, _resumed(plan, state) if resumed else state)
             _finish(plan, state)
     return state
@@ -126,16 +134,14 @@ class Plan(NamedTuple):
     """What the loop needs to know; nothing in it changes."""
 
     learner: Learner
-    source: Any
+    source: Source
     paths: run.RunPaths
     log: TrainingLog
-    total_steps: int
-    epoch_steps: int | None
-    batch_size: int
     seed: int
     workers: int
     checkpoint_every: int
     log_every: int
+    record_events: Callable[[dict[str, Any]], None] | None
 
 
 def _loop(plan: Plan, state: TrainState) -> TrainState:
@@ -149,7 +155,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     with stop_on_signals() as stop, _loader(plan, mesh, done) as loader:
         clock = _Clock(time.perf_counter(), 0.0)
         stopping = False
-        while done < plan.total_steps and not stopping:
+        while done < plan.source.total_steps and not stopping:
             state, metrics = step(state, next(loader))
             done += 1
             recent.append(metrics)
@@ -157,7 +163,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 recent[-STEPS_AHEAD - 1]["loss"].block_until_ready()
             plan.log.advance(done)
             stopping = bool(stop)  # asked once a step: a wish that comes later waits for the next one, and is saved
-            last = stopping or done == plan.total_steps
+            last = stopping or done == plan.source.total_steps
             if done % plan.log_every == 0 or last:
                 rows = jax.device_get(list(recent))
                 recent.clear()
@@ -169,8 +175,8 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
             if diverged:
                 raise DivergedError(_divergence(plan, done, nonfinite_in_a_row))
-    if done < plan.total_steps:
-        plan.log.say(f"stopped after step {done} of {plan.total_steps}; go on with --resume")
+    if done < plan.source.total_steps:
+        plan.log.say(f"stopped after step {done} of {plan.source.total_steps}; go on with --resume")
         raise KeyboardInterrupt
     return state
 
@@ -190,11 +196,11 @@ def _row(plan: Plan, done: int, rows: list[dict[str, Any]], waited: float, clock
     row = {name: float(np.mean([one[name] for one in finite], dtype=np.float64)) for name in rows[0]}
     row |= {
         "step": done,
-        "epoch": done / plan.epoch_steps if plan.epoch_steps else 0.0,
+        "epoch": done / plan.source.epoch_steps if plan.source.epoch_steps else 0.0,
         "nonfinite": int(sum(one["nonfinite"] for one in rows)),
         "seconds": elapsed,
         "seconds_per_step": elapsed / len(rows),
-        "images_per_second": len(rows) * plan.batch_size / elapsed,
+        "images_per_second": len(rows) * plan.source.batch_size / elapsed,
         "data_wait": (now.waited - clock.waited) / elapsed,
     }
     return row, now
@@ -203,6 +209,8 @@ def _row(plan: Plan, done: int, rows: list[dict[str, Any]], waited: float, clock
 def _record(plan: Plan, row: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         run.append_metrics(plan.paths.metrics, row)
+    if plan.record_events is not None:
+        plan.record_events(row)
     plan.log.report(row)
     if row["nonfinite"]:
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
@@ -216,66 +224,14 @@ def _in_a_row(rows: list[dict[str, Any]], before: int) -> int:
 
 
 def _divergence(plan: Plan, done: int, count: int) -> str:
-    indices = ""
-    if isinstance(plan.source, Dataset):
-        batch = batch_indices(done - 1, seed=plan.seed, count=len(plan.source), batch_size=plan.batch_size)
-        indices = f"; the last batch was images {', '.join(map(str, batch[:8]))}, …"
+    batch = plan.source.batch_indices(done - 1, seed=plan.seed)
+    indices = f"; the last batch was images {', '.join(map(str, batch[:8]))}, …" if batch else ""
     return f"{count} steps in a row up to step {done} had no finite loss and gradient{indices}; lower the learning rate"
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigurationError(f"{name}={value}: expected at least 1")
-
-
-def _open(data: Any, image_size: Any, channels: Any, *, workers: int, known: Path | None, show: bool) -> tuple:
-    """A Dataset and, of a folder, the list of its usable images (an earlier start's, if `known`); or the iterable."""
-    if not isinstance(data, str | Path | np.ndarray | jax.Array | tuple):
-        return data, None
-    with scanning(show) as progress, tempfile.TemporaryDirectory() as scratch:
-        listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
-        source = open_dataset(
-            data, image_size=image_size, num_channels=channels, workers=workers, progress=progress, verdict_path=listed
-        )
-        return source, listed.read_bytes() if listed.exists() else None
-
-
-def _length(source: Any, *, steps: int | None, epochs: int | None, batch_size: int) -> tuple[int, int | None]:
-    """Steps in all, and in an epoch (None for an iterable, whose length isn't known)."""
-    if (steps is None) == (epochs is None):
-        raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
-    length = steps if epochs is None else epochs
-    if length is None or length < 1:
-        raise ConfigurationError(f"{'steps' if epochs is None else 'epochs'}={length}: expected at least 1")
-    if not isinstance(source, Dataset):
-        if steps is None:
-            raise ConfigurationError("an iterable of batches has no known length: give steps instead of epochs")
-        return steps, None
-    if batch_size % jax.device_count():
-        devices = jax.device_count()
-        raise ConfigurationError(f"batch_size={batch_size} can't be shared by {devices} devices: use a multiple of it")
-    if batch_size > len(source):
-        raise ConfigurationError(f"batch_size={batch_size} is larger than the data, {len(source)} images: lower it")
-    epoch_steps = len(source) // batch_size
-    return (length if epochs is None else epochs * epoch_steps), epoch_steps
-
-
 def _loader(plan: Plan, mesh: Any, start_step: int) -> Any:
-    def place(batch: np.ndarray) -> jax.Array:
-        return parallel.shard(batch, mesh)
-
-    if not isinstance(plan.source, Dataset):
-        return IterableLoader(plan.source, start_step=start_step, place=place)
-    return Loader(
-        plan.source,
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        start_step=start_step,
-        workers=plan.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        place=place,
+    return plan.source.loader(
+        start_step=start_step, seed=plan.seed, workers=plan.workers, place=lambda batch: parallel.shard(batch, mesh)
     )
 
 
@@ -292,8 +248,10 @@ def _finish(plan: Plan, state: TrainState) -> None:
     """Weights for others, and the report."""
     if jax.process_index() != 0:
         return
-    for name, reason in getattr(plan.source, "skipped", ()):
+    for name, reason in plan.source.skipped:
         plan.log.say(f"skipped {name!r}: {reason}")
     export_encoder(plan.paths.exported / ENCODER, encoder_variables(state), say=plan.log.say)
     report.write_report(plan.paths.root)
-    plan.log.say(f"done: {plan.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}")
+    plan.log.say(
+        f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"
+    )

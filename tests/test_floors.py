@@ -13,8 +13,8 @@ FLOORS = [
     "nets",
     "settings views byol",
     "parallel disk manifest leaves checkpoint data evaluate",
-    "presets allocator environment metrics_file run_config run curves page plots report artifacts progress train demo "
-    "cli __main__",
+    "presets allocator environment metrics_file run_config run curves page plots report artifacts events source "
+    "progress train demo cli __main__",
 ]
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 PROGRAMS = len(FLOORS) - 1

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
     run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
+    run.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too (needs the extra [logs])")
     run.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode images (2)")
     network = parser.add_argument_group("the network and its images")
     network.add_argument(
@@ -84,7 +85,18 @@ def run(options: argparse.Namespace) -> int:
     recipe = recipe_from(options, channels)
     network = network_from(options.network, channels, _weights(options.init_from))
     total_steps = options.steps if options.epochs is None else options.epochs * _steps_per_epoch(data, options)
-    same = ("out", "epochs", "steps", "batch_size", "seed", "resume", "overwrite", "workers", "init_from")
+    same = (
+        "out",
+        "epochs",
+        "steps",
+        "batch_size",
+        "seed",
+        "resume",
+        "overwrite",
+        "workers",
+        "init_from",
+        "tensorboard",
+    )
     pretrain(
         encoder_from(network),
         data,

@@ -41,11 +41,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_all_photos_are_used(world: Path) -> None:
+def test_all_photos_but_a_scientific_one_are_used(world: Path) -> None:
     assert len(photos()) >= 25
     dataset = open_dataset(world / "photos", image_size=SIZE)
-    assert dataset.skipped == ()
-    assert len(dataset) == len(photos())
+    assert [name for name, _ in dataset.skipped] == ["multipage_rgb.tif"], "planes apart, which Pillow doesn't read"
+    assert len(dataset) == len(photos()) - 1
     page = (world / "run" / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/png;base64," in page

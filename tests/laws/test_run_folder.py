@@ -59,7 +59,9 @@ def test_a_fresh_folder(tmp_path):
     assert sorted(path.name for path in paths.root.iterdir()) == ["config.json", "environment.json"]
     assert run.read_config(paths.root) == CONFIG
     names = [path.name for path in paths[1:]]
-    files = "config.json environment.json images.json metrics.jsonl train.log views.png checkpoints exported"
+    files = (
+        "config.json environment.json images.json metrics.jsonl train.log views.png checkpoints exported tensorboard"
+    )
     assert names == [*files.split(), "report.html", "evaluation.json"]
 
 

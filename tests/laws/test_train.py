@@ -77,6 +77,21 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages under tensorboard's reader
+def test_tensorboard_events_are_the_rows(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(
+        nets.small_cnn(), images(), out=tmp_path / "run", steps=4, batch_size=8, log_every=2, tensorboard=True, **SMALL
+    )
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    rows, _ = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    losses = [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors("loss")]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in rows]
+
+
+@pytest.mark.slow
 def test_weights_to_start_from_arrive_in_both_networks(tmp_path: Path) -> None:
     import interop
     from byol_jax import checkpoint, encoder_variables
