@@ -16,7 +16,7 @@ help:
 	echo "setting up .venv (torch and jax are large: a few minutes) ..."; \
 	$(PYTHON) -m venv .venv && \
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" && \
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' && \
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' && \
 	touch .venv/.ready && \
 	echo "set-up took $$(( $$(date +%s) - start )) s"
 

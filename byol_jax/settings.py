@@ -122,7 +122,7 @@ def _check_numbers(projection_size: Any, hidden_size: Any, decay: Any, views: st
     for name, value in {"projection_size": projection_size, "projection_hidden_size": hidden_size}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least 1")
-    if not callable(decay) and not 0 <= decay <= 1:
+    if not callable(decay) and not (isinstance(decay, int | float) and 0 <= decay <= 1):
         raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
     if views not in ("concatenated", "separate"):
         raise ConfigurationError(f"views={views!r}: expected 'concatenated' or 'separate'")
@@ -139,7 +139,7 @@ def _floating(dtype: Any) -> Any:
 
 def _image_shape(encoder: Encoder, size: Any, channels: int | None, *, has_augmentation: bool) -> tuple[int, ...]:
     """One input's shape. A pair is (H, W), unless only the pair itself, taken as a whole shape, suits the encoder."""
-    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
     if not sizes or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):
         raise ConfigurationError(f"image_size={size!r}: expected an int, (H, W) or a whole input shape, all at least 1")
     if len(sizes) != 2 or channels is None:
@@ -163,7 +163,6 @@ def _variables(encoder: Encoder, shape: tuple[int, ...], dtype: Any) -> Variable
     """The encoder's variables, abstractly; floating ones in `dtype`."""
     with foreign():
         variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape))
-
     return variables if dtype is None else jax.eval_shape(partial(cast, dtype=dtype), variables)
 
 

@@ -80,6 +80,8 @@ def test_networks_that_name_nothing_give_their_output() -> None:
         ({"views": "both"}, "concatenated"),
         ({"image_size": 0}, "image_size"),
         ({"image_size": "28"}, "image_size"),
+        ({"image_size": None}, "image_size"),
+        ({"moving_average_decay": "0.9"}, r"\[0, 1\]"),
         ({"sync_batchnorm": True}, "axis_name"),
         ({"dtype": jnp.int32}, "floating"),
         ({"dtype": jnp.float64}, "x64"),
