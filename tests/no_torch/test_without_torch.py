@@ -1,4 +1,4 @@
-"""All but tracing PyTorch modules works where PyTorch isn't installed: train, evaluate, export, reload."""
+"""All but PyTorch's own files works where PyTorch isn't installed: train, evaluate, export, reload."""
 
 import importlib.util
 import subprocess
@@ -75,9 +75,10 @@ def test_weights_go_out_and_come_back(trained, tmp_path, suffix):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_what_needs_torch_says_how_to_get_it():
-    with pytest.raises(interop.MissingDependencyError, match="torch"):
-        interop.from_torch_module(object(), image_size=16)
+def test_what_needs_torch_says_how_to_get_it(tmp_path):
+    with pytest.raises(interop.MissingDependencyError, match=r"byol-jax\[torch\]"):
+        interop.save_state_dict(tmp_path / "weights.pt", {"weight": np.zeros(3, np.float32)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_line_from_an_array_to_weights(images, tmp_path):
