@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from byol_jax import data, disk
+from byol_jax.data.loader import at_least
 from byol_jax.errors import ConfigurationError
 from byol_jax.progress import scanning
 
-__all__ = ["Length", "Source", "check_counts", "open_source"]
+__all__ = ["Length", "Source", "open_source"]
 
 
 class Length(NamedTuple):
@@ -80,13 +81,6 @@ class Source(NamedTuple):
         )
 
 
-def check_counts(**counts: int) -> None:
-    """Raises ConfigurationError for the first of `counts` that is below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ConfigurationError(f"{name}={value}: expected at least 1")
-
-
 def open_source(
     source: Any, length: Length, *, image_size: Any, num_channels: Any, workers: int, known: Path | None, show: bool
 ) -> Source:
@@ -115,7 +109,7 @@ def _steps(images: Any, length: Length) -> tuple[int, int | None]:
     steps, epochs, batch_size = length
     if (steps is None) == (epochs is None):
         raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
-    check_counts(**{name: count for name, count in {"steps": steps, "epochs": epochs}.items() if count is not None})
+    at_least(1, **{name: count for name, count in {"steps": steps, "epochs": epochs}.items() if count is not None})
     if not isinstance(images, data.Dataset):
         if steps is None:
             raise ConfigurationError("an iterable of batches has no known length: give steps instead of epochs")

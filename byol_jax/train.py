@@ -16,10 +16,11 @@ import numpy as np
 from byol_jax import checkpoint, parallel, report, run
 from byol_jax.artifacts import ENCODER, START, describe, export_encoder, picture_views, start_from
 from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.data.loader import at_least
 from byol_jax.errors import DivergedError
 from byol_jax.events import event_writer
 from byol_jax.progress import TrainingLog, stop_on_signals
-from byol_jax.source import Length, Source, check_counts, open_source
+from byol_jax.source import Length, Source, open_source
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["pretrain"]
@@ -90,7 +91,7 @@ def pretrain(
         >>> int(state.step)
         2
     """
-    check_counts(batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    at_least(1, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     learner = make_learner(encoder, image_size=image_size, **learner_options)
     source = open_source(
         data,
