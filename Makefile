@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: help setup demo test check long bench clean
+.PHONY: help setup demo test check long tenth bench clean
 help:
 	@echo "make demo    set up, train on the embedded images (about five minutes), write demo/"
 	@echo "make test    set up, every test but the long ones"
 	@echo "make check   lint, types, quick tests (under three minutes)"
-	@echo "make long    zoo, fuzzing, soak, races"
+	@echo "make long    zoo, fuzzing, soak, races; writes docs/long.md"
+	@echo "make tenth   a fixed tenth of the same"
 	@echo "make bench   one step against byol-pytorch"
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -35,7 +36,12 @@ check: .venv/.ready
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
 
 long: .venv/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
+	mkdir -p build && rm -f build/figures.jsonl
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --figures build/figures.jsonl
+	$(BIN)/python tests/long_table.py build/figures.jsonl docs/long.md
+
+tenth: .venv/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10
 
 bench: .venv/.ready
 	$(BIN)/byol-jax bench

@@ -1,13 +1,17 @@
 """What every test runs under: eight CPU devices, strict dtype promotion, warnings as errors (pyproject.toml).
 
 Importing a module of tests must not start a JAX computation: the number of devices is fixed by the first one.
+
+Long tests take two fixtures: `share`, so that a fixed tenth of them can run elsewhere, and `figure`, for their table.
 """
 
+import json
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 from hypothesis import settings
 
 settings.register_profile("no_clock", deadline=None)  # other work on the machine must not fail a test
@@ -15,3 +19,33 @@ settings.load_profile("no_clock")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", type=int, default=1, help="of the long tests' cases run one in PART, always the same")
+    parser.addoption("--figures", help="file that the long tests' figures are added to, a line of JSON each")
+
+
+@pytest.fixture(scope="session")
+def share(request):
+    """`share(1000)`: how many of a long test's cases to run; `share([...])`: which. All of them, or one in --part."""
+    part = request.config.getoption("--part")
+
+    def of(cases):
+        return max(1, cases // part) if isinstance(cases, int) else cases[::part]
+
+    return of
+
+
+@pytest.fixture
+def figure(request):
+    """`figure("kill -9 while saving", cases=20, result="the newest is whole")`: a row of docs/long.md."""
+    path = request.config.getoption("--figures")
+
+    def add(what, *, cases, result):
+        row = {"what": what, "cases": cases, "result": result, "test": request.node.nodeid.split("[")[0]}
+        if path:
+            with open(path, "a", encoding="utf-8") as file:  # whole lines, so that several workers may add
+                file.write(json.dumps(row) + "\n")
+
+    return add

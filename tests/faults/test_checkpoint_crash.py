@@ -56,8 +56,10 @@ def test_kill_at_random_moments(tmp_path):
 
 
 @pytest.mark.long
-def test_kill_at_many_random_moments(tmp_path):
-    check_survives_kills(tmp_path, 20)
+def test_kill_at_many_random_moments(tmp_path, share, figure):
+    kills = share(60)
+    check_survives_kills(tmp_path, kills)
+    figure("kill -9 while saving", cases=kills, result="the newest checkpoint whole and as it was saved, every time")
 
 
 NOT_CALLED = {("os.replace", 20), ("os.rename", 10)}  # adding is one rename, replacing is two replacements

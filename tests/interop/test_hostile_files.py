@@ -217,10 +217,10 @@ def test_damaged_files_give_arrays_or_our_own_errors(data):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
-def test_many_damaged_files_give_arrays_or_our_own_errors(seed, tmp_path):
-    source = random.Random(seed)
-    for _ in range(5000):
+def test_many_damaged_files_give_arrays_or_our_own_errors(tmp_path, share, figure):
+    source, cases = random.Random(0), share(100_000)
+    for _ in range(cases):
         (tmp_path / "x").write_bytes(damaged(source.choice(ORIGINALS), source.randrange))
         loads_whole_or_refuses(tmp_path / "x", most=1 << 20)
     assert os.listdir(tmp_path) == ["x"]
+    figure("damaged weight files read", cases=cases, result="arrays of at most 1 MiB, or our own error; no file left")
