@@ -23,7 +23,7 @@ from jax import lax
 from byol_jax.ema import ema_update
 from byol_jax.errors import ConfigurationError
 from byol_jax.loss import normalized_mse
-from byol_jax.metrics import feature_std, global_norm, mean_over
+from byol_jax.metrics import feature_std, global_norm, mean_over, stays_finite
 from byol_jax.optim import drop, fill
 from byol_jax.settings import Settings, foreign, resolve, select_features
 from byol_jax.tree import cast, fresh
@@ -108,7 +108,7 @@ def init(s: Settings, key: jax.Array) -> TrainState:
     predictor = s.predictor.init(predictor_key, s.projection_size, s.storage_dtype)
     parts = {"encoder": encoder, "projector": projector, "predictor": predictor}
     params, stats = ({name: part[i] for name, part in parts.items()} for i in range(2))
-    online = fresh(cast(Variables(params, stats), s.storage_dtype))
+    online = cast(fresh(Variables(params, stats)), s.storage_dtype)  # fresh first: an encoder's 0 becomes an array
     target = Variables({}, {})
     if s.use_momentum:
         target = fresh(Variables(*map(_without_predictor, online)))
@@ -122,8 +122,8 @@ def init(s: Settings, key: jax.Array) -> TrainState:
 def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from a batch [N, H, W, C], uint8 or floating in [0, 1]; under a mapped axis, a device's part of it.
 
-    A step whose loss or gradient isn't finite changes nothing but the counter. Returns the new state and float32
-    scalars: loss, grad_norm, param_norm, decay, feature_std, nonfinite; the whole batch's, equal on all devices.
+    A step whose loss, gradient or statistics aren't finite changes nothing but the counter. Returns the new state and
+    float32 scalars: loss, grad_norm, param_norm, decay, feature_std, nonfinite; the whole batch's, on all devices.
     """
     key = jax.random.fold_in(state.key, state.step)
     params = state.online.params
@@ -151,6 +151,7 @@ def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState,
     online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
     grad_norm = global_norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    finite &= stays_finite((state.online.stats, state.target.stats), (online_stats, target_stats))  # 1e19² overflows
     online, target, opt_state = lax.cond(finite, update, leave, None)
     metrics = aux.metrics | {
         "loss": value,
@@ -219,7 +220,7 @@ def target_apply(s: Settings, variables: Variables, images: jax.Array, *, train:
     projector = Variables(cast(params["projector"], s.compute_dtype), stats["projector"])
     projection, projector_stats = s.projector.apply(projector, features, train=train, axis_name=axis_name)
     outputs = Outputs(features.astype(s.storage_dtype), projection.astype(s.storage_dtype), None)
-    return outputs, {"encoder": encoder_stats, "projector": projector_stats}
+    return outputs, {"encoder": cast(encoder_stats, s.storage_dtype), "projector": projector_stats}
 
 
 def embed(s: Settings, state: TrainState, images: jax.Array, *, which: str = "online") -> jax.Array:

@@ -33,7 +33,10 @@ _STEP_FOLDER = re.compile(r"\d{8,}")
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A checkpoint was passed over because a file in it is absent or altered; the message names the file."""
+    """A checkpoint was passed over because a file in it is absent or altered; its one argument names the file."""
+
+    def __str__(self) -> str:
+        return f"damaged checkpoint passed over: {self.args[0]}"
 
 
 class Restored(NamedTuple):
@@ -208,7 +211,7 @@ def _newest_intact(directory: Path) -> tuple[tuple[Path, Manifest, dict[str, byt
             return (path, *read_verified(path)), faults
         except DamagedCheckpointError as error:
             faults.append(str(error))
-            warnings.warn(f"damaged checkpoint passed over: {error}", DamagedCheckpointWarning, stacklevel=3)
+            warnings.warn(DamagedCheckpointWarning(str(error)), stacklevel=3)
     return None, faults
 
 

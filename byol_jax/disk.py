@@ -46,12 +46,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content: a reader, or a crash at any moment, sees all of the old or all of the new.
 
     Raises:
-        OSError: disk full, read-only, no such folder. The old content is untouched and nothing is left behind.
+        OSError: disk full, read-only, no such folder; it names `path`. The old content is untouched and nothing is
+            left behind.
     """
-    with temporary_folder(path.parent) as temporary:
-        write_durably(temporary / path.name, data)
-        os.replace(temporary / path.name, path)
-    sync_folder(path.parent)
+    try:
+        with temporary_folder(path.parent) as temporary:
+            write_durably(temporary / path.name, data)
+            os.replace(temporary / path.name, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 @contextlib.contextmanager

@@ -44,7 +44,8 @@ def resolve_hidden_layer(names: Sequence[str], hidden_layer: Any) -> str | int:
     if not names:
         hint = "this encoder names no layers; use hidden_layer=-1, its output"
     else:
-        known = nearest(hidden_layer, top_level(names) if isinstance(hidden_layer, int) else names)
+        children = top_level(names)
+        known = nearest(hidden_layer, dict.fromkeys([*children, *names]) if isinstance(hidden_layer, int) else names)
         more = f" … ({len(names) - len(known)} more)" if len(names) > len(known) else ""
-        hint = f"use one of {', '.join(known)}{more}, an index into the {len(top_level(names))} children, or -1"
+        hint = f"use one of {', '.join(known)}{more}, an index into the {len(children)} children, or -1"
     raise HiddenLayerNotFoundError(f"hidden layer {hidden_layer!r} not found: {hint}")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["normalized_mse", "unit"]
+__all__ = ["normalized_mse", "root", "unit"]
 
 NORM_FLOOR = 1e-12
 """Smallest norm divided by, as in `torch.nn.functional.normalize`, which byol-pytorch calls."""
@@ -33,8 +33,18 @@ def normalized_mse(prediction: jax.Array, projection: jax.Array) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x / max(‖x‖, floor); the square root is kept away from zero, where its gradient isn't a number."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)  # [N, 1]
-    is_zero = squared == 0
-    norm = jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+    """x / max(‖x‖, floor), of each row."""
+    norm = root(jnp.sum(x * x, axis=-1, keepdims=True))  # [N, 1]
     return x / jnp.maximum(norm, NORM_FLOOR)
+
+
+def root(x: jax.Array) -> jax.Array:
+    """√x with the gradient 0 at 0, where the square root's own is infinite, and 0 · ∞ isn't a number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> jax.grad(root)(jnp.zeros(())).item()
+        0.0
+    """
+    is_zero = x == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from byol_jax.loss import unit
+from byol_jax.loss import root, unit
 
-__all__ = ["feature_std", "global_norm", "mean_over"]
+__all__ = ["feature_std", "global_norm", "mean_over", "stays_finite"]
 
 
 def mean_over(value: Any, axis_name: str | None) -> Any:
@@ -38,7 +38,22 @@ def global_norm(tree: Any) -> jax.Array:
         5.0
     """
     squares = [jnp.sum(jnp.square(_at_least_float32(leaf))) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), jnp.float32)
+    return root(sum(squares[1:], squares[0])) if squares else jnp.zeros((), jnp.float32)
+
+
+def stays_finite(before: Any, after: Any) -> jax.Array:
+    """Whether every number of `after` is finite that was so in `before`, a pytree of the same shapes; a bool scalar.
+
+    An infinity that was there already (a buffer that masks with it) is nobody's fault.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> stays_finite({"var": jnp.array([1.0, jnp.inf])}, {"var": jnp.array([jnp.inf, jnp.inf])}).item()
+        False
+    """
+    both = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    stays = [jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old)) for old, new in both]
+    return jnp.all(jnp.stack(stays)) if stays else jnp.ones((), bool)
 
 
 def feature_std(embeddings: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -58,7 +73,7 @@ def feature_std(embeddings: jax.Array, axis_name: str | None = None) -> jax.Arra
     directions = unit(_at_least_float32(embeddings))  # [N, D]
     mean = mean_over(jnp.mean(directions, axis=0), axis_name)  # [D]
     variance = mean_over(jnp.mean(jnp.square(directions - mean), axis=0), axis_name)  # [D]
-    return jnp.mean(jnp.sqrt(variance))
+    return jnp.mean(root(variance))
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

@@ -15,11 +15,14 @@ __all__ = ["append_metrics", "read_metrics", "truncate_metrics"]
 
 
 def append_metrics(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
-    """Append one row, in one write. NaN and infinities become null, since JSON has none.
+    """Append one row, whole or not at all. NaN and infinities become null, since JSON has none.
 
     Args:
         path: the file, made if it isn't there.
         row: names to numbers (JAX's and numpy's scalars too), texts or None; with "step".
+
+    Raises:
+        OSError: disk full, read-only; the file is as it was.
 
     Example:
         >>> import tempfile
@@ -30,8 +33,14 @@ def append_metrics(path: str | os.PathLike[str], row: dict[str, Any]) -> None:
     """
     line = (json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    before = os.fstat(descriptor).st_size
     try:
-        os.write(descriptor, line)
+        written = 0
+        while written < len(line):  # a disk that gets full takes a part, and refuses the next one
+            written += os.write(descriptor, line[written:])
+    except OSError as error:
+        os.ftruncate(descriptor, before)
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         os.close(descriptor)
 

@@ -6,9 +6,15 @@
 
 All three give the same losses, views and parameters to reduction noise (tests/laws/test_drivers.py). The step itself is
 in byol.py; nothing here computes.
+
+Several processes run the same program over one mesh: each calls `initialize` first, and what one of them alone knows
+(a signal to stop, its options) is settled between them by `agreement`, `check_same` and `wait_for_all`.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +27,8 @@ from byol_jax.types import Learner, TrainState
 
 __all__ = [
     "AXIS",
+    "agreement",
+    "check_same",
     "gather",
     "initialize",
     "jit",
@@ -32,6 +40,7 @@ __all__ = [
     "split",
     "stack",
     "unstack",
+    "wait_for_all",
 ]
 
 AXIS = "devices"
@@ -73,7 +82,12 @@ def shard_map(learner: Learner, mesh: Mesh, *, check_vma: bool = True) -> Step:
         out_specs=(replicated, replicated),
         check_vma=check_vma,
     )
-    return jax.jit(mapped, donate_argnums=0)
+
+    def step(state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        _check_even(images, mesh.size)
+        return mapped(state, images)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def pmap(learner: Learner, devices: Sequence[Any] | None = None) -> Step:
@@ -105,9 +119,7 @@ def shard(batch: Any, mesh: Mesh) -> jax.Array:
         ConfigurationError: the batch can't be shared evenly among the devices.
     """
     local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
-    count = batch.shape[0]
-    if count % local:
-        raise ConfigurationError(f"a batch of {count} can't be shared by {local} devices: use a multiple of {local}")
+    _check_even(batch, local)
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), np.asarray(batch))
 
 
@@ -127,10 +139,7 @@ def split(batch: Any, count: int) -> Any:
     Raises:
         ConfigurationError: N isn't a multiple of `count`.
     """
-    if batch.shape[0] % count:
-        raise ConfigurationError(
-            f"a batch of {batch.shape[0]} can't be shared by {count} devices: use a multiple of {count}"
-        )
+    _check_even(batch, count)
     return batch.reshape(count, -1, *batch.shape[1:])
 
 
@@ -152,21 +161,109 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def initialize(*, num_processes: int, process_id: int, coordinator_address: str) -> None:
+def initialize(*, num_processes: int, process_id: int, coordinator_address: str, timeout_seconds: int = 60) -> None:
     """Joins this process to the others; to be called before anything touches a device.
+
+    A process that dies takes the others with it, with a message on stderr and an exit code that isn't 0: at once where
+    it was process 0, else when it hasn't been heard of for `timeout_seconds`. Signals are left to the program: JAX's
+    preemption service, which would swallow SIGTERM, stays off.
 
     Args:
         num_processes: how many there are, at least 1; with 1 nothing is done.
         process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
         coordinator_address: "host:port" that all can reach.
+        timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
+            for the others'. JAX's own defaults are 100 and 300.
 
     Raises:
         ConfigurationError: numbers out of range, or an address without a port.
     """
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise ConfigurationError(f"process {process_id} of {num_processes}: expected 0 <= process_id < num_processes")
+    if timeout_seconds < 1:
+        raise ConfigurationError(f"timeout_seconds={timeout_seconds}: expected at least 1")
     if num_processes == 1:
         return
     if ":" not in coordinator_address:
         raise ConfigurationError(f"coordinator_address={coordinator_address!r}: expected host:port")
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=timeout_seconds,
+        shutdown_timeout_seconds=timeout_seconds,
+    )
+
+
+def agreement(mesh: Mesh, *, delay: int) -> Callable[[bool], bool]:
+    """`agree(wish)`, for every process to call once a step: whether one of them wished for it `delay` steps ago.
+
+    The answer is the same in all processes, so that all leave the loop after the same step and none waits for another
+    in a collective. Nobody waits for it: a reduction of one bit is sent after each step, and read when `delay` more
+    have been sent. With one process nothing is sent and the answer is the wish itself, at once.
+
+    Example:
+        >>> agree = agreement(make_mesh(), delay=2)
+        >>> agree(False), agree(True)
+        (False, True)
+    """
+    if jax.process_count() == 1:
+        return bool
+    everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    vote = {  # placed once: a step only sends a program that is compiled already
+        wish: jax.make_array_from_callback((mesh.size,), spread, lambda index, wish=wish: np.full(1, wish))
+        for wish in (False, True)
+    }
+    anybody = jax.jit(jnp.any, out_shardings=everywhere)
+    sent: deque[jax.Array] = deque()
+
+    def agree(wish: bool) -> bool:
+        sent.append(anybody(vote[wish]))
+        return len(sent) > delay and bool(sent.popleft())
+
+    return agree
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Refuses to go on where processes that should run alike were told different things; nothing with one process.
+
+    Every process calls it, with the same names; the values are anything that JSON can write.
+
+    Raises:
+        ConfigurationError: in every process, with the names of the values that differ.
+
+    Example:
+        >>> check_same({"seed": 0})
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    names = sorted(values)
+    texts = [json.dumps(values[name], sort_keys=True, default=str) for name in names]
+    digests = [hashlib.sha256(text.encode()).digest()[:8] for text in texts]
+    own = np.frombuffer(b"".join(digests), np.uint32).reshape(len(names), 2)
+    everybody = np.asarray(multihost_utils.process_allgather(own))  # [processes, names, 2]
+    differing = [
+        name for name, column in zip(names, everybody.swapaxes(0, 1), strict=True) if (column != column[0]).any()
+    ]
+    if differing:
+        raise ConfigurationError(
+            f"the {jax.process_count()} processes differ in {', '.join(differing)}: give all of them the same command"
+        )
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has called it with the same words `what`; at once where there is one process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+def _check_even(batch: Any, devices: int) -> None:
+    if batch.shape[0] % devices:
+        raise ConfigurationError(
+            f"a batch of {batch.shape[0]} can't be shared by {devices} devices: use a multiple of {devices}"
+        )

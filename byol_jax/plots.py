@@ -3,6 +3,7 @@
 Pillow alone. Curves of numbers are in curves.py.
 """
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
 __all__ = ["views_grid"]
@@ -28,7 +30,7 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
     Args:
         images, views1, views2: [N, H, W, C], each with its own H and W; C = 1 or 3; uint8, or floating, clipped to
             [0, 1].
-        path: the file to write, replaced if it is there.
+        path: the file to write, replaced in one instant if it is there.
 
     Returns:
         The path.
@@ -63,7 +65,9 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
         for row, cell in enumerate(cells):
             top = HEADER + GAP + row * (height + GAP)
             page.paste(cell, (left + (width - cell.width) // 2, top + (height - cell.height) // 2))
-    page.save(path, format="PNG")
+    content = io.BytesIO()
+    page.save(content, format="PNG")
+    write_atomically(Path(path), content.getvalue())
     return Path(path)
 
 

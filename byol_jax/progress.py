@@ -74,7 +74,7 @@ class TrainingLog:
 
     def _write(self, line: str) -> None:
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 

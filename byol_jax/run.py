@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import numpy as np
 
 from byol_jax import checkpoint, disk
 from byol_jax.environment import environment
-from byol_jax.errors import ConfigurationError
+from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.metrics_file import append_metrics, read_metrics, truncate_metrics
 from byol_jax.run_config import differences, encode_config, read_config
 
@@ -76,12 +77,13 @@ def prepare(
 ) -> tuple[RunPaths, bool]:
     """Make `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
 
-    `resume` starts afresh where there is no complete checkpoint, an empty or absent folder included. Only process 0
+    `resume` starts afresh where there is no checkpoint, an empty or absent folder included. Only process 0
     touches the folder; the others get its verdict. Call it under `locked(out)`.
 
     Raises:
         ConfigurationError: `out` isn't empty and neither is given, or both are; it holds files and no run's
             `config.json`; or, with `resume`, the configuration differs: every key is named. Nothing was changed.
+        DamagedCheckpointError: with `resume`, there are checkpoints and none is intact. Nothing was changed.
     """
     if jax.process_count() == 1:
         return run_paths(out), _prepare(run_paths(out), config, resume, overwrite)
@@ -120,15 +122,21 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(root / _LOCK)
     except OSError as error:
+        _remove_if_new(root, new)
         raise ConfigurationError(f"{root} can't be written ({error.strerror}): give another folder") from error
     try:
         yield
     finally:
-        (root / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now: the next run takes the file over
+            (root / _LOCK).unlink()
         os.close(descriptor)
-        if new:
-            with contextlib.suppress(OSError):  # not empty: the run began
-                root.rmdir()
+        _remove_if_new(root, new)
+
+
+def _remove_if_new(root: Path, new: bool) -> None:
+    if new:
+        with contextlib.suppress(OSError):  # not empty: the run began
+            root.rmdir()
 
 
 def _acquire(path: Path) -> int:
@@ -146,8 +154,13 @@ def _acquire(path: Path) -> int:
         except OSError:
             pass  # a file system without locks: better to train unprotected than not at all
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            try:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+            except OSError:  # a full disk
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
             return descriptor
         os.close(descriptor)  # its owner removed it between our opening and our locking: another one is current
 
@@ -164,7 +177,7 @@ def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: b
         )
     if found:
         _check_ours(paths, found)
-    resumed = resume and bool(found) and checkpoint.latest(paths.checkpoints) is not None
+    resumed = resume and bool(found) and _has_checkpoint(paths.checkpoints)
     if resumed:
         faults = differences(read_config(paths.root), config)
         if faults:
@@ -181,6 +194,32 @@ def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: b
     facts = json.dumps(environment(), indent=2)
     disk.write_atomically(paths.environment, (facts + "\n").encode())
     return resumed
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    """Whether there is an intact checkpoint; none at all, or empty folders of that name, mean a fresh start.
+
+    Raises:
+        DamagedCheckpointError: all are damaged. They are somebody's work: starting over would delete them.
+    """
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", checkpoint.DamagedCheckpointWarning)
+        newest = checkpoint.latest(directory)
+    if newest is not None:
+        return True  # `restore` will say which were passed over
+    faults = [str(warning.message.args[0]) for warning in passed_over]  # pyright: ignore[reportAttributeAccessIssue]
+    if faults and not all(disk.is_temporary(path) or _is_empty_folder(path) for path in directory.iterdir()):
+        raise DamagedCheckpointError(
+            f"{directory}: no checkpoint is intact: {'; '.join(faults)}; put an intact one there, or start over with"
+            " --overwrite (overwrite=True), which deletes them"
+        )
+    for fault in faults:
+        warnings.warn(checkpoint.DamagedCheckpointWarning(fault), stacklevel=2)
+    return False
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _entries(root: Path) -> list[Path]:

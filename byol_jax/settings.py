@@ -18,7 +18,7 @@ from byol_jax.errors import ConfigurationError, InteropError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
-from byol_jax.tree import cast
+from byol_jax.tree import cast, leaf_names
 from byol_jax.types import Encoder, Variables
 
 __all__ = ["IMAGENET_MEAN_STD", "Settings", "foreign", "resolve", "select_features"]
@@ -77,17 +77,19 @@ def resolve(
     dtype: Any,
 ) -> Settings:
     """Checks every argument of `make_learner` and finds what follows from them. Raises as documented there."""
+    _check_encoder(encoder)
     _check_numbers(projection_size, projection_hidden_size, moving_average_decay, views)
     if sync_batchnorm and axis_name is None:
         raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
     compute_dtype = _floating(dtype)
     with foreign():
         storage_dtype = jnp.promote_types(jnp.float32, compute_dtype)
-    shape = _image_shape(encoder, image_size, num_channels, has_augmentation=augment_fn is not None)
+    seen = _on_one_device(encoder, axis_name)
+    shape = _image_shape(seen, image_size, num_channels, has_augmentation=augment_fn is not None)
     if augment_fn is None and augment_fn2 is not None:
         raise ConfigurationError("augment_fn2 without augment_fn: give both, or only augment_fn for both views")
     first = augment_fn or augment.simclr(shape[:2])
-    layer, feature_size, variables = _representation(encoder, hidden_layer, shape, storage_dtype, compute_dtype)
+    layer, feature_size, variables = _representation(seen, hidden_layer, shape, storage_dtype, compute_dtype)
     make_projector = heads.mlp if use_momentum else heads.simsiam_mlp
     projector = make_projector(projection_hidden_size, projection_size)
     return Settings(
@@ -103,7 +105,7 @@ def resolve(
         mean_std=_mean_std(normalize, shape[-1], is_default=augment_fn is None),
         decay=moving_average_decay,
         optimizer=optimizer,
-        trained=_trained(encoder, layer, variables, shape, compute_dtype),
+        trained=_trained(seen, layer, variables, shape, compute_dtype),
         use_momentum=use_momentum,
         separate_views=views == "separate",
         axis_name=axis_name,
@@ -152,6 +154,18 @@ def _image_shape(encoder: Encoder, size: Any, channels: int | None, *, has_augme
     return sizes if _gives_vectors(encoder, sizes) else shape
 
 
+def _on_one_device(encoder: Encoder, axis_name: str | None) -> Encoder:
+    """For abstract evaluation: a network that itself averages over the mapped axis finds it, one device wide."""
+    if axis_name is None:
+        return encoder
+
+    def apply(variables: Variables, images: jax.Array, **options: Any) -> Any:
+        mapped = jax.vmap(partial(encoder.apply, **options), in_axes=(None, 0), axis_name=axis_name)
+        return jax.tree.map(lambda leaf: leaf[0], mapped(variables, images[None]))
+
+    return encoder._replace(apply=apply)
+
+
 def _gives_vectors(encoder: Encoder, shape: tuple[int, ...]) -> bool:
     try:
         return len(_outputs(encoder, OUTPUT, _variables(encoder, shape, None), shape, jnp.float32).shape) == 2
@@ -163,18 +177,39 @@ def _variables(encoder: Encoder, shape: tuple[int, ...], dtype: Any) -> Variable
     """The encoder's variables, abstractly; floating ones in `dtype`."""
     with foreign():
         variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape))
+    if not isinstance(variables, Variables):
+        kind = type(variables).__name__
+        raise ConfigurationError(f"the encoder's init gives a {kind}: expected byol_jax.Variables(params, stats)")
     return variables if dtype is None else jax.eval_shape(partial(cast, dtype=dtype), variables)
 
 
 def _outputs(encoder: Encoder, layer: Any, variables: Variables, shape: tuple[int, ...], dtype: Any) -> Any:
+    """What the encoder gives for two images, abstractly; its statistics must come back as they went in."""
+
     def apply(params: Any, stats: Any, images: jax.Array) -> Any:
-        features, _ = encoder.apply(
+        return encoder.apply(
             Variables(params, stats), images, train=True, hidden_layer=layer, key=jax.random.key(0), axis_name=None
         )
-        return features
 
     with foreign():
-        return jax.eval_shape(apply, *variables, jax.ShapeDtypeStruct((2, *shape), dtype))
+        given = jax.eval_shape(apply, *variables, jax.ShapeDtypeStruct((2, *shape), dtype))
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise ConfigurationError(
+            f"the encoder's apply gives a {type(given).__name__}: expected a pair, (features, new_stats)"
+        )
+    features, stats = given
+    before, after = (_shapes(tree) for tree in (variables.stats, stats))
+    if before != after:
+        wrong = ", ".join(sorted(name or "stats" for name, _ in before.items() ^ after.items()))
+        raise ConfigurationError(
+            f"the encoder's apply gives statistics of other names or shapes than it gets ({wrong}): expected the same"
+        )
+    return features
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Names of a pytree's leaves and their shapes."""
+    return dict(zip(leaf_names(tree), (leaf.shape for leaf in jax.tree.leaves(tree)), strict=True))
 
 
 def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: Any, compute: Any):
@@ -190,11 +225,32 @@ def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: An
         raise ConfigurationError(
             f"the encoder can't take inputs of shape {shape}: give its own image_size and num_channels ({reason})"
         ) from error
-    if len(features.shape) < 2 or (layer == OUTPUT and len(features.shape) != 2):
-        raise ConfigurationError(
-            f"hidden layer {hidden_layer!r} gives shape {features.shape}: expected [N, D]; choose another hidden_layer"
-        )
+    _check_features(features, hidden_layer, is_output=layer == OUTPUT)
     return layer, int(np.prod(features.shape[1:])), variables
+
+
+def _check_features(features: Any, hidden_layer: Any, *, is_output: bool) -> None:
+    """Whether two images have given one floating array with a row for each; hidden feature maps may have more axes."""
+    if not isinstance(features, jax.ShapeDtypeStruct):
+        given = f"a {type(features).__name__}"
+    elif not jnp.issubdtype(features.dtype, jnp.floating):
+        given = f"dtype {features.dtype}"
+    elif len(features.shape) < 2 or features.shape[0] != 2 or (is_output and len(features.shape) != 2):
+        given = f"shape {features.shape} for 2 images"
+    else:
+        return
+    raise ConfigurationError(
+        f"hidden layer {hidden_layer!r} gives {given}: expected floating [N, D]; choose another hidden_layer"
+    )
+
+
+def _check_encoder(encoder: Any) -> None:
+    lacking = [name for name in Encoder._fields if not callable(getattr(encoder, name, None))]
+    if lacking:
+        raise ConfigurationError(
+            f"encoder: a {type(encoder).__name__} has no function {', '.join(lacking)}: expected a byol_jax.Encoder;"
+            " a module becomes one by from_linen, from_nnx or interop.from_torch_module"
+        )
 
 
 def _cast(variables: Variables, dtype: Any) -> Variables:

@@ -16,7 +16,10 @@ from byol_jax.data.loader import at_least
 from byol_jax.errors import ConfigurationError
 from byol_jax.progress import scanning
 
-__all__ = ["Length", "Source", "open_source"]
+__all__ = ["LISTED", "Length", "Source", "open_source"]
+
+LISTED = 20
+"""Images named in a message, and bad ones in the log; images.json names all that were bad when the run began."""
 
 
 class Length(NamedTuple):
@@ -53,6 +56,18 @@ class Source(NamedTuple):
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """Names and reasons; may grow while a run goes on."""
         return getattr(self.images, "skipped", ())
+
+    def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
+        """Names and counts the images that can't be used, beyond the first `said`; returns how many there are."""
+        skipped = self.skipped
+        new = skipped[said:] if jax.process_index() == 0 else ()
+        if new:
+            say(f"{len(new)} {'image' if len(new) == 1 else 'images'} can't be used and were skipped:")
+        for name, reason in new[:LISTED]:
+            say(f"skipped {name!r}: {reason}")
+        if len(new) > LISTED:
+            say(f"and {len(new) - LISTED} more")
+        return len(skipped)
 
     def write_list(self, path: Path) -> None:
         """images.json, of a folder."""

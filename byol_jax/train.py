@@ -20,7 +20,7 @@ from byol_jax.data.loader import at_least
 from byol_jax.errors import DivergedError
 from byol_jax.events import event_writer
 from byol_jax.progress import TrainingLog, stop_on_signals
-from byol_jax.source import Length, Source, open_source
+from byol_jax.source import LISTED, Length, Source, open_source
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["pretrain"]
@@ -29,7 +29,8 @@ STEPS_AHEAD = 2
 """How many steps the host may be ahead of the devices: enough to hide its work, few enough to bound memory."""
 
 NONFINITE_LIMIT = 20
-"""Steps in a row without a finite loss and gradient (they change nothing) after which a run gives up."""
+"""Steps in a row without a finite loss and gradient (they change nothing) after which a run gives up. Metrics are
+looked at this often, whatever `log_every`: by then they are there, and nothing waits for them."""
 
 
 def pretrain(
@@ -115,6 +116,7 @@ def pretrain(
         unimportant={"out": str(out), "workers": workers, "checkpoint_every": checkpoint_every, "log_every": log_every},
         init_from=init_from,
     )
+    parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
     with run.locked(out):
         paths, resumed = run.prepare(out, config, resume=resume, overwrite=overwrite)
         if writes:
@@ -126,8 +128,7 @@ def pretrain(
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:
             plan = Plan(learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
-            state = _loop(plan, _resumed(plan, state) if resumed else state)
-            _finish(plan, state)
+            state = _trained(plan, state, resumed)
     return state
 
 
@@ -145,6 +146,16 @@ class Plan(NamedTuple):
     record_events: Callable[[dict[str, Any]], None] | None
 
 
+def _trained(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
+    """Begins or goes on, to the end, and leaves everything as it should be."""
+    said = plan.source.say_skipped(plan.log.say)
+    state = _loop(plan, _resumed(plan, state) if resumed else state)
+    plan.source.say_skipped(plan.log.say, said)  # what turned out to be bad on the way
+    _finish(plan, state)
+    parallel.wait_for_all("finished")
+    return state
+
+
 def _loop(plan: Plan, state: TrainState) -> TrainState:
     """Steps from `state.step` to the end, or to a wished stop; saves on the way. One program, compiled once."""
     mesh = parallel.make_mesh()
@@ -152,7 +163,9 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     done = int(state.step)
     state = parallel.replicate(state, mesh)
     recent: deque[dict[str, Any]] = deque()
+    rows: list[dict[str, Any]] = []
     nonfinite_in_a_row = 0
+    agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
     with stop_on_signals() as stop, _loader(plan, mesh, done) as loader:
         clock = _Clock(time.perf_counter(), 0.0)
         stopping = False
@@ -163,19 +176,25 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             if len(recent) > STEPS_AHEAD:
                 recent[-STEPS_AHEAD - 1]["loss"].block_until_ready()
             plan.log.advance(done)
-            stopping = bool(stop)  # asked once a step: a wish that comes later waits for the next one, and is saved
+            stopping = agree(bool(stop))  # asked once a step: a wish that comes later waits for the next, and is saved
             last = stopping or done == plan.source.total_steps
-            if done % plan.log_every == 0 or last:
-                rows = jax.device_get(list(recent))
-                recent.clear()
-                row, clock = _row(plan, done, rows, loader.wait_seconds, clock)
-                _record(plan, row)
-                nonfinite_in_a_row = _in_a_row(rows, nonfinite_in_a_row)
+            logged = done % plan.log_every == 0 or last
+            if logged or len(recent) >= NONFINITE_LIMIT + STEPS_AHEAD:
+                ready = len(recent) if logged else NONFINITE_LIMIT
+                fetched = jax.device_get([recent.popleft() for _ in range(ready)])
+                nonfinite_in_a_row = _in_a_row(fetched, nonfinite_in_a_row)
+                rows += fetched
             diverged = nonfinite_in_a_row >= NONFINITE_LIMIT
+            if logged or diverged:
+                row, clock = _row(plan, done - len(recent), rows, loader.wait_seconds, clock)
+                _record(plan, row)
             if done % plan.checkpoint_every == 0 or last or diverged:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
+            if last or diverged:
+                parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if diverged:
-                raise DivergedError(_divergence(plan, done, nonfinite_in_a_row))
+                raise DivergedError(_divergence(plan, done, done - len(recent), rows, nonfinite_in_a_row))
+            rows = [] if logged else rows
     if done < plan.source.total_steps:
         plan.log.say(f"stopped after step {done} of {plan.source.total_steps}; go on with --resume")
         raise KeyboardInterrupt
@@ -218,16 +237,25 @@ def _record(plan: Plan, row: dict[str, Any]) -> None:
 
 
 def _in_a_row(rows: list[dict[str, Any]], before: int) -> int:
-    """How many of the latest steps weren't finite, the `before` of earlier rows included."""
+    """How many of the latest steps weren't finite, the `before` of earlier rows included; too many stay too many."""
     for row in rows:
-        before = before + 1 if row["nonfinite"] else 0
+        if row["nonfinite"]:
+            before += 1
+        elif before < NONFINITE_LIMIT:
+            before = 0
     return before
 
 
-def _divergence(plan: Plan, done: int, count: int) -> str:
-    batch = plan.source.batch_indices(done - 1, seed=plan.seed)
-    indices = f"; the last batch was images {', '.join(map(str, batch[:8]))}, …" if batch else ""
-    return f"{count} steps in a row up to step {done} had no finite loss and gradient{indices}; lower the learning rate"
+def _divergence(plan: Plan, saved: int, step: int, rows: list[dict[str, Any]], count: int) -> str:
+    """What to say of a state saved after step `saved`; `rows` are those up to `step`."""
+    while not rows[-1]["nonfinite"]:  # finite ones may have come after too many that weren't
+        rows, step = rows[:-1], step - 1
+    batch = plan.source.batch_indices(step - 1, seed=plan.seed)
+    images = f", images {', '.join(map(str, batch[:LISTED]))}{', …' * (len(batch) > LISTED)}" if batch else ""
+    return (
+        f"{count} steps in a row up to step {step} had no finite loss, gradient and statistics; the state is saved in"
+        f" {plan.paths.checkpoints / f'{saved:08d}'}; lower the learning rate, or look at the last batch{images}"
+    )
 
 
 def _loader(plan: Plan, mesh: Any, start_step: int) -> Any:
@@ -239,6 +267,7 @@ def _loader(plan: Plan, mesh: Any, start_step: int) -> Any:
 def _resumed(plan: Plan, like: TrainState) -> TrainState:
     """The newest intact checkpoint's state; what was logged after it is dropped."""
     state, _ = checkpoint.restore(plan.paths.checkpoints, like=like)
+    parallel.check_same({"the newest intact checkpoint's step": int(state.step)})
     if jax.process_index() == 0:
         run.truncate_metrics(plan.paths.metrics, int(state.step))
     plan.log.say(f"going on after step {int(state.step)}")
@@ -249,8 +278,6 @@ def _finish(plan: Plan, state: TrainState) -> None:
     """Weights for others, and the report."""
     if jax.process_index() != 0:
         return
-    for name, reason in plan.source.skipped:
-        plan.log.say(f"skipped {name!r}: {reason}")
     export_encoder(plan.paths.exported / ENCODER, encoder_variables(state), say=plan.log.say)
     report.write_report(plan.paths.root)
     plan.log.say(

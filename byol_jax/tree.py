@@ -76,8 +76,16 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def fresh(tree: Any) -> Any:
-    """Copies of all leaves as JAX arrays, so that donating the copy deletes nobody else's array."""
+    """Copies of all leaves as JAX arrays, so that donating the copy deletes nobody else's array.
+
+    A Python number gets the dtype that it would have; a weakly typed leaf would be compiled for twice.
+    """
     import jax
     import jax.numpy as jnp
 
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    def copy(leaf: Any) -> Any:
+        array = jnp.array(leaf, copy=True)
+        is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)  # keys have no weak type
+        return array if is_key or not array.weak_type else array.astype(array.dtype)
+
+    return jax.tree.map(copy, tree)

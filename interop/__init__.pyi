@@ -1,3 +1,5 @@
+from .checkpoints.learners import load_byol_checkpoint as load_byol_checkpoint
+from .checkpoints.learners import save_byol_checkpoint as save_byol_checkpoint
 from .convert import from_torch_state_dict as from_torch_state_dict
 from .convert import to_torch_state_dict as to_torch_state_dict
 from .errors import CheckpointFormatError as CheckpointFormatError
@@ -11,6 +13,12 @@ from .errors import UnsupportedModuleError as UnsupportedModuleError
 from .errors import UnsupportedOpError as UnsupportedOpError
 from .files import load_state_dict as load_state_dict
 from .files import save_state_dict as save_state_dict
+from .trace.checks import check as check
+from .trace.checks import missing_ops as missing_ops
+from .trace.encoder import from_torch_module as from_torch_module
+from .trace.saved import load_network as load_network
+from .trace.saved import save_network as save_network
+from .trace.table import register_op as register_op
 from .writeback import update_torch_module as update_torch_module
 
 __all__ = [
@@ -23,8 +31,16 @@ __all__ = [
     "UnsafeCheckpointError",
     "UnsupportedModuleError",
     "UnsupportedOpError",
+    "check",
+    "from_torch_module",
     "from_torch_state_dict",
+    "load_byol_checkpoint",
+    "load_network",
     "load_state_dict",
+    "missing_ops",
+    "register_op",
+    "save_byol_checkpoint",
+    "save_network",
     "save_state_dict",
     "to_torch_state_dict",
     "update_torch_module",

@@ -16,7 +16,7 @@ from interop.names import Leaf, named_leaves, torch_names
 from interop.rules import native_order, torch_dtype, torch_order, torch_shape
 from interop.tables import expected_shapes
 
-__all__ = ["cast", "cast_problem", "from_torch_state_dict", "to_torch_array", "to_torch_state_dict"]
+__all__ = ["cast", "cast_problem", "from_torch_state_dict", "matched", "to_torch_array", "to_torch_state_dict"]
 
 
 def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
@@ -94,17 +94,23 @@ def from_torch_state_dict(
         _check_architecture(state_dict, arch, strict=strict)
     leaves = named_leaves(like)
     names = torch_names(leaves)
-    arrays, mismatch = _matched(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
-    only_unexpected = mismatch.unexpected and not mismatch.missing
-    mismatch.raise_if_any(
-        "the state dict doesn't fit the network", hint="strict=False ignores unexpected keys" if only_unexpected else ""
-    )
+    arrays, mismatch = matched(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
+    hints = ["strict=False ignores unexpected keys"] if mismatch.unexpected and not mismatch.missing else []
+    hints += ['dtype="like" converts types'] if mismatch.dtypes and dtype is None else []
+    mismatch.raise_if_any("the state dict doesn't fit the network", hint="; ".join(hints))
     return jax.tree.unflatten(jax.tree.structure(like), [_for_jax(array) for array in arrays.values()])
 
 
-def _matched(
+def matched(
     state_dict: Mapping[str, Any], leaves: dict[str, Any], names: dict[str, Leaf], *, strict: bool, cast_to_like: bool
 ) -> tuple[dict[str, np.ndarray], Mismatch]:
+    """The state dict's arrays by the leaves' paths, in the native layout, and everything that doesn't fit.
+
+    Args:
+        leaves: arrays or `jax.ShapeDtypeStruct`s by path, which decide shapes and types.
+        names: the key and rule of each path in `leaves`.
+        strict, cast_to_like: as `strict` and `dtype="like"` of `from_torch_state_dict`.
+    """
     mismatch = compare_names([leaf.key for leaf in names.values()], list(state_dict))
     arrays = {}
     if not strict:
@@ -132,7 +138,7 @@ def _native(
         return None
     wanted = np.dtype(like.dtype)
     if array.dtype not in (wanted, torch_dtype(rule, wanted)) and not cast_to_like:
-        mismatch.dtypes.append(f'{key} (given {array.dtype}, expected {wanted}; dtype="like" converts)')
+        mismatch.dtypes.append(f"{key} (given {array.dtype}, expected {wanted})")
         return None
     turned = fresh(array.transpose(native_order(rule, array.ndim)))
     reason = cast_problem(turned, wanted)

@@ -18,6 +18,7 @@ PUBLIC += [f"byol_jax.{name}" for name in ("nets", "augment", "schedules", "pres
 PUBLIC += ["byol_jax.evaluate", "byol_jax.data"]
 
 SLOW_EXAMPLES = ("train", "byol", "demo", "report", "nets", "augment", "evaluate", "writeback", "data", "ops")
+SLOW_EXAMPLES += ("checkpoints",)
 """Modules whose examples compile something, by the second part of their names."""
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "timm", "safetensors", "PIL")

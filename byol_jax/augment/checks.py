@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byol_jax.errors import ConfigurationError, nearest
 
@@ -14,7 +15,9 @@ __all__ = [
     "as_size",
     "check_box",
     "check_choice",
+    "check_count",
     "check_kernel_size",
+    "check_number",
     "check_positive",
     "check_probability",
     "check_range",
@@ -56,9 +59,9 @@ def as_size(name: str, size: Any) -> tuple[int, int]:
         (32, 32)
     """
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+    if len(sides) != 2 or not all(_is_whole(side) and side > 0 for side in sides):
         raise ConfigurationError(f"{name}: the size must be a positive int or (height, width), got {size!r}")
-    return sides[0], sides[1]
+    return int(sides[0]), int(sides[1])
 
 
 def check_probability(name: str, p: float) -> None:
@@ -78,7 +81,7 @@ def check_range(name: str, argument: str, bounds: Any, *, above: float = -math.i
 
 def check_kernel_size(name: str, kernel_size: Any, *, image_shape: tuple[int, ...]) -> None:
     """Refuses what isn't an odd positive int whose half fits the image (reflection needs radius < side)."""
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+    if not _is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ConfigurationError(f"{name}: kernel_size must be an odd positive int, got {kernel_size!r}")
     if kernel_size // 2 >= min(image_shape[:2]):
         raise ConfigurationError(
@@ -88,9 +91,23 @@ def check_kernel_size(name: str, kernel_size: Any, *, image_shape: tuple[int, ..
 
 
 def check_positive(name: str, argument: str, value: Any, *, or_zero: bool = False) -> None:
-    """Refuses a Python number that is negative (or zero); traced and array values are not looked at."""
-    if _is_number(value) and not (value >= 0 if or_zero else value > 0):
-        raise ConfigurationError(f"{name}: {argument} must be {'at least' if or_zero else 'above'} 0, got {value!r}")
+    """Refuses what isn't a finite number above (or at) zero; traced and array values are not looked at."""
+    if not _is_array(value) and not (_is_finite(value) and (value >= 0 if or_zero else value > 0)):
+        raise ConfigurationError(
+            f"{name}: {argument} must be {'at least' if or_zero else 'above'} 0 and finite, got {value!r}"
+        )
+
+
+def check_number(name: str, argument: str, value: Any) -> None:
+    """Refuses what isn't a finite number; traced and array values are not looked at."""
+    if not _is_array(value) and not _is_finite(value):
+        raise ConfigurationError(f"{name}: {argument} must be a finite number, got {value!r}")
+
+
+def check_count(name: str, argument: str, value: Any) -> None:
+    """Refuses what isn't a whole number of at least 1."""
+    if not _is_whole(value) or value < 1:
+        raise ConfigurationError(f"{name}: {argument} must be a positive int, got {value!r}")
 
 
 def check_choice(name: str, argument: str, value: Any, choices: Collection[Any]) -> None:
@@ -106,9 +123,24 @@ def check_box(name: str, box: Any) -> None:
     if not hasattr(box, "__len__") or len(box) != 4:
         raise ConfigurationError(f"{name}: box must be (top, left, height, width) in pixels, got {box!r}")
     if isinstance(box, tuple | list):
+        check_number(name, "box top", box[0])
+        check_number(name, "box left", box[1])
         check_positive(name, "box height", box[2])
         check_positive(name, "box width", box[3])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and abs(value) < math.inf
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_array(value: Any) -> bool:
+    """Arrays, traced values and NumPy's scalars, but for float64's, which are Python floats too."""
+    return hasattr(value, "dtype") and not isinstance(value, float)

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.augment.chain import between, draw, happens
-from byol_jax.augment.checks import as_image, check_box, check_positive, check_probability, check_range
+from byol_jax.augment.checks import (
+    as_image,
+    check_box,
+    check_count,
+    check_number,
+    check_positive,
+    check_probability,
+    check_range,
+)
+from byol_jax.augment.sides import working_dtype
 from byol_jax.errors import ConfigurationError
 
 __all__ = [
@@ -25,21 +34,26 @@ __all__ = [
 
 
 def solarize(image: Any, threshold: Any) -> jax.Array:
-    """Inverts what is bright: `1 - x where x >= threshold, else x`, as torchvision.
+    """Inverts what is bright: `1 - x where x >= threshold, else x`.
+
+    Shared bit for bit with torchvision and kornia; with the paper at threshold 0.5; with Pillow's ImageOps.solarize,
+    whose threshold t in levels is (t - 1/2) / 255 here.
 
     Args:
         image: float `[H, W, C]` in [0, 1].
         threshold: scalar.
 
     Raises:
-        ConfigurationError: not one float image.
+        ConfigurationError: not one float image, or a threshold that isn't a finite number.
 
     Example:
         >>> solarize(jnp.array([[[0.25], [0.75]]]), 0.5).ravel().tolist()
         [0.25, 0.25]
     """
     image = as_image("solarize", image)
-    return jnp.where(image >= jnp.asarray(threshold, image.dtype), 1 - image, image)
+    check_number("solarize", "threshold", threshold)
+    dtype = working_dtype(image)  # rounded to float16 a threshold would pass a pixel
+    return jnp.where(image.astype(dtype) >= jnp.asarray(threshold, dtype), 1 - image, image)
 
 
 def random_solarize(key: jax.Array, image: Any, *, p: float = 0.5, threshold: float = 0.5) -> jax.Array:
@@ -74,13 +88,17 @@ def adjust_gamma(image: Any, gamma: Any) -> jax.Array:
 
 
 def random_gamma(key: jax.Array, image: Any, *, p: float = 1.0, strength: float = 0.5) -> jax.Array:
-    """`adjust_gamma` with probability `p` and gamma = exp(u), u ~ U[-strength, strength]. Raises for p outside [0, 1].
+    """`adjust_gamma` with probability `p` and gamma = exp(u), u ~ U[-strength, strength].
+
+    Raises:
+        ConfigurationError: p outside [0, 1], or a negative strength.
 
     Example:
         >>> random_gamma(jax.random.key(0), jnp.ones((1, 1, 1))).item()
         1.0
     """
     check_probability("random_gamma", p)
+    check_positive("random_gamma", "strength", strength, or_zero=True)
     image = as_image("random_gamma", image)
     key_chance, key_gamma = jax.random.split(key)
     curved = adjust_gamma(image, jnp.exp(draw(key_gamma, (-strength, strength), image.dtype)))
@@ -125,14 +143,15 @@ def random_tone_curve(
     """`tone_curve` with probability `p` through knots k / pieces + U[-strength, strength], the first fixed at 0.
 
     Raises:
-        ConfigurationError: p outside [0, 1], or fewer pieces than one.
+        ConfigurationError: p outside [0, 1], fewer pieces than one, or a negative strength.
 
     Example:
         >>> random_tone_curve(jax.random.key(0), jnp.zeros((1, 1, 1))).item()
         0.0
     """
     check_probability("random_tone_curve", p)
-    check_positive("random_tone_curve", "pieces", pieces)
+    check_count("random_tone_curve", "pieces", pieces)
+    check_positive("random_tone_curve", "strength", strength, or_zero=True)
     image = as_image("random_tone_curve", image)
     key_chance, key_knots = jax.random.split(key)
     numbers = jax.random.uniform(key_knots, (pieces,), jnp.float32)

@@ -16,8 +16,8 @@ from byol_jax.errors import ConfigurationError, DamagedCheckpointError, DataErro
 __all__ = ["guarded", "one_line"]
 
 WRONG_INPUT = (ConfigurationError, DataError, DamagedCheckpointError, InteropError)
-NOT_THE_USERS_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""A full or failing disk and used-up file handles: the run failed, though the options were right."""
+NOT_THE_USERS_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""A full or failing disk, a limit on sizes, used-up file handles: the run failed, though the options were right."""
 
 
 def guarded(command: str, work: Callable[[], int], *, debug: bool = False) -> int:

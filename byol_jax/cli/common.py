@@ -1,6 +1,8 @@
 """Options that several sub-commands share, and what can be wrong with them. Looks at the disk, writes nothing."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from byol_jax.cli import values
@@ -12,7 +14,7 @@ __all__ = [
     "add_which",
     "check_folder",
     "check_output",
-    "folder_of",
+    "folder_for",
 ]
 
 
@@ -67,7 +69,15 @@ def check_folder(path: Path, *, replaceable: bool, hint: str) -> list[str]:
     return []
 
 
-def folder_of(path: Path) -> Path:
-    """`path` itself, after its folder was made where there was none."""
+@contextlib.contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """While inside, the folder that `path` will lie in is there; one made for it goes again if what follows fails."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
+            for folder in made:
+                folder.rmdir()
+        raise

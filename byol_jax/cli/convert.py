@@ -4,7 +4,7 @@ import argparse
 import json
 
 from byol_jax.cli import values
-from byol_jax.cli.common import check_output, folder_of
+from byol_jax.cli.common import check_output, folder_for
 from byol_jax.cli.export import WEIGHT_FILES
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
     """Converts; prints a summary."""
     from interop.commands import convert_file
 
-    summary = convert_file(options.source, folder_of(options.target), overwrite=options.overwrite)
+    with folder_for(options.target):
+        summary = convert_file(options.source, options.target, overwrite=options.overwrite)
     if options.json:
         print(json.dumps(summary, default=str))
     else:

@@ -5,7 +5,7 @@ import io
 from typing import Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_of
+from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -90,4 +90,5 @@ def _write(path: Any, arrays: dict[str, Any]) -> None:
         np.savez(buffer, allow_pickle=False, **arrays)
     else:
         np.save(buffer, arrays["embeddings"], allow_pickle=False)
-    disk.write_atomically(folder_of(path), buffer.getvalue())
+    with folder_for(path):
+        disk.write_atomically(path, buffer.getvalue())

@@ -2,7 +2,7 @@
 
 import argparse
 
-from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_of
+from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
 
 __all__ = ["USAGE", "WEIGHT_FILES", "add_arguments", "check", "run"]
 
@@ -30,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
 
     opened = open_run(options.run, options.which)
     state_dict = interop.to_torch_state_dict(encoder_variables(opened.state, options.which))
-    interop.save_state_dict(folder_of(options.out), state_dict)
+    with folder_for(options.out):
+        interop.save_state_dict(options.out, state_dict)
     name, step = opened.config["network"]["name"], int(opened.state.step)
     print(f"{len(state_dict)} tensors of {name} after step {step}: {options.out}")
     return 0

@@ -7,7 +7,7 @@ every tensor, whether it fits.
 import argparse
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_output, check_output, folder_of
+from byol_jax.cli.common import add_output, check_output, folder_for
 from byol_jax.cli.networks import NETWORKS, encoder_from, network_from, network_name
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), (*size, options.channels)))
     variables = interop.from_torch_state_dict(given, like=like)
     state_dict = interop.to_torch_state_dict(variables)
-    interop.save_state_dict(folder_of(options.out), state_dict)
+    with folder_for(options.out):
+        interop.save_state_dict(options.out, state_dict)
     print(f"{len(state_dict)} tensors of {options.network}: {options.out}")
     return 0

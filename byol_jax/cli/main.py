@@ -5,6 +5,7 @@ options together, before anything heavy is imported) and `run(options) -> int`.
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words
     name = next((word for word in words if not word.startswith("-")), "")
     command = f"byol-jax {name}" if name in COMMANDS else "byol-jax"
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that isn't text is printed as the bytes that it is
     return guarded(command, lambda: _dispatch(words, name), debug=debug)
 
 

@@ -61,13 +61,18 @@ def open_run(folder: Path, which: str = "online") -> OpenedRun:
             f"{folder}: config.json doesn't name a network and its options, so this run was started from Python:"
             " rebuild its learner there and use byol_jax.checkpoint.restore"
         )
-    if which == "target" and not recipe["use_momentum"]:
+    if which == "target" and not recipe.get("use_momentum", True):
         raise ConfigurationError(f"{folder}: trained without momentum, so there is no target network: --which online")
-    size = config["image_size"]
-    image_size = size if isinstance(size, int) else (size[0], size[1])
-    encoder = encoder_from(network)
-    arguments = learner_arguments(recipe, image_size=image_size, total_steps=config["steps"])
-    learner = make_learner(encoder, image_size=image_size, **arguments)
+    try:
+        size, _ = config["image_size"], int(config["seed"])
+        image_size = size if isinstance(size, int) else (size[0], size[1])
+        encoder = encoder_from(network)
+        arguments = learner_arguments(recipe, image_size=image_size, total_steps=config["steps"])
+        learner = make_learner(encoder, image_size=image_size, **arguments)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{folder / 'config.json'} isn't as it was written ({type(error).__name__}: {error}): restore the file"
+        ) from error
     checkpoints = folder / "checkpoints"
-    state, _ = checkpoint.restore(checkpoints, like=jax.eval_shape(learner.init, jax.random.key(0)))
+    state, _ = checkpoint.restore(checkpoints, like=jax.eval_shape(lambda: learner.init(jax.random.key(0))))
     return OpenedRun(config, image_size, encoder, learner, state, checkpoints / f"{int(state.step):08d}", which)

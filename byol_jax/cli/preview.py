@@ -3,7 +3,7 @@
 import argparse
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, add_output, check_output, folder_of
+from byol_jax.cli.common import add_channels, add_output, check_output, folder_for
 from byol_jax.cli.recipe import AUGMENTATIONS
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     key = jax.random.fold_in(jax.random.key(options.seed), 0)
     with jax.numpy_dtype_promotion("standard"):
         view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
-    views_grid(images, np.asarray(view1), np.asarray(view2), folder_of(options.out))
+    with folder_for(options.out):
+        views_grid(images, np.asarray(view1), np.asarray(view2), options.out)
     print(options.out)
     return 0

@@ -1,6 +1,11 @@
 """`byol-jax train DATA`: trains an encoder on unlabelled images and writes a run's folder."""
 
 import argparse
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from byol_jax.cli import values
@@ -71,16 +76,33 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Trains; then process 0 prints the run's folder."""
-    from byol_jax import parallel, pretrain
     from byol_jax.allocator import keep_freed_memory
 
     keep_freed_memory()
-    if options.num_processes is not None and options.num_processes > 1:
-        parallel.initialize(
-            num_processes=options.num_processes,
-            process_id=options.process_id,
-            coordinator_address=options.coordinator_address,
-        )
+    if options.num_processes is None or options.num_processes == 1:
+        _train(options)
+    else:
+        with _stdout_for_results():
+            _train_together(options)
+    if not options.process_id:
+        print(options.out)
+    return 0
+
+
+def _train_together(options: argparse.Namespace) -> None:
+    from byol_jax import parallel
+
+    parallel.initialize(
+        num_processes=options.num_processes,
+        process_id=options.process_id,
+        coordinator_address=options.coordinator_address,
+    )
+    _train(options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from byol_jax import pretrain
+
     data, image_size, channels = _source(options)
     recipe = recipe_from(options, channels)
     network = network_from(options.network, channels, _weights(options.init_from))
@@ -107,9 +129,21 @@ def run(options: argparse.Namespace) -> int:
         **_given(options, "checkpoint_every", "log_every"),
         **learner_arguments(recipe, image_size=image_size, total_steps=total_steps),
     )
-    if not options.process_id:
-        print(options.out)
-    return 0
+
+
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[None]:
+    """Meanwhile stdout is stderr: the C++ library that connects CPU processes (Gloo) prints its notes to stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        ctypes.CDLL(None).fflush(None)  # C++'s buffer, which Python's flush doesn't reach
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _source(options: argparse.Namespace) -> tuple[Any, int | tuple[int, int], int]:

@@ -79,14 +79,14 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def image_size(word: str) -> int | tuple[int, int]:
-    """`96` for a square, `96x128` for height x width, in pixels."""
+    """`96` (or `96x96`) for a square, `96x128` for height x width, in pixels."""
     try:
         sizes = [int(part) for part in word.lower().split("x")]
     except ValueError:
         sizes = []
     if not 1 <= len(sizes) <= 2 or not all(1 <= size <= 16384 for size in sizes):
         raise argparse.ArgumentTypeError(f"{word!r} is not a size in pixels such as 96, or 96x128 for height x width")
-    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
+    return sizes[0] if len(set(sizes)) == 1 else (sizes[0], sizes[1])
 
 
 def hidden_layer(word: str) -> int | str:
@@ -127,12 +127,14 @@ def has_classes(source: str) -> bool:
 
 
 def existing_file(word: str) -> Path:
-    """A file that is there."""
+    """A file that is there; a regular one, since opening a named pipe would wait for a writer."""
     path = Path(word)
     if not path.exists():
         raise argparse.ArgumentTypeError(_absent(path))
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{word!r} is a folder, a file is wanted")
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{word!r} is a pipe, a socket or a device, a file is wanted")
     return path
 
 

@@ -33,6 +33,8 @@ class _Network(NamedTuple):
     module: nn.Module
     train_argument: str | None
     rngs: tuple[str, ...]
+    shapes: dict[tuple[int, ...], None]
+    """Image shapes that `init` was given, as keys: a hint for `hidden_layers`, which isn't told any."""
 
 
 def from_linen(
@@ -45,7 +47,8 @@ def from_linen(
     itself names; the encoder's `axis_name` is ignored. The module may mix dtypes as Flax does.
 
     `hidden_layers(variables)` has the sub-modules in the order of definition (`setup`) or of first call (`compact`),
-    each before its own. They are found by tracing with an image of a guessed size; `()` where no guess fits.
+    each before its own. They are found by tracing with an image as `init` was given, before that of a guessed size;
+    `()` where no guess fits.
 
     Args:
         train_argument: the keyword that switches training on; "deterministic" and "use_running_average" get its
@@ -66,11 +69,17 @@ def from_linen(
         (5, 4)
     """
     _check(module, train_argument)
-    network = _Network(module, train_argument, tuple(rngs))
+    network = _Network(module, train_argument, tuple(rngs), {})
     return Encoder(partial(_init, network), partial(_apply, network), partial(_hidden_layers, network))
 
 
 def _init(network: _Network, key: Any, image_shape: tuple[int, ...]) -> Variables:
+    variables = _variables(network, key, image_shape)
+    network.shapes[tuple(image_shape)] = None
+    return variables
+
+
+def _variables(network: _Network, key: Any, image_shape: tuple[int, ...]) -> Variables:
     images = jnp.zeros((1, *image_shape), jnp.float32)
     keys = _keys(("params", *network.rngs), key)
     with _foreign(network, key):
@@ -128,11 +137,11 @@ def _captured(network: _Network, intermediates: Any, path: tuple[str, ...], imag
 
 
 def _hidden_layers(network: _Network, variables: Variables | None = None) -> tuple[str, ...]:
-    """Names by tracing: an image's shape isn't known here, and names hardly ever depend on it.
+    """Names by tracing. Those of a network that insists on its images' size are known after its `init` alone.
 
     The keys of `variables` would not do: they lack what has no parameters, and their order is the alphabet's.
     """
-    for shape in _guessed_shapes(variables):
+    for shape in (*reversed(network.shapes), *_guessed_shapes(variables)):
         try:
             names, traced = _traced(network, shape)
         except Exception:  # whatever a module raises when a guess doesn't suit it
@@ -175,7 +184,7 @@ def _traced(network: _Network, image_shape: tuple[int, ...]) -> tuple[tuple[str,
 
     with nn.intercept_methods(interceptor):
         key = jax.eval_shape(lambda: jax.random.key(0))
-        variables = jax.eval_shape(lambda key: _init(network, key, image_shape), key)
+        variables = jax.eval_shape(lambda key: _variables(network, key, image_shape), key)
     return tuple(ordered(())), variables
 
 
@@ -217,6 +226,10 @@ def _foreign(network: _Network, key: Any) -> Iterator[None]:
 
 
 def _check(module: Any, train_argument: str | None) -> None:
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise ConfigurationError(
+            f"from_linen: got the class {module.__name__}, expected a module: {module.__name__}(…)"
+        )
     if not isinstance(module, nn.Module):
         raise ConfigurationError(
             f"from_linen: expected a flax.linen.Module, got a {type(module).__name__}; for flax.nnx there is from_nnx"

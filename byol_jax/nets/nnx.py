@@ -58,6 +58,8 @@ def from_nnx(module: nnx.Module) -> Encoder:
         >>> encoder.apply(variables, jnp.ones((5, 3)), train=True, hidden_layer="layers.0")[0].shape
         (5, 4)
     """
+    if isinstance(module, type) and issubclass(module, nnx.Module):
+        raise ConfigurationError(f"from_nnx: got the class {module.__name__}, expected a module: {module.__name__}(…)")
     if not isinstance(module, nnx.Module):
         raise ConfigurationError(
             f"from_nnx: expected a flax.nnx.Module, got a {type(module).__name__}; for flax.linen there is from_linen"

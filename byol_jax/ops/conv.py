@@ -2,7 +2,8 @@
 
 Three forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
 multiply over pixels; a small kernel on few channels, or one that gives a small map, is a matrix multiply over patches;
-everything else is XLA's own convolution. No parameters, names or initialisers here; those belong to networks.
+everything else, groups and dilation included, is XLA's own convolution. No parameters, names or initialisers here;
+those belong to networks.
 """
 
 import jax
@@ -28,19 +29,28 @@ _SMALL_MAP = 9
 _SMALL_WIDE_MAP, _WIDE = 16, 256
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding = 0) -> jax.Array:
-    """Cross-correlation, as `torch.nn.functional.conv2d` has it, without bias, groups or dilation.
+def conv2d(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Cross-correlation, as `torch.nn.functional.conv2d` has it, without bias.
 
-    `y[n, i, j, o] = sum over a, b, c of x[n, i·stride + a - top, j·stride + b - left, c] · kernel[a, b, c, o]`
+    `y[n, i, j, o] = sum over a, b, c of x[n, i·s + a·d - top, j·s + b·d - left, c] · kernel[a, b, c, o]`, stride s and
+    dilation d; with groups, output channel o sees the C / groups input channels of its own group.
 
     Args:
         x: `[N, H, W, C]`, floating.
-        kernel: `[kernel height, kernel width, C, O]`, x's dtype.
-        stride: of both axes.
+        kernel: `[kernel height, kernel width, C / groups, O]`, x's dtype.
+        stride, dilation: of both axes, or (rows, columns).
         padding: with zeros; see `Padding`.
 
     Returns:
-        `[N, H', W', O]`, x's dtype, with `H' = (H + top + bottom - kernel height) // stride + 1`.
+        `[N, H', W', O]`, x's dtype, with `H' = (H + top + bottom - d · (kernel height - 1) - 1) // s + 1`.
 
     Raises:
         ConfigurationError: shapes that don't fit, or an image smaller than the kernel.
@@ -49,24 +59,34 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
         >>> conv2d(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), stride=2, padding=1).shape
         (1, 4, 4, 16)
     """
-    _check(x, kernel)
-    window = kernel.shape[:2]
-    pads = resolve_padding(x.shape[1:3], window=window, stride=stride, padding=padding)
+    _check(x, kernel, groups)
+    strides, dilations = ((given, given) if isinstance(given, int) else given for given in (stride, dilation))
+    window = tuple((extent - 1) * d + 1 for extent, d in zip(kernel.shape[:2], dilations, strict=True))
+    pads = resolve_padding(x.shape[1:3], window=window, stride=strides, padding=padding)
     if any(size + sum(pad) < extent for size, pad, extent in zip(x.shape[1:3], pads, window, strict=True)):
         raise ConfigurationError(
             f"an image of {x.shape[1]}×{x.shape[2]} pixels is too small for a {window[0]}×{window[1]} kernel with "
             f"padding {pads}: use larger images or fewer strided layers"
         )
-    if window == (1, 1) and pads == ((0, 0), (0, 0)):
-        return _matmul_over_pixels(x, kernel, stride)
-    few_channels = x.shape[3] <= _FEW_CHANNELS and window[0] * window[1] <= _SMALL_KERNEL
-    if few_channels or _gives_small_map(x.shape, window, stride, pads):
-        return _matmul_over_patches(x, kernel, stride, pads)
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    if groups == 1 and window == kernel.shape[:2]:
+        if window == (1, 1) and pads == ((0, 0), (0, 0)):
+            return _matmul_over_pixels(x, kernel, strides)
+        few_channels = x.shape[3] <= _FEW_CHANNELS and window[0] * window[1] <= _SMALL_KERNEL
+        if few_channels or _gives_small_map(x.shape, window, strides, pads):
+            return _matmul_over_patches(x, kernel, strides, pads)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        pads,
+        rhs_dilation=dilations,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
 
 
 def resolve_padding(
-    size: tuple[int, ...], *, window: tuple[int, ...], stride: int, padding: Padding
+    size: tuple[int, ...], *, window: tuple[int, ...], stride: int | tuple[int, int], padding: Padding
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, bottom), (left, right)) for an image of `size` = (H, W).
 
@@ -85,52 +105,55 @@ def resolve_padding(
         return padding
     if padding != "SAME":
         raise ConfigurationError(f'padding {padding!r}: use an int, "SAME" or ((top, bottom), (left, right))')
-    totals = [max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(size, window, strict=True)]
+    strides = (stride, stride) if isinstance(stride, int) else stride
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, window, strides, strict=True)]
     top, left = (total // 2 for total in totals)
     return ((top, totals[0] - top), (left, totals[1] - left))
 
 
-def _check(x: jax.Array, kernel: jax.Array) -> None:
+def _check(x: jax.Array, kernel: jax.Array, groups: int) -> None:
     if x.ndim != 4 or kernel.ndim != 4:
         raise ConfigurationError(
             f"conv2d takes x [N, H, W, C] and kernel [h, w, C, O], not {x.shape} and {kernel.shape}"
         )
-    if x.shape[3] != kernel.shape[2]:
+    if x.shape[3] != kernel.shape[2] * groups:
         raise ConfigurationError(
-            f"{x.shape[3]} channels meet a kernel {kernel.shape} for {kernel.shape[2]}: the images or the parameters "
-            "are another network's"
+            f"{x.shape[3]} channels meet a kernel {kernel.shape} for {kernel.shape[2] * groups}: the images or the "
+            "parameters are another network's"
         )
 
 
-def _matmul_over_pixels(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _matmul_over_pixels(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """A 1×1 convolution. Slicing first keeps the stride out of the weight gradient, where XLA:CPU is slowest."""
-    x = x[:, ::stride, ::stride]  # [N, H', W', C]
+    x = x[:, :: stride[0], :: stride[1]]  # [N, H', W', C]
     pixels = x.reshape(-1, x.shape[3])  # [N·H'·W', C]
     return (pixels @ kernel[0, 0]).reshape(*x.shape[:3], kernel.shape[3])  # [N, H', W', O]
 
 
-def _gives_small_map(shape: tuple[int, ...], window: tuple[int, ...], stride: int, pads: tuple) -> bool:
+def _gives_small_map(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, int], pads: tuple) -> bool:
     rows, columns = _output_size(shape[1:3], window, stride, pads)
     return rows * columns <= (_SMALL_WIDE_MAP if shape[3] >= _WIDE else _SMALL_MAP)
 
 
-def _output_size(size: tuple[int, ...], window: tuple[int, ...], stride: int, pads: tuple) -> tuple[int, int]:
-    rows, columns = ((n + sum(pad) - k) // stride + 1 for n, pad, k in zip(size, pads, window, strict=True))
+def _output_size(
+    size: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, int], pads: tuple
+) -> tuple[int, int]:
+    rows, columns = ((n + sum(pad) - k) // s + 1 for n, pad, k, s in zip(size, pads, window, stride, strict=True))
     return rows, columns
 
 
-def _matmul_over_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple) -> jax.Array:
+def _matmul_over_patches(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], pads: tuple) -> jax.Array:
     """Gathers each output pixel's patch by one strided slice per kernel position, then multiplies once.
 
     Positions that only ever meet padding (eight of nine on a 1×1 map) are left out.
     """
     size, window = x.shape[1:3], kernel.shape[:2]
     rows, columns = _output_size(size, window, stride, pads)
-    seen_rows = _positions_on_pixels(size[0], window[0], rows, stride, pads[0][0])
-    seen_columns = _positions_on_pixels(size[1], window[1], columns, stride, pads[1][0])
+    seen_rows = _positions_on_pixels(size[0], window[0], rows, stride[0], pads[0][0])
+    seen_columns = _positions_on_pixels(size[1], window[1], columns, stride[1], pads[1][0])
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     slices = [
-        x[:, a : a + (rows - 1) * stride + 1 : stride, b : b + (columns - 1) * stride + 1 : stride]
+        x[:, a : a + (rows - 1) * stride[0] + 1 : stride[0], b : b + (columns - 1) * stride[1] + 1 : stride[1]]
         for a in seen_rows
         for b in seen_columns
     ]

@@ -1,6 +1,7 @@
 """What the tests of the command line share: how a command is called, and files for it to read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def call(capsys):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """A working directory with a folder of images, arrays, a run, and a file that is none of these."""
+    """A working directory with a folder of images, arrays, a run, and what is none of these."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.png").write_bytes(b"")
@@ -47,6 +48,8 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "weights.safetensors").write_bytes(b"")
     (tmp_path / "done.npz").write_bytes(b"")
     np.save(tmp_path / "images.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "loop.npy").symlink_to("loop.npy")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps({"network": None}))
     return tmp_path

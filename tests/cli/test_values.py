@@ -22,6 +22,7 @@ from byol_jax.errors import ConfigurationError
         (values.positive_number, "1e-8", 1e-8),
         (values.non_negative_number, "0", 0.0),
         (values.image_size, "96", 96),
+        (values.image_size, "96x96", 96),
         (values.image_size, "96x128", (96, 128)),
         (values.image_size, "96X128", (96, 128)),
         (values.hidden_layer, "-2", -2),

@@ -1,5 +1,10 @@
 """A wrong call costs nothing: exit code 2, one line that says what to change, and not a file written or touched."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 TRAIN = ["train", "photos", "--out", "new", "--steps", "3"]
@@ -91,12 +96,34 @@ WRONG = {
     "a conversion over a file": (["convert", "weights.safetensors", "done.npz"], ["OUT: 'done.npz' exists"]),
     "a preview as jpeg": (["preview", "photos", "--out", "new.jpg"], ["'new.jpg' must end in .png"]),
     "a demo over a folder": (["demo", "--out", "full"], ["'full' isn't empty", "--overwrite"]),
+    "steps that aren't finite": ([*TRAIN, "--steps", "1e400"], ["--steps: '1e400'"]),
+    "a rate beyond all floats": ([*TRAIN, "--learning-rate", "1e400"], ["--learning-rate: '1e400'"]),
+    "a decay below nought": ([*TRAIN, "--moving-average-decay", "-1e-3"], ["--moving-average-decay"]),
+    "a rate of minus nought": ([*TRAIN, "--learning-rate=-0.0"], ["--learning-rate: '-0.0'"]),
+    "an empty number": ([*TRAIN, "--steps", ""], ["--steps: ''"]),
+    "a very long number": ([*TRAIN, "--seed", "9" * 5000], ["--seed"]),
+    "a name longer than any file's": (["train", "a" * 300, "--out", "new", "--steps", "3"], ["File name too long"]),
+    "an image size of nothing by nothing": ([*TRAIN, "--image-size", "x"], ["--image-size: 'x'"]),
+    "a pipe for weights": ([*TRAIN, "--init-from", "pipe.pt"], ["'pipe.pt' is a pipe"]),
+    "a pipe for labels": (
+        ["evaluate", "run", "--data", "images.npy", "--labels", "pipe.pt"],
+        ["--labels: 'pipe.pt' is a pipe"],
+    ),
+    "a device for data": (["train", "/dev/zero", "--out", "new", "--steps", "3"], ["/dev/zero"]),
+    "a link that leads to itself": (
+        ["train", "loop.npy", "--out", "new", "--steps", "3"],
+        ["'loop.npy' doesn't exist"],
+    ),
+    "a line break in a network's name": (
+        [*TRAIN, "--network", "small\ncnn"],
+        ["--network", "small_cnn is the nearest"],
+    ),
     "an option of another": (["env", "--jsno"], ["--jsno is not an option", "--json is the nearest"]),
 }
 
 
 def _snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+    return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in sorted(folder.rglob("*"))}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -109,6 +136,26 @@ def test_wrong_call(call, files, name):
     assert answer.complaint.startswith("byol-jax")
     for part in expected:
         assert part in answer.complaint
+    assert _snapshot(files) == before
+
+
+LOAD_NOTHING = """
+import sys
+from test_wrong_calls import WRONG
+from byol_jax.cli.main import main
+codes = {main(words) for words, _ in WRONG.values()}
+print(codes, {"jax", "flax", "optax", "torch", "numpy", "PIL", "interop"} & set(sys.modules))
+"""
+
+
+def test_no_wrong_call_loads_what_only_the_work_needs(files):
+    """No JAX, hence no device touched; all of them in one process, so none of them loads anything."""
+    before = _snapshot(files)
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", LOAD_NOTHING], capture_output=True, text=True, env=environment)
+    assert done.stdout == "{2} set()\n", done.stderr[-2000:]
+    assert len(done.stderr.splitlines()) == len(WRONG)
     assert _snapshot(files) == before
 
 

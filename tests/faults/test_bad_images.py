@@ -1,6 +1,7 @@
 """Every way in which a file in a folder can be no image: skipped and named with the reason, never a crash, a wait, or
 a wrong pixel."""
 
+import errno
 import os
 import socket
 
@@ -191,6 +192,22 @@ def test_above_the_limit_headers_are_read_and_the_rest_is_found_on_the_way(folde
     assert dataset.names[-1] == "late.png"
     assert dataset.take([12])[0, 0, 0, 0] == 0  # the next in order is the first
     assert [name for name, _ in dataset.skipped] == ["early.jpg", "late.png"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_file_that_cannot_be_opened_is_named_with_the_systems_reason(folder, monkeypatch, number):
+    """Put into the call, since root, who may run the tests, can open whatever has its rights taken away."""
+    real = os.open
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("07.png"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    dataset = open_dataset(folder, image_size=16, num_channels=1)
+    assert dataset.skipped == (("good/07.png", os.strerror(number)),)
+    assert len(dataset) == 11
 
 
 def test_a_folder_that_cannot_be_entered_is_named(folder, monkeypatch):

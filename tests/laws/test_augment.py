@@ -207,10 +207,33 @@ REFUSED = {
     "size pair": (lambda: augment.small_grey((4, 2.5)), "small_grey: the size"),
     "view": (lambda: augment.byol(32, view=3), "view must be one of 1, 2, got 3"),
     "hue": (lambda: augment.color_jitter(jax.random.key(0), picture(), hue=0.6), r"hue must be in \[0, 0.5\]"),
+    "not a number": (lambda: augment.adjust_brightness(picture(), float("nan")), "at least 0 and finite, got nan"),
+    "infinite": (lambda: augment.adjust_contrast(picture(), float("inf")), "at least 0 and finite, got inf"),
+    "a word": (lambda: augment.gaussian_blur(picture(), "wide", kernel_size=3), "above 0 and finite, got 'wide'"),
+    "nothing": (lambda: augment.adjust_hue(picture(), None), "delta must be a finite number, got None"),
+    "threshold": (lambda: augment.solarize(picture(), float("nan")), "threshold must be a finite number"),
+    "truth": (lambda: augment.gaussian_blur(picture(), 1.0, kernel_size=True), "odd positive int, got True"),
+    "pieces": (
+        lambda: augment.random_tone_curve(jax.random.key(0), picture(), pieces=2.5),
+        "pieces must be a positive",
+    ),
+    "strength": (
+        lambda: augment.random_gamma(jax.random.key(0), picture(), strength=-1),
+        "strength must be at least 0",
+    ),
+    "hue's kind": (lambda: augment.color_jitter(jax.random.key(0), picture(), hue="a"), "hue must be a finite number"),
+    "box place": (lambda: augment.cutout(picture(), (0, float("nan"), 2, 2)), "box left must be a finite number"),
     "knots": (lambda: augment.tone_curve(picture(), [1.0]), "at least two numbers"),
     "compose": (lambda: augment.compose(3), "argument 0 must be a function"),
     "colour of 5": (lambda: augment.color_jitter(jax.random.key(0), picture(0, (4, 4, 5)), hue=0.1), "1 or 3 channels"),
 }
+
+
+def test_numpys_integers_are_sizes_too():
+    image = picture()
+    blurred = augment.gaussian_blur(image, np.float32(1), kernel_size=np.int64(3))
+    np.testing.assert_array_equal(blurred, augment.gaussian_blur(image, 1.0, kernel_size=3))
+    assert augment.crop_and_resize(image, (0, 0, 2, 2), size=(np.int32(4), 5)).shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize("what", sorted(REFUSED))

@@ -105,6 +105,36 @@ def test_palettes_with_and_without_transparency(tmp_path):
     assert read_image(saved(tmp_path, image, "a.gif", transparency=1), size=None, num_channels=3).tolist() == clear
 
 
+def test_one_colour_may_stand_for_nothing(tmp_path):
+    image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    path = saved(tmp_path, image, transparency=(4, 5, 6))
+    assert read_image(path, size=None, num_channels=3).tolist() == [[[1, 2, 3], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "clear P"])
+def test_strips_make_the_whole(tmp_path, picture, monkeypatch, mode):
+    """Large images are converted strip by strip: strips of two rows and a bit, against one of all rows."""
+    image = Image.fromarray(picture)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(picture[..., 0]))
+    elif mode == "LA":
+        image = Image.merge("LA", [image.convert("L"), Image.fromarray(picture[..., 1])])
+    elif mode == "I;16":
+        image = Image.fromarray(picture[..., 0].astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode.split()[-1])
+    options = {"transparency": 3} if mode == "clear P" else {}
+    path = saved(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png", **options)
+    for channels in (1, 3):
+        whole = read_image(path, size=None, num_channels=channels)
+        with monkeypatch.context() as patch:
+            patch.setattr("byol_jax.data.decode._STRIP", 2 * 80 + 5)
+            np.testing.assert_array_equal(read_image(path, size=None, num_channels=channels), whole)
+        expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(60, 80, channels)
+        if mode in ("1", "L", "P", "RGB", "CMYK"):
+            np.testing.assert_array_equal(whole, expected)
+
+
 def test_bilevel_is_black_and_white(tmp_path):
     path = saved(tmp_path, Image.fromarray(np.array([[True, False]])))
     assert read_image(path, size=None, num_channels=1).tolist() == [[[255], [0]]]

@@ -27,26 +27,35 @@ def images(count: int = 40) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_scheduled_run_compiles_its_step_once_and_nothing_after_it(tmp_path: Path, caplog) -> None:
-    steps = 12  # more than two epochs, three checkpoints, six rows
-    with jax.log_compiles(True), caplog.at_level(logging.WARNING):
-        pretrain(
-            nets.small_cnn(),
-            images(),
-            out=tmp_path / "run",
-            steps=steps,
-            batch_size=8,
-            log_every=2,
-            checkpoint_every=4,
-            moving_average_decay=schedules.target_decay(0.9, steps),
-            optimizer=optax.adam(schedules.learning_rate(0.1, 256, 2, steps)),
-            **SMALL,
-        )
-    compiled = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
-    step = [position for position, message in enumerate(compiled) if message.startswith("Compiling jit(step)")]
-    assert len(step) == 1, compiled
-    assert compiled[step[0] + 1 :] == []
+    """Fifty steps in nine epochs, each of which leaves out a last, incomplete batch; a resume compiles once again."""
+    steps, rows_at = 50, [10, 20, 30, 40, 50]
+
+    def run(until: int, *, resume: bool) -> list[str]:
+        caplog.clear()
+        with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+            pretrain(
+                nets.small_cnn((4,)),
+                images(43),
+                out=tmp_path / "run",
+                steps=until,
+                resume=resume,
+                batch_size=8,
+                log_every=10,
+                checkpoint_every=15,
+                moving_average_decay=schedules.target_decay(0.9, steps),
+                optimizer=optax.adam(schedules.learning_rate(0.1, 256, 5, steps)),
+                augment_fn=lambda key, image: image,
+                **SMALL,
+            )
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
+
+    for until, resume in ((steps, False), (steps + 20, True)):
+        compiled = run(until, resume=resume)
+        step = [position for position, message in enumerate(compiled) if message.startswith("Compiling jit(step)")]
+        assert len(step) == 1, compiled
+        assert compiled[step[0] + 1 :] == []
     rows, _ = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows] == [*rows_at, 60, 70]
     assert all(0 <= row["data_wait"] <= 1.5 and row["images_per_second"] > 0 for row in rows)
 
 

@@ -1,6 +1,7 @@
 """byol-pytorch as a reference: a learner of it without randomness, and its numbers under our leaf names."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,30 @@ ROOTS = {
 
 
 def torch_learner(
-    net: torch.nn.Module, *, image_size: int, second_view: Any, dtype: torch.dtype, **options: Any
+    net: torch.nn.Module, *, image_size: int, second_view: Any, dtype: torch.dtype, seed: int = 0, **options: Any
 ) -> BYOL:
     """A byol-pytorch learner whose first view is the image itself; built in float32, then cast."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     options = {"use_simplicial_embeddings": False, "sync_batchnorm": False} | options
-    learner = BYOL(net, image_size, augment_fn=torch.nn.Identity(), augment_fn2=second_view, **options)
+    with one_thread():
+        learner = BYOL(net, image_size, augment_fn=torch.nn.Identity(), augment_fn2=second_view, **options)
     return learner.to(dtype)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The reference's last bits depend on the number of threads, and two only slow small networks down (40 times)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def flip(images: torch.Tensor) -> torch.Tensor:
     return images.flip(-1)
 
 
-def our_name(key: str, ndim: int) -> tuple[str, np.ndarray | None]:
+def our_name(key: str, ndim: int) -> str:
     """Our leaf's name for a torch key: path with "/", and the leaf's own name by its kind."""
     *path, last = key.split(".")
     leaf = "kernel" if last == "weight" and ndim > 1 else LEAVES[last]
@@ -55,6 +66,18 @@ def our_leaves(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str,
             name = our_name(key[len(prefix) :], array.ndim)
             leaves[name] = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0)) if array.ndim > 1 else array
     return leaves
+
+
+def our_gradients(learner: BYOL) -> dict[str, np.ndarray | None]:
+    """The online network's gradients, as the last backward pass left them; None where it left none."""
+    parameters = dict(learner.named_parameters(remove_duplicate=False))
+    found: dict[str, np.ndarray | None] = {}
+    for part, root in ROOTS["online"].items():
+        own = {key: parameter for key, parameter in parameters.items() if key.startswith(root)}
+        given = our_leaves({key: one.grad for key, one in own.items() if one.grad is not None}, root)
+        names = [our_name(key.removeprefix(root), parameter.ndim) for key, parameter in own.items()]
+        found |= {f"{part}/{name}": given.get(name) for name in names}
+    return found
 
 
 def our_networks(learner: BYOL) -> dict[str, dict[str, dict[str, np.ndarray]]]:

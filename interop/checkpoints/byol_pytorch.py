@@ -1,0 +1,246 @@
+"""byol-pytorch 0.9.1's learners: which key of its state dict is which leaf of a training state.
+
+    net.*, online_encoder.net.*      online/encoder      one network under two names, which must agree
+    online_encoder.projector.*       online/projector
+    online_predictor.*               online/predictor
+    target_encoder.{net,projector}.* target/…            momentum only
+
+Layouts C (simplicial embeddings off; releases 0.6.0 to 0.8.2 too) and D1 (on), and C-sim and D1-sim without momentum.
+Those of other releases are told apart and refused. Opening files is `interop.files`' business.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.arrays import as_numpy
+from interop.checkpoints.order import defined_order
+from interop.checkpoints.states import rebuilt, state_leaves
+from interop.convert import matched, to_torch_array
+from interop.mismatch import Mismatch
+from interop.names import Leaf, torch_names
+from interop.tables import recognise
+
+__all__ = ["LAYOUTS", "from_state_dict", "layout_of", "recognises", "to_state_dict"]
+
+LAYOUTS = ("C", "C-sim", "D1", "D1-sim")
+"""What is read and written; "-sim" is SimSiam, without momentum."""
+
+ROOTS = {
+    "online/encoder": "online_encoder.net",
+    "online/projector": "online_encoder.projector",
+    "online/predictor": "online_predictor",
+    "target/encoder": "target_encoder.net",
+    "target/projector": "target_encoder.projector",
+}
+ALIAS = "net"
+"""The second name of `online_encoder.net`, written first; safetensors' `save_model` keeps only this one."""
+
+OWNERS = ("", "learner.", "byol.")
+"""What stands before all of it: nothing, byol-pytorch's Lightning example, or its `BYOLTrainer`, which has the network
+and its `step` outside as well (`step` is never advanced)."""
+
+AUGMENTATIONS = ("augment.", "augment1.", "augment2.")
+"""Buffers of a user's own augmentation modules; no part of the networks."""
+
+ORDER = (ALIAS, *ROOTS.values())
+
+
+def _under(prefix: str, *names: Iterable[str]) -> frozenset[str]:
+    return frozenset(prefix + name for group in names for name in group)
+
+
+_STATS = ("running_mean", "running_var", "num_batches_tracked")
+_LINEAR, _BARE, _NORM = ("weight", "bias"), ("weight",), ("weight", "bias", *_STATS)
+_MLP = _under("0.", _LINEAR) | _under("1.", _NORM) | _under("3.", _LINEAR)
+_SIMSIAM = _under("0.", _BARE) | _under("1.", _NORM) | _under("3.", _BARE) | _under("4.", _NORM)
+_SIMSIAM |= _under("6.", _BARE) | _under("7.", _STATS)
+_EMBEDDER = _under("0.0.", _LINEAR) | _under("0.1.", _NORM)
+
+PROJECTORS = {
+    "A or B": _under("net.", _MLP),
+    "C": _MLP,
+    "C-sim": _SIMSIAM,
+    "D0": _under("0.", _MLP),
+    "D0-sim": _under("0.", _SIMSIAM),
+    "D1": _EMBEDDER | _under("2.", _MLP),
+    "D1-sim": _EMBEDDER | _under("2.", _SIMSIAM),
+}
+"""Each layout's keys below `online_encoder.projector.`, which tell it; counts of keys don't (B, C and D0 have 393)."""
+
+WIDTH = "a hidden_layer (or image_size) that gives {} features"
+OPTIONS = {
+    "projector/0/kernel": (WIDTH, ""),
+    "projector/0/0/kernel": (WIDTH, ""),
+    "predictor/0/kernel": ("projection_size={}", "projection_hidden_size={}"),
+}
+"""Which options of `make_learner` decide a kernel's [in, out]."""
+
+ELSEWHERE = {
+    "A or B": "written by byol-pytorch 0.0.1 to 0.5.7 (layout A or B): take .net out of projector.net.* and "
+    "online_predictor.net.* (the function stays the same) and load it again",
+    "D0": "written by byol-pytorch 0.9.0 (layout D0), whose embeddings stand behind the heads, which nothing here has: "
+    "take the network alone, its online_encoder.net.*, with interop.from_torch_state_dict",
+}
+ELSEWHERE["D0-sim"] = ELSEWHERE["D0"].replace("D0", "D0-sim")
+
+
+def layout_of(keys: Collection[str]) -> str | None:
+    """The layout whose projector has most in common with that of `keys`; None where there is hardly anything.
+
+    Example:
+        >>> layout_of([f"online_encoder.projector.{key}" for key in PROJECTORS["D1"]])
+        'D1'
+    """
+    root = ROOTS["online/projector"] + "."
+    given = {key.removeprefix(root) for key in keys if key.startswith(root)}
+    shares = {layout: len(given & wanted) / len(given | wanted) for layout, wanted in PROJECTORS.items()}
+    best = max(shares, key=lambda layout: shares[layout])
+    return best if shares[best] > 0.5 else None
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether a state dict with these keys is a byol-pytorch learner's, of any release.
+
+    Example:
+        >>> recognises(["learner.net.fc.bias", "learner.online_encoder.projector.0.bias"])
+        True
+    """
+    return _owner(keys) is not None
+
+
+def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
+    """`like` with the parameters and statistics of `state_dict`; step, key and optimiser's state stay `like`'s.
+
+    Raises:
+        CheckpointFormatError: no byol-pytorch learner, another layout than `like` has, or no target network.
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key, and every `net.*`
+            that isn't its `online_encoder.net.*`.
+    """
+    owner = _owner(state_dict)
+    if owner is None:
+        kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
+        raise CheckpointFormatError(
+            f"{where}: no byol-pytorch learner (network: {kind}); "
+            "a network by itself is loaded by interop.from_torch_state_dict"
+        )
+    given = {key.removeprefix(owner): value for key, value in state_dict.items() if key.startswith(owner)}
+    given = {key: value for key, value in given.items() if not key.startswith(AUGMENTATIONS)}
+    leaves = state_leaves(like)
+    names = _names(leaves)
+    _check_layout(given, names, where)
+    roots = {root for root in (ALIAS, ROOTS["online/encoder"]) if any(key.startswith(f"{root}.") for key in given)}
+    aliases = _aliases(names)
+    if ALIAS in roots and len(roots) == 1:  # deduplicated
+        names |= {path: aliases[f"alias/{path}"] for path in names if f"alias/{path}" in aliases}
+    elif ALIAS in roots:
+        names |= aliases
+        leaves |= {path: leaves[path.removeprefix("alias/")] for path in aliases}
+    arrays, mismatch = matched(given, leaves, names, strict=True, cast_to_like=False)
+    mismatch.values += [
+        f"{names[path].key} (differs from {names[path.removeprefix('alias/')].key}, the same tensor)"
+        for path in aliases
+        if _differ(arrays.get(path), arrays.get(path.removeprefix("alias/")))
+    ]
+    mismatch.raise_if_any(f"{where} doesn't fit the learner", hint=_hint(given, names, leaves, mismatch))
+    return rebuilt(like, arrays)
+
+
+def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
+    """What byol-pytorch 0.9.1 has for this state: all of its keys in its order, its layouts, counters as int64.
+
+    Args:
+        layout: one of `LAYOUTS`, which must be the state's own; anything else writes the state's own.
+
+    Raises:
+        CheckpointFormatError: the state's heads have another layout.
+    """
+    leaves = state_leaves(state)
+    names = _names(leaves)
+    own = layout_of([leaf.key for leaf in names.values()])
+    if own not in LAYOUTS or (layout in LAYOUTS and layout != own):
+        raise CheckpointFormatError(
+            f"{where}: the state has "
+            + (f"layout {own}, not {layout}: use layout={own!r}" if own in LAYOUTS else "no heads of byol-pytorch's")
+        )
+    arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
+    for path, alias in _aliases(names).items():
+        arrays[alias.key] = arrays[names[path.removeprefix("alias/")].key]
+    return {
+        key: arrays[key]
+        for root in ORDER
+        for key in sorted((key for key in arrays if key.startswith(f"{root}.")), key=defined_order)
+    }
+
+
+def _owner(keys: Collection[str]) -> str | None:
+    return next((owner for owner in OWNERS if any(key.startswith(f"{owner}online_encoder.") for key in keys)), None)
+
+
+def _names(leaves: Mapping[str, Any]) -> dict[str, Leaf]:
+    """The file's key for every leaf "online/encoder/…" of a state."""
+    names = {}
+    for network in ("online", "target"):
+        paths = [path.removeprefix(f"{network}/") for path in leaves if path.startswith(f"{network}/")]
+        for path, (key, rule) in torch_names(paths).items():
+            part, _, rest = key.partition(".")
+            if f"{network}/{part}" not in ROOTS:
+                raise CheckpointFormatError(f"{network}/{path}: byol-pytorch's learners have no such part")
+            names[f"{network}/{path}"] = Leaf(f"{ROOTS[f'{network}/{part}']}.{rest}", rule)
+    return names
+
+
+def _aliases(names: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """ "alias/online/encoder/…" to its key `net.…`."""
+    own = ROOTS["online/encoder"]
+    return {
+        f"alias/{path}": Leaf(ALIAS + leaf.key.removeprefix(own), leaf.rule)
+        for path, leaf in names.items()
+        if path.startswith("online/encoder/")
+    }
+
+
+def _check_layout(given: Collection[str], names: Mapping[str, Leaf], where: str) -> None:
+    layout, wanted = layout_of(given), layout_of([leaf.key for leaf in names.values()])
+    if layout is None:
+        raise CheckpointFormatError(f"{where}: no projector of byol-pytorch's below {ROOTS['online/projector']}")
+    if layout in ELSEWHERE:
+        raise CheckpointFormatError(f"{where}: {ELSEWHERE[layout]}")
+    if wanted not in LAYOUTS:
+        raise CheckpointFormatError(f"{where}: the learner to load it into has no heads of byol-pytorch's")
+    if layout != wanted:
+        options = [("simplicial_embeddings", "D1" in layout, "D1" in wanted)]
+        options += [("use_momentum", "-sim" not in layout, "-sim" not in wanted)]
+        needed = " and ".join(f"{option}={value}" for option, value, other in options if value != other)
+        raise CheckpointFormatError(
+            f"{where}: has byol-pytorch's layout {layout}, the learner has {wanted}: make the learner with {needed}"
+        )
+    if "-sim" not in layout and not any(key.startswith("target_encoder.") for key in given):
+        raise CheckpointFormatError(
+            f"{where}: has no target_encoder.*; after reset_moving_average() call the learner once, then save"
+        )
+
+
+def _differ(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is not None and other is not None and one.tobytes() != other.tobytes()
+
+
+def _hint(given: Mapping[str, Any], names: Mapping[str, Leaf], leaves: Mapping[str, Any], mismatch: Mismatch) -> str:
+    """What to make the learner with, where the shapes tell."""
+    if mismatch.missing or mismatch.unexpected:
+        root = ROOTS["online/encoder"] + "."
+        shapes = {key.removeprefix(root): tuple(value.shape) for key, value in given.items() if key.startswith(root)}
+        kind = recognise(shapes)
+        return "" if kind == "unknown" else f"the file's network: {kind}"
+    hints = []
+    for path, options in OPTIONS.items():
+        key, leaf = names.get(f"online/{path}", Leaf("", "")).key, leaves.get(f"online/{path}")
+        shape = getattr(given.get(key), "shape", ())
+        if leaf is not None and len(shape) == 2:
+            pairs = zip(options, reversed(shape), leaf.shape, strict=True)  # torch has [out, in]
+            hints += [f"{option.format(a)} (not {b})" for option, a, b in pairs if option and a != b]
+    if hints:
+        return f"make the learner with {', '.join(hints)}"
+    return "convert the file's tensors to the learner's types first" if mismatch.dtypes else ""

@@ -1,0 +1,115 @@
+"""Whole BYOL learners from and to other libraries' files: the two functions that users call."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
+from interop.checkpoints import byol_pytorch
+from interop.containers import find_state_dict, without_wrappers
+from interop.files import load_state_dict, save_state_dict
+from interop.tables import recognise
+
+__all__ = ["load_byol_checkpoint", "save_byol_checkpoint"]
+
+SOURCES = {"byol_pytorch": byol_pytorch}
+"""Libraries' names to their files here, tested in this order."""
+
+
+def load_byol_checkpoint(
+    path_or_dict: str | os.PathLike[str] | Mapping[str, Any], *, like: Any, source: str = "auto"
+) -> Any:
+    """A training state with both networks, heads and statistics of a learner that another library trained.
+
+    Args:
+        path_or_dict: a weight file (.pt, .pth, .ckpt, .safetensors, .npz; see `load_state_dict`), or a dict of names
+            to NumPy arrays, JAX arrays or torch tensors, such as `learner.state_dict()`.
+        like: a `TrainState` of the learner to go on with; decides structure, shapes, types and shardings. What a file
+            doesn't hold, `step, key, opt_state`, is copied from it.
+        source: the library, "byol_pytorch" (0.9.1's layouts, with and without momentum and simplicial embeddings);
+            "auto" tells it from the names. Hyphens may stand for underscores.
+
+    Returns:
+        `TrainState`, the same bits as in the file (counters are int64 there and int32 here), in buffers of its own.
+
+    Raises:
+        CheckpointFormatError: the file can't be read, or holds no learner, or one of another layout than `like`; the
+            message says how to make the learner.
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        ConfigurationError: no such source.
+        UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
+
+    Example:
+        >>> import tempfile, byol_jax
+        >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn((4,)), image_size=8, projection_size=4,
+        ...                                 projection_hidden_size=8)
+        >>> state = learner.init(jax.random.key(0))
+        >>> path = f"{tempfile.mkdtemp()}/learner.safetensors"
+        >>> save_byol_checkpoint(path, state, layout="byol_pytorch")
+        >>> loaded = load_byol_checkpoint(path, like=state)
+        >>> bool((learner.embed(loaded, jnp.ones((1, 8, 8, 3))) == learner.embed(state, jnp.ones((1, 8, 8, 3)))).all())
+        True
+    """
+    names = {"auto": "auto"} | {name: name for name in SOURCES}
+    wanted = _chosen(source, names, "source")
+    where, state_dict = _opened(path_or_dict)
+    if wanted == "auto":
+        wanted = next((name for name, library in SOURCES.items() if library.recognises(state_dict)), None)
+    if wanted is None:
+        kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
+        raise CheckpointFormatError(
+            f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
+            "a network by itself is loaded by interop.from_torch_state_dict"
+        )
+    return SOURCES[wanted].from_state_dict(state_dict, like=like, where=where)
+
+
+def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: str) -> None:
+    """Writes a training state's networks as another library's learner has them, atomically.
+
+    Step, key and optimiser's state have no place in such a file. Loading it again gives the same bits.
+
+    Args:
+        path: its ending decides the format; see `save_state_dict`.
+        state: a `TrainState`.
+        layout: "byol_pytorch", which `BYOL.load_state_dict` of 0.9.1 accepts: the layout that belongs to the state's
+            heads. Or one of "C", "C-sim", "D1", "D1-sim", to be sure of it. Hyphens may stand for underscores.
+
+    Raises:
+        CheckpointFormatError: the state has another layout, or the file can't be written so.
+        ConfigurationError: no such layout.
+        StateDictMismatchError: not a `TrainState`.
+
+    Example:
+        >>> save_byol_checkpoint("learner.pt", None, layout="C-simm")
+        Traceback (most recent call last):
+        byol_jax.errors.ConfigurationError: layout 'C-simm' isn't known: use one of C-sim, D1-sim, byol_pytorch, C, D1
+    """
+    owners = {name: name for name in SOURCES}
+    owners |= {layout: name for name, library in SOURCES.items() for layout in library.LAYOUTS}
+    wanted = _chosen(layout, owners, "layout")
+    where = os.fspath(path)
+    save_state_dict(path, SOURCES[owners[wanted]].to_state_dict(state, layout=wanted, where=where))
+
+
+def _chosen(given: Any, names: Mapping[str, str], what: str) -> str:
+    """The one of `names` that `given` spells."""
+    spelt = {name.lower().replace("-", "_"): name for name in names}
+    wanted = spelt.get(given.lower().replace("-", "_")) if isinstance(given, str) else None
+    if wanted is None:
+        raise ConfigurationError(f"{what} {given!r} isn't known: use one of {', '.join(nearest(given, names))}")
+    return wanted
+
+
+def _opened(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
+    """The file's name for messages, and its state dict."""
+    if isinstance(path_or_dict, Mapping):
+        where = "the state dict"
+        found = find_state_dict(path_or_dict, where=where, is_tensor=lambda value: hasattr(value, "dtype"))
+        return where, without_wrappers(found, where=where)
+    if not isinstance(path_or_dict, str | os.PathLike):
+        raise CheckpointFormatError(
+            f"expected a file's name or a dict of arrays, got {type(path_or_dict).__name__}; "
+            "a torch module's is module.state_dict()"
+        )
+    return os.fspath(path_or_dict), load_state_dict(path_or_dict)

@@ -1,0 +1,143 @@
+"""What can be said about a module before and after it is traced: what isn't supported, which operators are missing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
+from interop.arrays import DTYPE_NAMES, import_torch
+from interop.trace.export import Traced, example_batch, trace
+from interop.trace.table import find
+
+__all__ = ["Missing", "Report", "check", "check_module", "missing", "missing_ops"]
+
+
+class Report(NamedTuple):
+    """Whether `from_torch_module` takes a module, and if not, why: one line a reason."""
+
+    supported: bool
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems) or "supported"
+
+
+def check(
+    module: Any, *, image_size: int | Sequence[int] | None = 224, channels: int = 3, example_input: Any = None
+) -> Report:
+    """Can this module be imported? Everything that stands in the way, with module paths; nothing is computed.
+
+    Args:
+        module, image_size, channels, example_input: as `from_torch_module` takes them.
+
+    Returns:
+        A `Report`; `print(report)` has a line for each problem.
+
+    Raises:
+        MissingDependencyError: torch is absent.
+
+    Example:
+        >>> import torch
+        >>> check(torch.nn.Conv2d(3, 4, 3), image_size=8)
+        Report(supported=True, problems=())
+        >>> check(torch.nn.BatchNorm2d(3, momentum=None), image_size=8).supported
+        False
+    """
+    try:
+        operators = _missing_in(module, image_size, channels, example_input).operators
+    except UnsupportedModuleError as error:
+        return Report(False, (str(error),))
+    problems = tuple(
+        f"{name} (in {', '.join(paths)}) has no JAX counterpart yet: write it with interop.register_op({name!r})"
+        for name, paths in operators.items()
+    )
+    return Report(not problems, problems)
+
+
+def missing_ops(
+    module: Any, *, image_size: int | Sequence[int] | None = 224, channels: int = 3, example_input: Any = None
+) -> list[str]:
+    """The operators that `register_op` would have to add before `module` can be imported; empty where all are known.
+
+    Raises:
+        UnsupportedModuleError: the module can't be written down as one graph, whatever the operators.
+
+    Example:
+        >>> import torch
+        >>> missing_ops(torch.nn.Conv2d(3, 4, 3), image_size=8)
+        []
+    """
+    return list(_missing_in(module, image_size, channels, example_input).operators)
+
+
+def _missing_in(module: Any, image_size: Any, channels: int, example_input: Any) -> "Missing":
+    check_module(module)
+    return missing(trace(module, example_batch(import_torch(), module, image_size, channels, example_input)))
+
+
+class Missing(NamedTuple):
+    """Operators without a JAX counterpart: name → the modules that use it, in order."""
+
+    operators: dict[str, list[str]]
+
+    def raise_if_any(self, network: str) -> None:
+        if not self.operators:
+            return
+        listed = "; ".join(f"{name} (in {', '.join(paths[:3])})" for name, paths in self.operators.items())
+        raise UnsupportedOpError(
+            f"{network} uses {len(self.operators)} operators that have no JAX counterpart yet: {listed}; "
+            "write them with interop.register_op"
+        )
+
+
+def missing(traced: Traced) -> Missing:
+    """All operators of either mode that the table lacks."""
+    operators: dict[str, list[str]] = {}
+    for graph in (traced.train, traced.eval):
+        for node in graph.nodes:
+            if find(node.op) is None:
+                paths = operators.setdefault(node.op, [])
+                if (node.module or "the network itself") not in paths:
+                    paths.append(node.module or "the network itself")
+    return Missing(operators)
+
+
+def check_module(module: Any) -> None:
+    """What no trace would notice, or notice too late.
+
+    Raises:
+        UnsupportedModuleError: all reasons at once, each with its path and what to do.
+    """
+    torch = import_torch()
+    if not isinstance(module, torch.nn.Module):
+        raise UnsupportedModuleError(f"expected a torch.nn.Module, got {type(module).__name__}")
+    reasons = [*_lazy(torch, module), *_norms(torch, module)]
+    if not reasons:  # lazy tensors have no dtype to look at
+        reasons = [*_dtypes(module)]
+    if reasons:
+        raise UnsupportedModuleError(f"{type(module).__name__} can't be imported: {'; '.join(reasons)}")
+
+
+def _lazy(torch: Any, module: Any) -> Sequence[str]:
+    return [
+        f"{name} is a lazy parameter that has no shape yet: run the module once first"
+        for name, parameter in module.named_parameters()
+        if torch.nn.parameter.is_lazy(parameter)
+    ]
+
+
+def _norms(torch: Any, module: Any) -> Sequence[str]:
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    return [
+        f"{name or 'the module'} is a {type(part).__name__} with momentum=None, a cumulative average: give it a number"
+        for name, part in module.named_modules()
+        if isinstance(part, batch_norm) and part.track_running_stats and part.momentum is None
+    ]
+
+
+def _dtypes(module: Any) -> Sequence[str]:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [
+        f"{name} is {tensor.dtype}: only real, unquantised numbers"
+        for name, tensor in tensors
+        if tensor.is_quantized or tensor.is_complex() or str(tensor.dtype).removeprefix("torch.") not in DTYPE_NAMES
+    ]

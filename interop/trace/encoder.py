@@ -1,0 +1,261 @@
+"""Any torch.nn.Module as an Encoder: its weights as leaves under torch's own names, its code as a graph run by JAX.
+
+    module  ─ export ─▶  graphs (training, evaluation)  ─ evaluate ─▶  pure apply(variables, images, …)
+
+Leaves keep torch's names and layout ("layer1/0/conv1/weight", [O, I, h, w]); images come as [N, H, W, C] as everywhere
+in byol_jax, other inputs as the module takes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, UnsupportedModuleError
+from byol_jax.hidden import OUTPUT
+from byol_jax.tree import flatten, unflatten
+from byol_jax.types import Encoder, Variables
+from interop.arrays import as_numpy, import_torch
+from interop.trace.checks import check_module, missing
+from interop.trace.evaluate import NO_STAND_INS, Program, evaluate, program
+from interop.trace.export import Traced, example_batch, trace
+from interop.trace.graph import Graph, Ref
+from interop.trace.kinds import Operator
+from interop.trace.ops_norm import RAW_BUFFERS
+from interop.trace.ops_random import FIXED
+from interop.trace.values import Value, logical, plain
+from interop.trace.verify import verify_encoder
+
+__all__ = ["Network", "from_torch_module", "network_encoder", "traced_parts"]
+
+CHANNELS_LAST = (0, 2, 3, 1)
+"""How [N, H, W, C] lies, by torch's axes."""
+
+
+class Network(NamedTuple):
+    """A traced module: everything static.
+
+    Attributes:
+        traced: both graphs.
+        input_shape: one input's shape as byol_jax has it, [H, W, C] for images.
+        frozen: parameters that don't require gradients.
+    """
+
+    traced: Traced
+    input_shape: tuple[int, ...]
+    frozen: frozenset[str]
+
+
+def from_torch_module(
+    module: Any,
+    *,
+    image_size: int | Sequence[int] | None = None,
+    channels: int = 3,
+    example_input: Any = None,
+    verify: bool = True,
+) -> Encoder:
+    """An `Encoder` that computes what `module` computes: forward, gradients, buffer updates, in both modes.
+
+    The module itself is only read, never changed; `update_torch_module` writes trained variables back into it.
+
+    Args:
+        module: any `torch.nn.Module` of one input whose code torch.export can follow, on any device.
+        image_size: H = W, or (H, W), of the images; fixed from then on. The batch's size stays open.
+        channels: C of the images.
+        example_input: instead of both, a tensor [n, ...] as the module takes it, for input that isn't images.
+        verify: run both frameworks on the example, in both modes, and refuse where they differ.
+
+    Returns:
+        An `Encoder` whose `init` gives the module's weights whatever the key, and whose hidden layers are the module's
+        named sub-modules. Parameters with `requires_grad=False` get no gradient.
+
+    Raises:
+        UnsupportedModuleError: the module can't be written down as one graph; the message says what and where.
+        UnsupportedOpError: operators without a JAX counterpart; all of them, with the modules that use them.
+        ConversionMismatchError: with `verify`, both ran and differ; the first sub-module that does is named.
+        MissingDependencyError: torch is absent.
+
+    Example:
+        >>> import torch
+        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> encoder = from_torch_module(module, image_size=8)
+        >>> encoder.hidden_layers()
+        ('0', '1', '2')
+        >>> variables = encoder.init(jax.random.key(0), (8, 8, 3))
+        >>> variables.params["0"]["weight"].shape
+        (4, 3, 3, 3)
+    """
+    torch = import_torch()
+    check_module(module)
+    example = example_batch(torch, module, image_size, channels, example_input)
+    traced = trace(module, example)
+    missing(traced).raise_if_any(type(module).__name__)
+    shape = tuple(example.shape[1:])
+    input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
+    network = Network(_with_constants(module, traced), input_shape, frozen)
+    variables = module_variables(module, network.traced)
+    if verify:
+        verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED), example, variables)
+    return network_encoder(network, variables)
+
+
+def network_encoder(network: Network, variables: Variables, **options: Any) -> Encoder:
+    """The three functions around a network and the weights that its `init` gives."""
+    return Encoder(
+        partial(_init, network, variables),
+        partial(_apply, network, {}, **options),
+        lambda variables=None: network.traced.names,
+    )
+
+
+def traced_parts(encoder: Encoder) -> tuple[Network, Variables]:
+    """What `network_encoder` was given.
+
+    Raises:
+        ConfigurationError: this encoder isn't a traced one.
+    """
+    init: Any = encoder.init
+    if not isinstance(init, partial) or init.func is not _init:
+        raise ConfigurationError("this encoder wasn't traced from a torch module: its own code rebuilds it")
+    return init.args
+
+
+def module_variables(module: Any, traced: Traced) -> Variables:
+    """The module's parameters and buffers as NumPy arrays under their own names; integers as int32."""
+    changing = set(traced.train.buffers)
+    persistent = set(module.state_dict(keep_vars=True))
+    params = {name: as_numpy(tensor, name).copy() for name, tensor in module.named_parameters()}
+    stats = {
+        name: _narrowed(as_numpy(tensor, name).copy(), name)
+        for name, tensor in module.named_buffers()
+        if name in persistent or name in changing
+    }
+    return Variables(*(unflatten({k.replace(".", "/"): v for k, v in part.items()}) for part in (params, stats)))
+
+
+def _narrowed(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype != np.int64:
+        return array
+    if array.size and (array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min):
+        raise UnsupportedModuleError(f"{name}: integers beyond 32 bits, which JAX hasn't without x64")
+    return array.astype(np.int32)
+
+
+def _with_constants(module: Any, traced: Traced) -> Traced:
+    """Buffers that are no part of the state and never change become constants of the graphs."""
+    persistent = set(module.state_dict(keep_vars=True))
+    fixed = {
+        name: tensor
+        for name, tensor in module.named_buffers()
+        if name not in persistent and name not in traced.train.buffers
+    }
+
+    def constant(graph: Graph) -> Graph:
+        sources = {
+            value: source._replace(kind="constant") if source.kind == "buffer" and source.target in fixed else source
+            for value, source in graph.sources.items()
+        }
+        used = {source.target for source in sources.values() if source.target in fixed}
+        arrays = {name: as_numpy(fixed[name], name).copy() for name in used}
+        return graph._replace(sources=sources, constants=graph.constants | arrays)
+
+    return traced._replace(train=constant(traced.train), eval=constant(traced.eval))
+
+
+def _init(network: Network, variables: Variables, key: Any, image_shape: tuple[int, ...]) -> Variables:
+    _check_shape(network, image_shape)
+    return jax.tree.map(jnp.array, variables)
+
+
+def _apply(
+    network: Network,
+    programs: dict[tuple[bool, Any], Program],
+    variables: Variables,
+    images: jax.Array,
+    *,
+    train: bool,
+    hidden_layer: str | int,
+    key: jax.Array | None = None,
+    axis_name: str | None = None,
+    stand_ins: Mapping[str, Operator] = NO_STAND_INS,
+) -> tuple[jax.Array, Any]:
+    """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes and layers are asked for: they never change."""
+    graph = network.traced.train if train else network.traced.eval
+    _check_shape(network, images.shape[1:])
+    wanted = [_layer(graph, network.traced.names, hidden_layer)]
+    if train:
+        wanted += graph.buffers.values()
+    nodes = programs.setdefault((train, hidden_layer), program(graph, wanted))
+    floating = images.dtype
+    stats = flatten(variables.stats)
+    sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
+    features, *changed = evaluate(
+        nodes, sources, wanted, train=train, floating=floating, key=key, axis_name=axis_name, stand_ins=stand_ins
+    )
+    features = logical(features)
+    if features.shape[:1] != images.shape[:1]:
+        raise HiddenLayerNotFoundError(
+            f"hidden layer {hidden_layer!r} gives {features.shape[0]} rows for {images.shape[0]} images: "
+            "it works on parts of them; choose a layer that keeps the batch"
+        )
+    for name, value in zip(graph.buffers, changed, strict=False):
+        path = name.replace(".", "/")
+        stats[path] = jax.lax.stop_gradient(logical(value)).astype(stats[path].dtype)
+    return features, unflatten(stats)
+
+
+def _check_shape(network: Network, shape: Sequence[int]) -> None:
+    if tuple(shape) != network.input_shape:
+        raise ConfigurationError(
+            f"this network was traced for inputs of shape {network.input_shape}, not {tuple(shape)}: trace it again"
+        )
+
+
+def _layer(graph: Graph, names: Sequence[str], hidden_layer: str | int) -> Ref:
+    if hidden_layer == OUTPUT and graph.output is not None:
+        return graph.output
+    if isinstance(hidden_layer, str) and hidden_layer in graph.hidden:
+        return graph.hidden[hidden_layer]
+    if hidden_layer == OUTPUT:
+        raise HiddenLayerNotFoundError("this network's output isn't one tensor: name a hidden_layer whose output is")
+    raise HiddenLayerNotFoundError(
+        f"hidden layer {hidden_layer!r} has no output: it doesn't run, or returns something else than a tensor"
+        if hidden_layer in names
+        else f"hidden layer {hidden_layer!r} not found"
+    )
+
+
+def _sources(
+    graph: Graph,
+    nodes: Program,
+    frozen: frozenset[str],
+    params: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    images: jax.Array,
+    floating: Any,
+) -> dict[str, Value]:
+    """Floats follow the inputs' dtype, but for the statistics that batch norm keeps in their own."""
+    raw = {
+        node.args[place].name
+        for node in nodes
+        for place in RAW_BUFFERS.get(node.op, ())
+        if isinstance(node.args[place], Ref)
+    }
+    values = {}
+    for name, source in graph.sources.items():
+        if source.kind == "input":
+            values[name] = Value(images, CHANNELS_LAST) if images.ndim == 4 else plain(images)
+            continue
+        if source.kind == "constant":
+            array = jnp.asarray(_narrowed(graph.constants[source.target], source.target))
+        else:
+            array = (params if source.kind == "param" else stats)[source.target.replace(".", "/")]
+            array = jax.lax.stop_gradient(array) if source.target in frozen else array
+        if jnp.issubdtype(array.dtype, jnp.floating) and name not in raw:
+            array = array.astype(floating)
+        values[name] = plain(array)
+    return values

@@ -1,0 +1,105 @@
+"""A traced network as plain data: what is read, which operators run in which order, what comes out.
+
+Neither torch nor JAX is needed to hold one; `export` makes it from a module, `evaluate` runs it.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["Dtype", "Graph", "Node", "Ref", "Source", "needed", "refs"]
+
+
+class Ref(NamedTuple):
+    """The value of that name, computed before."""
+
+    name: str
+
+
+class Dtype(NamedTuple):
+    """An argument that is a dtype, by torch's name for it: "float32"."""
+
+    name: str
+
+
+class Source(NamedTuple):
+    """Where a value that no node computes comes from.
+
+    Attributes:
+        kind: "param", "buffer", "constant" or "input".
+        target: the leaf's dotted name in the module; of a constant its key in `Graph.constants`; "" for the input.
+    """
+
+    kind: str
+    target: str
+
+
+class Node(NamedTuple):
+    """One operator's call.
+
+    Attributes:
+        name: what later nodes call its value.
+        op: "aten.conv2d.default"; what isn't an operator of torch's has Python's name, "getitem" or "mul".
+        args, options: nested tuples of numbers, strings, None, `Ref` and `Dtype`.
+        module: dotted path of the module that calls it.
+    """
+
+    name: str
+    op: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    module: str
+
+
+class Graph(NamedTuple):
+    """One mode (training or evaluation) of a network.
+
+    Attributes:
+        sources: value name → where it comes from.
+        nodes: in order.
+        output: the network's output, or None where that isn't one tensor.
+        hidden: sub-module's dotted name → the value that a hook on it would hold in the end, flattened to [N, D].
+        buffers: buffer's dotted name → its new value.
+        constants: arrays that the code made; in torch's layout.
+    """
+
+    sources: dict[str, Source]
+    nodes: tuple[Node, ...]
+    output: Ref | None
+    hidden: dict[str, Ref]
+    buffers: dict[str, Ref]
+    constants: dict[str, Any]
+
+
+def refs(argument: Any) -> Iterable[str]:
+    """Names of all values that an argument mentions, at any depth.
+
+    Example:
+        >>> list(refs((Ref("x"), 2, (Ref("y"), None))))
+        ['x', 'y']
+    """
+    if isinstance(argument, Ref):
+        yield argument.name
+    elif isinstance(argument, dict):
+        for value in argument.values():
+            yield from refs(value)
+    elif isinstance(argument, tuple) and not isinstance(argument, Dtype):
+        for value in argument:
+            yield from refs(value)
+
+
+def needed(graph: Graph, wanted: Iterable[Ref]) -> tuple[Node, ...]:
+    """The nodes without which `wanted` can't be computed, in order.
+
+    Example:
+        >>> nodes = (Node("a", "relu", (Ref("x"),), {}, ""), Node("b", "relu", (Ref("x"),), {}, ""))
+        >>> [node.name for node in needed(Graph({}, nodes, None, {}, {}, {}), [Ref("b")])]
+        ['b']
+    """
+    names = {ref.name for ref in wanted}
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.name in names:
+            kept.append(node)
+            names.update(refs(node.args))
+            names.update(refs(node.options))
+    return tuple(reversed(kept))

@@ -1,0 +1,247 @@
+"""Pooling, padding and resizing of [N, C, *spatial], worked on channels last."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax.ops.pool import max_pool
+from byol_jax.ops.precision import at_least_float32
+from interop.trace.context import Context
+from interop.trace.kinds import Operator
+from interop.trace.ops_reduce import reduced
+from interop.trace.values import Value, arranged, same_order
+
+__all__ = ["TABLE"]
+
+
+def _per_axis(given: Any, rank: int) -> tuple[int, ...]:
+    given = (given,) if isinstance(given, int) else tuple(given)
+    return given * rank if len(given) == 1 else given
+
+
+def _channels_last(x: Value, rank: int) -> tuple[jax.Array, tuple[int, ...]]:
+    """[N, *spatial, C] and its order; [C, *spatial] without a batch axis works the same."""
+    order = (*range(x.ndim - rank - 1), *range(x.ndim - rank, x.ndim), x.ndim - rank - 1)
+    return arranged(x, order), order
+
+
+def _windows(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int], ceil_mode: bool
+) -> list[int]:
+    """How many windows each axis has; with `ceil_mode` a last, partial one, if it starts inside."""
+    counts = []
+    for n, k, s, p in zip(size, kernel, stride, pads, strict=True):
+        room = n + 2 * p - k
+        count = (-(-room // s) if ceil_mode else room // s) + 1
+        counts.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
+    return counts
+
+
+def _over_windows(
+    array: jax.Array,
+    initial: float,
+    function: Callable[..., Any],
+    extents: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    counts: Sequence[int],
+) -> jax.Array:
+    lead = array.ndim - len(extents) - 1
+    size = array.shape[lead:-1]
+    reach = [(c - 1) * s + k for c, s, k in zip(counts, strides, extents, strict=True)]
+    sides = [(p, max(r - n - p, 0)) for p, r, n in zip(pads, reach, size, strict=True)]
+    cut = [slice(None)] * lead + [slice(0, r - p) for r, p in zip(reach, pads, strict=True)]
+
+    def whole(numbers: Sequence[int]) -> tuple[int, ...]:
+        return (*(1,) * lead, *numbers, 1)
+
+    return jax.lax.reduce_window(
+        array[tuple(cut)],
+        jnp.asarray(initial, array.dtype),
+        function,
+        window_dimensions=whole(extents),
+        window_strides=whole(strides),
+        padding=((0, 0),) * lead + tuple(sides) + ((0, 0),),
+    )
+
+
+def _dilated_max(
+    array: jax.Array,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    counts: Sequence[int],
+    dilations: Sequence[int],
+) -> jax.Array:
+    """By one strided slice a position, the first of equal maxima kept: XLA has no gradient of dilated windows."""
+    lead = array.ndim - len(kernel) - 1
+    ends = [(c - 1) * s + d * (k - 1) + 1 for c, s, d, k in zip(counts, strides, dilations, kernel, strict=True)]
+    after = [max(end - n - p, 0) for end, n, p in zip(ends, array.shape[lead:-1], pads, strict=True)]
+    array = jnp.pad(array, [(0, 0)] * lead + list(zip(pads, after, strict=True)) + [(0, 0)], constant_values=-jnp.inf)
+    highest = None
+    for position in itertools.product(*map(range, kernel)):
+        starts = [k * d for k, d in zip(position, dilations, strict=True)]
+        windows = [slice(a, a + (c - 1) * s + 1, s) for a, c, s in zip(starts, counts, strides, strict=True)]
+        candidate = array[(*[slice(None)] * lead, *windows)]
+        highest = candidate if highest is None else jnp.where(candidate > highest, candidate, highest)
+    assert highest is not None
+    return highest
+
+
+def _max_pool(rank: int) -> Operator:
+    def operator(
+        context: Context,
+        x: Value,
+        kernel_size: Any,
+        stride: Any = (),
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> Value:
+        kernel = _per_axis(kernel_size, rank)
+        strides = _per_axis(stride, rank) if stride not in ((), []) else kernel
+        pads, dilations = _per_axis(padding, rank), _per_axis(dilation, rank)
+        array, order = _channels_last(x, rank)
+        even = all(len(set(part)) == 1 for part in (kernel, strides, pads))
+        if rank == 2 and x.ndim == 4 and even and set(dilations) == {1} and not ceil_mode:
+            return Value(max_pool(array, window=kernel[0], stride=strides[0], padding=pads[0]), order)
+        extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+        counts = _windows(array.shape[-rank - 1 : -1], extents, strides, pads, ceil_mode)
+        if set(dilations) == {1}:
+            return Value(_over_windows(array, -jnp.inf, jax.lax.max, kernel, strides, pads, counts), order)
+        return Value(_dilated_max(array, kernel, strides, pads, counts, dilations), order)
+
+    return operator
+
+
+def _avg_pool(rank: int) -> Operator:
+    def operator(
+        context: Context,
+        x: Value,
+        kernel_size: Any,
+        stride: Any = (),
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        kernel = _per_axis(kernel_size, rank)
+        strides = _per_axis(stride, rank) if stride not in ((), []) else kernel
+        pads = _per_axis(padding, rank)
+        array, order = _channels_last(x, rank)
+        size = array.shape[-rank - 1 : -1]
+        counts = _windows(size, kernel, strides, pads, ceil_mode)
+        sums = _over_windows(array.astype(at_least_float32(x.dtype)), 0, jax.lax.add, kernel, strides, pads, counts)
+        shares = np.ones((1,) * (rank + 1))
+        for axis, (n, k, s, p, count) in enumerate(zip(size, kernel, strides, pads, counts, strict=True)):
+            starts = np.arange(count) * s - p
+            inside = np.minimum(starts + k, n + p * count_include_pad) - (
+                starts if count_include_pad else starts.clip(0)
+            )
+            shares = shares * inside.reshape([-1 if other == axis else 1 for other in range(rank + 1)])
+        divisor = shares if divisor_override is None else np.full((1,) * (rank + 1), divisor_override)
+        return Value((sums / jnp.asarray(divisor, sums.dtype)).astype(x.dtype), order)
+
+    return operator
+
+
+def _adaptive_sizes(x: Value, output_size: Any, rank: int) -> list[int]:
+    whole = _per_axis(output_size, rank) if output_size is not None else (None,) * rank
+    return [n if wanted is None else wanted for wanted, n in zip(whole, x.shape[-rank:], strict=True)]
+
+
+def _bins(size: int, wanted: int) -> list[tuple[int, int]]:
+    """torch's: bin i is [floor(i · size / wanted), ceil((i + 1) · size / wanted))."""
+    return [(i * size // wanted, -(-(i + 1) * size // wanted)) for i in range(wanted)]
+
+
+def _adaptive_avg_pool(rank: int) -> Operator:
+    def operator(context: Context, x: Value, output_size: Any) -> Value:
+        wanted = _adaptive_sizes(x, output_size, rank)
+        if all(n == 1 for n in wanted):
+            wide = at_least_float32(x.dtype)
+            axes = tuple(range(-rank, 0))
+            return reduced(
+                x, axes, True, lambda a, places: jnp.mean(a, places, dtype=wide, keepdims=True).astype(x.dtype)
+            )
+        matrices = []
+        for n, m in zip(x.shape[-rank:], wanted, strict=True):
+            matrix = np.zeros((m, n))
+            for row, (start, stop) in enumerate(_bins(n, m)):
+                matrix[row, start:stop] = 1 / (stop - start)
+            matrices.append(matrix)
+        return _mixed(x, matrices)
+
+    return operator
+
+
+def _adaptive_max_pool(rank: int) -> Operator:
+    def operator(context: Context, x: Value, output_size: Any) -> tuple[Value, None]:
+        for offset, m in enumerate(_adaptive_sizes(x, output_size, rank)):
+            place = x.order.index(x.ndim - rank + offset)
+            parts = [
+                jnp.max(jax.lax.slice_in_dim(x.array, start, stop, axis=place), place, keepdims=True)
+                for start, stop in _bins(x.array.shape[place], m)
+            ]
+            x = Value(jnp.concatenate(parts, place), x.order)
+        return x, None
+
+    return operator
+
+
+def _mixed(x: Value, matrices: Sequence[np.ndarray | None]) -> Value:
+    """Each of the last axes multiplied by its [new size, old size] matrix."""
+    for offset, matrix in enumerate(matrices):
+        axis = x.ndim - len(matrices) + offset
+        if matrix is None or (matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))):
+            continue
+        place = x.order.index(axis)
+        weights = jnp.asarray(matrix, x.dtype)
+        mixed = jax.lax.dot_general(x.array, weights, (((place,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+        x = Value(jnp.moveaxis(mixed, -1, place), x.order)
+    return x
+
+
+def _constant_pad(context: Context, x: Value, pad: Sequence[int], value: Any = 0) -> Value:
+    """torch's list begins with the last axis; negative numbers crop."""
+    widths = [(0, 0, 0)] * x.ndim
+    for offset in range(len(pad) // 2):
+        widths[x.ndim - 1 - offset] = (pad[2 * offset], pad[2 * offset + 1], 0)
+    filling = jnp.asarray(0 if value is None else value, x.dtype)
+    return Value(jax.lax.pad(x.array, filling, [widths[axis] for axis in x.order]), x.order)
+
+
+def _pad(context: Context, x: Value, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Value:
+    if mode == "constant":
+        return _constant_pad(context, x, pad, value)
+    modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    widths = [(0, 0)] * x.ndim
+    for offset in range(len(pad) // 2):
+        widths[x.ndim - 1 - offset] = (pad[2 * offset], pad[2 * offset + 1])
+    return same_order(lambda a: jnp.pad(a, [widths[axis] for axis in x.order], mode=modes[mode]), x)
+
+
+def _pad_by(mode: str) -> Operator:
+    return lambda context, x, pad: _pad(context, x, pad, mode)
+
+
+TABLE: dict[str, Operator] = {
+    **{f"aten.max_pool{rank}d": _max_pool(rank) for rank in (1, 2, 3)},
+    **{f"aten.avg_pool{rank}d": _avg_pool(rank) for rank in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{rank}d": _adaptive_avg_pool(rank) for rank in (1, 2, 3)},
+    **{f"aten._adaptive_avg_pool{rank}d": _adaptive_avg_pool(rank) for rank in (2, 3)},
+    **{f"aten.adaptive_max_pool{rank}d": _adaptive_max_pool(rank) for rank in (1, 2, 3)},
+    "aten.max_pool2d_with_indices": lambda *args, **options: (_max_pool(2)(*args, **options), None),
+    "aten.max_pool3d_with_indices": lambda *args, **options: (_max_pool(3)(*args, **options), None),
+    "aten.pad": _pad,
+    "aten.constant_pad_nd": _constant_pad,
+    **{
+        f"aten.{mode}_pad{rank}d": _pad_by({"reflection": "reflect", "replication": "replicate"}[mode])
+        for mode in ("reflection", "replication")
+        for rank in (1, 2, 3)
+    },
+}

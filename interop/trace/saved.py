@@ -1,0 +1,162 @@
+"""A traced network in a folder, to be run later without the module's code and without torch.
+
+    network.json           the graphs as plain data
+    network.safetensors    weights, buffers and constants
+
+Nothing in either is executed: operators are looked up by name in this version's own table.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError, ConfigurationError
+from byol_jax.tree import flatten, unflatten
+from byol_jax.types import Encoder, Variables
+from interop.arrays import as_numpy
+from interop.files import load_state_dict, save_state_dict
+from interop.trace.checks import missing
+from interop.trace.encoder import Network, network_encoder, traced_parts
+from interop.trace.export import Traced
+from interop.trace.graph import Dtype, Graph, Node, Ref, Source
+
+__all__ = ["load_network", "save_network"]
+
+FORMAT = 1
+GRAPH_FILE, TENSOR_FILE = "network.json", "network.safetensors"
+
+
+def save_network(folder: str | Path, encoder: Encoder) -> None:
+    """Writes a traced encoder, with the weights that it was imported with, into `folder`.
+
+    Args:
+        folder: made if it isn't there.
+        encoder: what `from_torch_module` returned.
+
+    Raises:
+        ConfigurationError: another encoder.
+        OSError: the folder can't be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from interop.trace.encoder import from_torch_module
+        >>> folder = tempfile.mkdtemp()
+        >>> save_network(folder, from_torch_module(torch.nn.Conv2d(3, 4, 3), image_size=8))
+        >>> load_network(folder).init(None, (8, 8, 3)).params["weight"].shape
+        (4, 3, 3, 3)
+    """
+    network, variables = traced_parts(encoder)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, np.ndarray] = {}
+    for kind, tree in (("param", variables.params), ("stat", variables.stats)):
+        tensors |= {f"{kind}/{name}": as_numpy(leaf, name) for name, leaf in flatten(tree).items()}
+    for mode, graph in (("train", network.traced.train), ("eval", network.traced.eval)):
+        tensors |= {f"constant/{mode}/{name}": as_numpy(array, name) for name, array in graph.constants.items()}
+    description = {
+        "format": FORMAT,
+        "input_shape": network.input_shape,
+        "frozen": sorted(network.frozen),
+        "names": network.traced.names,
+        "train": _graph_to_json(network.traced.train),
+        "eval": _graph_to_json(network.traced.eval),
+    }
+    save_state_dict(folder / TENSOR_FILE, tensors)
+    text = json.dumps(description, allow_nan=False, separators=(",", ":"))
+    temporary = folder / f".{GRAPH_FILE}.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / GRAPH_FILE)
+
+
+def load_network(folder: str | Path) -> Encoder:
+    """The encoder that `save_network` wrote; torch isn't needed.
+
+    Args:
+        folder: the same; a path.
+
+    Raises:
+        CheckpointFormatError: no such network, or its files are damaged or of a later version.
+        UnsupportedOpError: it uses operators that `register_op` had added.
+    """
+    path = Path(folder) / GRAPH_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointFormatError(f"{path}: no traced network that can be read ({error})") from error
+    tensors = load_state_dict(Path(folder) / TENSOR_FILE)
+    try:
+        if description["format"] != FORMAT:
+            raise CheckpointFormatError(
+                f"{path}: format {description['format']}, this version reads {FORMAT}: update byol-jax"
+            )
+        graphs = [_graph_from_json(description[mode], tensors, mode) for mode in ("train", "eval")]
+        traced = Traced(graphs[0], graphs[1], tuple(description["names"]))
+        network = Network(traced, tuple(description["input_shape"]), frozenset(description["frozen"]))
+        parts = [_below(tensors, kind) for kind in ("param/", "stat/")]
+        variables = Variables(*map(unflatten, parts))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointFormatError):
+            raise
+        raise CheckpointFormatError(f"{path} isn't as it was written ({type(error).__name__}: {error})") from error
+    missing(traced).raise_if_any(str(folder))
+    return network_encoder(network, variables)
+
+
+def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _graph_to_json(graph: Graph) -> dict[str, Any]:
+    return {
+        "sources": {name: list(source) for name, source in graph.sources.items()},
+        "nodes": [
+            [node.name, node.op, _encoded(node.args), {k: _encoded(v) for k, v in node.options.items()}, node.module]
+            for node in graph.nodes
+        ],
+        "output": graph.output and graph.output.name,
+        "hidden": {name: ref.name for name, ref in graph.hidden.items()},
+        "buffers": {name: ref.name for name, ref in graph.buffers.items()},
+    }
+
+
+def _graph_from_json(given: Mapping[str, Any], tensors: Mapping[str, np.ndarray], mode: str) -> Graph:
+    nodes = tuple(
+        Node(name, op, _decoded(args), {key: _decoded(value) for key, value in options.items()}, module)
+        for name, op, args, options, module in given["nodes"]
+    )
+    return Graph(
+        {name: Source(kind, target) for name, (kind, target) in given["sources"].items()},
+        nodes,
+        None if given["output"] is None else Ref(given["output"]),
+        {name: Ref(value) for name, value in given["hidden"].items()},
+        {name: Ref(value) for name, value in given["buffers"].items()},
+        _below(tensors, f"constant/{mode}/"),
+    )
+
+
+def _encoded(argument: Any) -> Any:
+    """JSON for an argument: {"ref": …}, {"dtype": …} and {"float": "inf"} beside lists and plain values."""
+    if isinstance(argument, Ref):
+        return {"ref": argument.name}
+    if isinstance(argument, Dtype):
+        return {"dtype": argument.name}
+    if isinstance(argument, tuple):
+        return [_encoded(part) for part in argument]
+    if isinstance(argument, float) and not math.isfinite(argument):
+        return {"float": str(argument)}
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return argument
+    raise ConfigurationError(f"an operator's argument of type {type(argument).__name__} can't be saved")
+
+
+def _decoded(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return tuple(_decoded(part) for part in argument)
+    if isinstance(argument, dict):
+        ((kind, text),) = argument.items()
+        return {"ref": Ref, "dtype": Dtype, "float": float}[kind](text)
+    return argument

@@ -1,0 +1,157 @@
+"""A learner's file that doesn't fit: every fault named at once, every other layout with the way out."""
+
+import numpy as np
+import pytest
+from byol_learners import LAYOUTS, shapes, state_of, theirs, torch_learner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import interop
+from byol_jax import nets
+from byol_jax.errors import CheckpointFormatError, ConfigurationError, StateDictMismatchError
+from tests.parity.trajectory import SMALL
+
+
+def faults(state_dict, draw):
+    """One key dropped, renamed, reshaped or of another type; and its name."""
+    key = draw(st.sampled_from(sorted(state_dict)))
+    array, kind = state_dict[key], draw(st.sampled_from(["dropped", "renamed", "reshaped", "retyped"]))
+    changed = {name: value for name, value in state_dict.items() if name != key}
+    if kind == "renamed":
+        changed[key + draw(st.sampled_from(["x", ".weight", "_0"]))] = array
+    if kind == "reshaped":
+        changed[key] = np.zeros((*array.shape, 2), array.dtype)
+    if kind == "retyped":
+        changed[key] = array.astype(np.float16)
+    return changed, key, kind
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_any_fault_is_named(data):
+    layout = data.draw(st.sampled_from(sorted(LAYOUTS)))
+    changed, keys = dict(theirs(layout)), {}
+    for _ in range(data.draw(st.integers(1, 3))):
+        untouched = {key: changed[key] for key in theirs(layout) if key not in keys}
+        partly, key, kind = faults(untouched, data.draw)
+        changed = {name: value for name, value in changed.items() if name not in untouched} | partly
+        keys[key] = kind
+    with pytest.raises(StateDictMismatchError) as caught:
+        interop.load_byol_checkpoint(changed, like=shapes(layout))
+    message = str(caught.value)
+    assert "\n" not in message
+    for key, kind in keys.items():
+        words = {"dropped": "missing", "renamed": "unexpected", "reshaped": "wrong shape", "retyped": "wrong dtype"}
+        assert words[kind] in message
+        assert key in message
+
+
+def renamed(state_dict, *pairs):
+    for old, new in pairs:
+        state_dict = {key.replace(old, new): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def without(state_dict, start):
+    return {key: value for key, value in state_dict.items() if not key.startswith(start)}
+
+
+HEADS_OF_B = (("encoder.projector.", "encoder.projector.net."), ("online_predictor.", "online_predictor.net."))
+HEADS_OF_D0 = (("encoder.projector.", "encoder.projector.0."), ("online_predictor.", "online_predictor.0."))
+REFUSED = {
+    "plain into simplicial": ("C", "D1", r"layout C, the learner has D1: make .* simplicial_embeddings=False$"),
+    "simplicial into plain": ("D1", "C", r"make the learner with simplicial_embeddings=True$"),
+    "simsiam into momentum": ("C-sim", "C", r"make the learner with use_momentum=False$"),
+    "both": ("C", "D1-sim", r"make the learner with simplicial_embeddings=False and use_momentum=True$"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_layout_says_how_to_make_the_learner(case):
+    file, learner, words = REFUSED[case]
+    with pytest.raises(CheckpointFormatError, match=words):
+        interop.load_byol_checkpoint(theirs(file), like=shapes(learner))
+
+
+def test_other_releases_are_named():
+    b, like = renamed(theirs("C"), *HEADS_OF_B), shapes("C")
+    for state_dict in (b, without(b, "net.")):
+        with pytest.raises(CheckpointFormatError, match=r"0\.0\.1 to 0\.5\.7 \(layout A or B\): take \.net out"):
+            interop.load_byol_checkpoint(state_dict, like=like)
+    for layout, name in (("C", "D0"), ("C-sim", "D0-sim")):
+        with pytest.raises(CheckpointFormatError, match=rf"0\.9\.0 \(layout {name}\).*take the network alone"):
+            interop.load_byol_checkpoint(renamed(theirs(layout), *HEADS_OF_D0), like=like)
+
+
+def test_what_no_learner_can_hold_is_refused():
+    like, good = shapes("C"), theirs("C")
+    bare = {key.removeprefix("net."): value for key, value in good.items() if key.startswith("net.")}
+    for source in ("auto", "byol_pytorch"):
+        with pytest.raises(CheckpointFormatError, match=r"no .*byol.pytorch.*interop\.from_torch_state_dict"):
+            interop.load_byol_checkpoint(bare, like=like, source=source)
+    with pytest.raises(CheckpointFormatError, match=r"has no target_encoder\.\*; after reset_moving_average\(\)"):
+        interop.load_byol_checkpoint(without(good, "target_encoder."), like=like)
+    with pytest.raises(CheckpointFormatError, match=r"no projector of byol-pytorch's below online_encoder\.projector"):
+        interop.load_byol_checkpoint(without(good, "online_encoder.projector."), like=like)
+    with pytest.raises(
+        StateDictMismatchError, match=r"1 wrong value: net\.0\.weight \(differs from online_encoder\.net\.0"
+    ):
+        interop.load_byol_checkpoint(good | {"net.0.weight": good["net.0.weight"] + 1}, like=like)
+    with pytest.raises(CheckpointFormatError, match=r"got BYOL; a torch module's is module\.state_dict\(\)"):
+        interop.load_byol_checkpoint(torch_learner("C"), like=like)
+    with pytest.raises(CheckpointFormatError, match="absent"):
+        interop.load_byol_checkpoint("absent.pt", like=like)
+    with pytest.raises(StateDictMismatchError, match="expected a TrainState"):
+        interop.load_byol_checkpoint(good, like=like.online)
+    with pytest.raises(ConfigurationError, match=r"use learner\.init\(key\)"):
+        interop.load_byol_checkpoint(good, like=like)
+    for source in ("byol_torch", "ByolPytorchh", 3, None):
+        with pytest.raises(ConfigurationError, match=r"source .* isn't known: use one of .*byol_pytorch"):
+            interop.load_byol_checkpoint(good, like=like, source=source)
+
+
+CUT = SMALL._replace(ours=lambda: nets.small_cnn((5,), num_classes=11))
+OTHER = SMALL._replace(ours=lambda: nets.resnet((1, 1), width=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"hidden_layer": -1},
+            r"make the learner with a hidden_layer \(or image_size\) that gives 112 features \(not 11\)$",
+        ),
+        (
+            {"projection_size": 8, "projection_hidden_size": 16},
+            r"projection_size=16 \(not 8\), projection_hidden_size=32",
+        ),
+        (
+            {"network": CUT},
+            r"18 unexpected: .*net\.7\.weight.* wrong shape: .*net\.4\.bias \(given \[7\], expected \[11\]\)",
+        ),
+        ({"network": OTHER}, r"missing: .*net\.layer1\.0\.conv1\.weight"),
+    ],
+)
+def test_what_to_change_is_said(options, words):
+    with pytest.raises(StateDictMismatchError, match=words):
+        interop.load_byol_checkpoint(theirs("C"), like=shapes("C", **options))
+
+
+def test_a_file_of_another_type_says_to_convert_it():
+    wide = {key: value.astype(np.float64) if value.dtype == np.float32 else value for key, value in theirs("C").items()}
+    with pytest.raises(StateDictMismatchError, match=r"given float64, expected float32.*convert the file's tensors"):
+        interop.load_byol_checkpoint(wide, like=shapes("C"))
+
+
+def test_saving_checks_the_layout(tmp_path):
+    path, state = tmp_path / "learner.pt", state_of("C")
+    with pytest.raises(CheckpointFormatError, match=r"the state has layout C, not D1-sim: use layout='C'$"):
+        interop.save_byol_checkpoint(path, state, layout="D1_sim")
+    with pytest.raises(ConfigurationError, match=r"layout 'lightning' isn't known: use one of .*byol_pytorch"):
+        interop.save_byol_checkpoint(path, state, layout="lightning")
+    headless = state.online._replace(params=state.online.params | {"projector": {}})
+    with pytest.raises(CheckpointFormatError, match="no heads of byol-pytorch's"):
+        interop.save_byol_checkpoint(path, state.replace(online=headless), layout="byol_pytorch")
+    with pytest.raises(StateDictMismatchError, match="expected a TrainState"):
+        interop.save_byol_checkpoint(path, {}, layout="byol_pytorch")
+    assert not path.exists()

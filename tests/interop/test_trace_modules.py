@@ -1,0 +1,240 @@
+"""A traced module computes what the module computes: output, gradients, buffers, in both modes, at any batch size."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from traced_modules import MODULES, Chance, Residual, Several, Signal, Stopped, Tied
+
+import interop
+from byol_jax.errors import (
+    ConfigurationError,
+    ConversionMismatchError,
+    HiddenLayerNotFoundError,
+    UnsupportedModuleError,
+    UnsupportedOpError,
+)
+from byol_jax.tree import flatten
+from interop import from_torch_module
+
+TOLERANCE = 1e-9  # of the largest value, in float64; measured: 2e-14 at most
+
+
+@pytest.fixture(autouse=True)
+def in_double_precision():
+    torch.manual_seed(0)
+    with jax.enable_x64(True):
+        yield
+
+
+def numbers(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def as_jax(x):
+    array = jnp.asarray(x.numpy())
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def close(ours, wanted, name=""):
+    scale = max(float(np.abs(wanted).max(initial=0)), 1e-3)
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE * scale, err_msg=name)
+
+
+def check_the_same(module, x, *, train, encoder, layer=-1):
+    """Output, gradient of a random sum of it by every parameter, and buffers afterwards."""
+    theirs = copy.deepcopy(module).train(train)
+    kept = {}
+    if layer != -1:
+        hook = theirs.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.update(y=o.reshape(len(x), -1)))
+        theirs(x)
+        hook.remove()
+        theirs = copy.deepcopy(module).train(train)
+        theirs.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.update(y=o.reshape(len(x), -1)))
+    output = theirs(x)
+    wanted = kept["y"] if layer != -1 else output
+    weights = numbers(*wanted.shape, seed=2)
+    (wanted * weights).sum().backward()
+    variables = encoder.init(None, as_jax(x).shape[1:])
+
+    def total(params):
+        features, stats = encoder.apply(
+            variables._replace(params=params), as_jax(x), train=train, hidden_layer=layer, key=jax.random.key(0)
+        )
+        return (features * jnp.asarray(weights.numpy())).sum(), (features, stats)
+
+    (_, (features, stats)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(variables.params)
+    close(features, wanted.detach().numpy(), "output")
+    by_name = flatten(gradients)
+    for name, parameter in theirs.named_parameters():
+        given = by_name[name.replace(".", "/")]
+        close(given, np.zeros(given.shape) if parameter.grad is None else parameter.grad.numpy(), name)
+    for name, leaf in flatten(stats).items():
+        close(np.asarray(leaf, np.float64), dict(theirs.named_buffers())[name.replace("/", ".")].double().numpy(), name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_it_computes_what_the_module_computes(name: str, train: bool) -> None:
+    module = MODULES[name]().double()
+    encoder = from_torch_module(module, image_size=4)
+    for batch in (2, 5):
+        check_the_same(module, numbers(batch, 3, 4, 4), train=train, encoder=encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["conv1", "bn1", "relu", "conv2", "bn2", "pool", "fc"])
+def test_a_hidden_layer_holds_what_a_hook_holds_in_the_end(layer: str) -> None:
+    """In-place writes after the hook included, and the last call's output of a module that is called twice."""
+    module = Residual().double()
+    encoder = from_torch_module(module, image_size=4, verify=False)
+    check_the_same(module, numbers(3, 3, 4, 4), train=True, encoder=encoder, layer=layer)
+
+
+def test_a_signal_and_a_linear_layer() -> None:
+    module = Signal().double()
+    encoder = from_torch_module(module, example_input=numbers(2, 2, 16))
+    check_the_same(module, numbers(3, 2, 16), train=True, encoder=encoder)
+    linear = nn.Linear(7, 3).double()
+    check_the_same(linear, numbers(4, 7), train=True, encoder=from_torch_module(linear, example_input=numbers(1, 7)))
+
+
+def test_leaves_have_torchs_names_and_layout() -> None:
+    variables = from_torch_module(Residual(), image_size=4, verify=False).init(None, (4, 4, 3))
+    assert flatten(variables.params)["conv1/weight"].shape == (8, 3, 3, 3)
+    assert flatten(variables.stats)["bn1/num_batches_tracked"].dtype == jnp.int32
+    assert from_torch_module(Residual(), image_size=4, verify=False).hidden_layers() == (
+        *("conv1", "bn1", "relu", "conv2", "bn2", "pool", "fc"),
+    )
+
+
+def test_tied_tensors_are_one_leaf() -> None:
+    params = flatten(from_torch_module(Tied(), image_size=4, verify=False).init(None, (4, 4, 3)).params)
+    assert sorted(params) == ["first/bias", "first/weight", "second/bias"]
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = Residual()
+    module.bn1.eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    from_torch_module(module, image_size=4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert module.training
+    assert not module.bn1.training
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_chance_comes_from_the_key_alone() -> None:
+    module = Chance().double()
+    encoder = from_torch_module(module, image_size=4)
+    variables = encoder.init(None, (4, 4, 3))
+    images = jnp.ones((64, 4, 4, 3))
+
+    def apply(key, train=True):
+        return encoder.apply(variables, images, train=train, hidden_layer=-1, key=key)[0]
+
+    first, again, other = (apply(jax.random.key(seed)) for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+    zero = float((first == 0).mean())
+    assert abs(zero - (1 - 0.7 * 0.5 * 0.8)) < 0.05  # 64 coins of 0.8 decide whole images: 0.05 is one deviation
+    with pytest.raises(ConfigurationError, match="needs a key"):
+        apply(None)
+    close(apply(None, train=False), module.eval()(torch.ones(64, 3, 4, 4, dtype=torch.float64)).detach().numpy())
+
+
+def test_an_output_that_is_no_tensor_leaves_the_layers() -> None:
+    encoder = from_torch_module(Several(), image_size=4)
+    variables, images = encoder.init(None, (4, 4, 3)), jnp.ones((2, 4, 4, 3))
+    assert encoder.apply(variables, images, train=True, hidden_layer="body.0")[0].shape == (2, 16)
+    with pytest.raises(HiddenLayerNotFoundError, match="isn't one tensor"):
+        encoder.apply(variables, images, train=True, hidden_layer=-1)
+
+
+def test_no_gradient_where_torch_has_none() -> None:
+    """A learner masks these from its optimiser, as PyTorch leaves grad None."""
+    from byol_jax.optim import depended_on
+
+    encoder = from_torch_module(Stopped(), image_size=4, verify=False)
+    variables = encoder.init(None, (4, 4, 3))
+    reached = depended_on(
+        lambda params: encoder.apply(
+            variables._replace(params=params), jnp.ones((2, 4, 4, 3)), train=True, hidden_layer=-1
+        )[0],
+        variables.params,
+    )
+    assert {name for name, flag in flatten(reached).items() if flag} == {"used/weight", "used/bias"}
+
+
+class Item(nn.Module):
+    def forward(self, x):
+        return x if x.sum().item() > 0 else -x
+
+
+REFUSED = {
+    "decides by the values": (Item(), UnsupportedModuleError),
+    "bn is a BatchNorm2d with momentum=None": (
+        nn.Sequential().append(nn.Conv2d(3, 3, 1)) and nn.ModuleDict({"bn": nn.BatchNorm2d(3, momentum=None)}),
+        UnsupportedModuleError,
+    ),
+    "lazy parameter": (nn.LazyConv2d(3, 1), UnsupportedModuleError),
+    "complex64": (nn.ParameterList([torch.zeros(2, dtype=torch.complex64)]), UnsupportedModuleError),
+    "expected a torch.nn.Module": (lambda x: x, UnsupportedModuleError),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_cannot_be_imported_is_refused_with_a_reason(reason: str) -> None:
+    module, error = REFUSED[reason]
+    with pytest.raises(error, match=reason) as caught:
+        from_torch_module(module, image_size=4)
+    assert "\n" not in str(caught.value)
+
+
+class Rare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+
+    def forward(self, x):
+        return torch.special.i1e(self.inner(x)) + torch.special.bessel_j0(self.inner(x))
+
+
+def test_missing_operators_are_all_named_and_can_be_added() -> None:
+    names = ["aten.special_i1e.default", "aten.special_bessel_j0.default"]
+    assert interop.missing_ops(Rare(), image_size=4) == names
+    with pytest.raises(UnsupportedOpError, match=r"2 operators.*special_i1e.*special_bessel_j0.*register_op"):
+        from_torch_module(Rare(), image_size=4)
+    report = interop.check(Rare(), image_size=4)
+    assert not report.supported
+    assert len(report.problems) == 2
+
+    interop.register_op(names[0])(jax.scipy.special.i1e)
+    interop.register_op(names[1])(lambda x: jnp.sinc(x))
+    assert interop.missing_ops(Rare(), image_size=4) == []
+    assert interop.check(Rare(), image_size=4).supported
+    with pytest.raises(ConversionMismatchError, match="differ"):  # sinc isn't the Bessel function
+        from_torch_module(Rare(), image_size=4)
+
+
+def test_verify_names_the_first_sub_module_that_differs(monkeypatch) -> None:
+    from interop.trace import table
+
+    wrong = table.OPERATORS | {"aten.adaptive_avg_pool2d": table.OPERATORS["aten.adaptive_max_pool2d"]}
+    wrong["aten.adaptive_avg_pool2d"] = lambda *a, **k: table.OPERATORS["aten.adaptive_max_pool2d"](*a, **k)[0]
+    monkeypatch.setattr(table, "OPERATORS", wrong)
+    with pytest.raises(ConversionMismatchError, match="first at pool"):
+        from_torch_module(Residual(), image_size=4)
+
+
+def test_another_size_is_refused() -> None:
+    encoder = from_torch_module(Residual(), image_size=4, verify=False)
+    with pytest.raises(ConfigurationError, match=r"traced for inputs of shape \(4, 4, 3\), not \(8, 8, 3\)"):
+        encoder.init(None, (8, 8, 3))
+    with pytest.raises(UnsupportedModuleError, match="image_size=None"):
+        from_torch_module(Residual())

@@ -1,0 +1,115 @@
+"""Two processes with four devices each = one device, as eight devices of one process are (test_drivers.py).
+
+And a process run twice gives the same bits. What the command line makes of it: tests/cli/test_train_processes.py.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from driver_runs import double_and_quickly_compiled, light, whole
+
+from byol_jax import parallel
+from byol_jax.errors import ConfigurationError
+from byol_jax.tree import leaf_names
+
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+
+
+def together(out: Path, count: int, devices: int, *drivers: str, double: bool = True) -> list[dict[str, np.ndarray]]:
+    """What each of `count` processes with `devices` devices found; they are gone when this returns, however it ends."""
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "PYTHONPATH": PATHS,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_ENABLE_X64": str(double),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(double),  # as in double_and_quickly_compiled
+    }
+    command = [sys.executable, str(HERE / "train_in_processes.py")]
+    processes = [
+        subprocess.Popen(
+            [*command, str(number), str(count), address, str(out), *drivers],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for process, text in zip(processes, errors, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return [dict(np.load(out / f"{number}.npz")) for number in range(count)]
+
+
+def named(driver: str, state) -> dict[str, np.ndarray]:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    return {f"{driver} {name}": leaf for name, leaf in zip(leaf_names(state), leaves, strict=True)}
+
+
+def check_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    for name, leaf in wanted.items():
+        np.testing.assert_allclose(found[name], leaf, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    drivers = ("jit", "shard_map")
+    first, second = together(tmp_path / "two", 2, 4, *drivers)
+    assert set(first) == set(second)
+    for name in set(first):
+        assert first[name].tobytes() == second[name].tobytes(), f"{name} differs between the processes"
+    with double_and_quickly_compiled():
+        state, rows = whole(augment_fn=light)
+    for driver in drivers:
+        check_equal(first, named(driver, state))
+        np.testing.assert_allclose(first[f"{driver} losses"], [row["loss"] for row in rows], rtol=1e-6)  # float32
+    assert first["agreed"].tolist() == [False] * 5 + [True, False, False], "wished for at call 3, two calls later"
+    assert str(first["refused"]) == "the 2 processes differ in data, seed: give all of them the same command"
+
+
+@pytest.mark.slow
+def test_a_process_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
+    (first,), (second,) = (together(tmp_path / name, 1, 2, "shard_map", double=False) for name in ("a", "b"))
+    assert len(first) > 30
+    for name, leaf in first.items():
+        assert leaf.tobytes() == second[name].tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"process_id": 2}, "process 2 of 2"),
+        ({"num_processes": 0}, "of 0"),
+        ({"coordinator_address": "here"}, "host:port"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0"),
+    ],
+)
+def test_a_wrong_start_is_one_line(changed: dict, words: str) -> None:
+    options = {"num_processes": 2, "process_id": 0, "coordinator_address": "127.0.0.1:1"} | changed
+    with pytest.raises(ConfigurationError, match=words) as error:
+        parallel.initialize(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_one_process_agrees_with_itself_at_once() -> None:
+    parallel.initialize(num_processes=1, process_id=0, coordinator_address="")
+    agree = parallel.agreement(parallel.make_mesh(), delay=2)
+    assert [agree(wish) for wish in (False, True, False)] == [False, True, False]
+    parallel.check_same({"anything": object()})
+    parallel.wait_for_all("nobody else")
