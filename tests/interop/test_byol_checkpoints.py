@@ -23,8 +23,16 @@ def leaves(variables):
     return dict(zip(names, jax.tree.leaves(variables), strict=True))
 
 
-@ANY
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("layout", "suffix"),
+    [
+        *[("C", ".pt"), ("C-sim", ".safetensors"), ("D1", ".safetensors"), ("D1-sim", ".pt")],
+        *[
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("C", ".safetensors"), ("C-sim", ".pt"), ("D1", ".pt"), ("D1-sim", ".safetensors")]
+        ],
+    ],
+)
 def test_round_trips_are_bit_identical(layout, suffix, tmp_path):
     """Theirs through ours: the same keys in the same order, and `load_state_dict(strict=True)` takes them."""
     learner, like, path = torch_learner(layout, seed=3), state_of(layout), tmp_path / f"learner{suffix}"
@@ -79,7 +87,7 @@ def test_shardings_stay_those_of_like():
     )
 
 
-@ANY
+@pytest.mark.parametrize("layout", ["C", pytest.param("D1-sim", marks=pytest.mark.slow)])
 def test_deduplicated_and_wrapped_files_load(layout, tmp_path):
     """safetensors' save_model keeps net.* only; Lightning, DataParallel and BYOLTrainer put something in front."""
     learner, like = torch_learner(layout), state_of(layout)

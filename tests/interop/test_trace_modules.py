@@ -118,6 +118,7 @@ def test_tied_tensors_are_one_leaf() -> None:
     assert sorted(params) == ["first/bias", "first/weight", "second/bias"]
 
 
+@pytest.mark.slow
 def test_the_module_is_left_as_it_was() -> None:
     module = Residual()
     module.bn1.eval()
@@ -129,6 +130,7 @@ def test_the_module_is_left_as_it_was() -> None:
     assert not any(part._forward_hooks for part in module.modules())
 
 
+@pytest.mark.slow
 def test_chance_comes_from_the_key_alone() -> None:
     module = Chance().double()
     encoder = from_torch_module(module, image_size=4)
@@ -205,6 +207,7 @@ class Rare(nn.Module):
         return torch.special.i1e(self.inner(x)) + torch.special.bessel_j0(self.inner(x))
 
 
+@pytest.mark.slow
 def test_missing_operators_are_all_named_and_can_be_added() -> None:
     names = ["aten.special_i1e.default", "aten.special_bessel_j0.default"]
     assert interop.missing_ops(Rare(), image_size=4) == names

@@ -110,6 +110,7 @@ def test_absent(tmp_path) -> None:
         load_network(tmp_path)
 
 
+@pytest.mark.slow
 def test_written_back_after_training(tmp_path) -> None:
     from byol_jax.byol import encoder_variables, make_learner
     from interop import update_torch_module

@@ -78,7 +78,10 @@ def same(actual, expected, **tolerance):
     jax.tree.map(partial(np.testing.assert_allclose, **(tolerance or {"rtol": 2e-5, "atol": 2e-6})), actual, expected)
 
 
-@pytest.mark.parametrize(("train", "hidden_layer"), [(True, -1), (True, "Conv_0"), (False, -1)])
+SLOWLY_TRAINED = [pytest.param(True, layer, marks=pytest.mark.slow) for layer in (-1, "Conv_0")]
+
+
+@pytest.mark.parametrize(("train", "hidden_layer"), [*SLOWLY_TRAINED, (False, -1)])
 def test_one_network_written_three_ways_is_one_network(train, hidden_layer):
     variables = numbers()
 

@@ -229,6 +229,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_numpys_integers_are_sizes_too():
     image = picture()
     blurred = augment.gaussian_blur(image, np.float32(1), kernel_size=np.int64(3))

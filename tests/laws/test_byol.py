@@ -127,6 +127,7 @@ def test_init_shares_no_buffer_and_is_donatable() -> None:
         )
 
 
+@pytest.mark.slow
 def test_uint8_is_float_over_255() -> None:
     learner = make_learner(nets.small_cnn(), **SMALL, **VIEWS)
     state = learner.init(jax.random.key(0))
@@ -150,6 +151,7 @@ def test_a_step_that_isnt_finite_changes_only_the_counter() -> None:
             np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_the_targets_decay_may_be_a_schedule_of_the_step_before() -> None:
     learner = make_learner(
         nets.small_cnn(), moving_average_decay=lambda step: jnp.where(step == 0, 1.0, 0.0), **SMALL, **VIEWS
@@ -173,6 +175,7 @@ def test_one_image_cant_train() -> None:
         learner.step(learner.init(jax.random.key(0)), images(1))
 
 
+@pytest.mark.slow
 def test_simsiam_statistics_move_twice_and_there_is_no_target() -> None:
     learner = make_learner(nets.small_cnn(), use_momentum=False, **SMALL, **VIEWS)
     state, _ = jax.jit(learner.step)(learner.init(jax.random.key(0)), images())
@@ -184,6 +187,7 @@ def test_simsiam_statistics_move_twice_and_there_is_no_target() -> None:
         encoder_variables(state, "target")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("views", "updates"), [("concatenated", 1), ("separate", 2)])
 def test_separate_views_move_the_statistics_twice(views: str, updates: int) -> None:
     learner = make_learner(nets.small_cnn(), views=views, **SMALL, **VIEWS)
@@ -214,6 +218,7 @@ def test_views_are_drawn_for_each_sample_from_its_place_and_the_step() -> None:
     np.testing.assert_allclose(features[4], wanted[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_low_and_stores_high() -> None:
     learner = make_learner(nets.small_cnn(), dtype=jnp.bfloat16, **SMALL, **VIEWS)
     state, metrics = jax.jit(learner.step)(learner.init(jax.random.key(0)), images())
@@ -225,6 +230,7 @@ def test_bfloat16_computes_low_and_stores_high() -> None:
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_a_signal_is_an_input_too() -> None:
     """[N, L, C] with a 1-D convolution: a whole input shape, as a pair or with num_channels=None."""
 

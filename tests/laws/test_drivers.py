@@ -84,8 +84,8 @@ def test_every_driver_gives_the_whole_batchs_numbers(driver: str, devices: int, 
 
 @pytest.mark.long
 def test_every_driver_on_every_number_of_devices_with_every_option(reference, share, figure) -> None:
-    cases = share(list(product(OPTIONS, DRIVERS, (1, 2, 4, 8))))
-    found = [differences(driver, devices, options, reference) for options, driver, devices in cases]
+    cases = share(list(product(DRIVERS, (1, 2, 4, 8), OPTIONS)))
+    found = [differences(*case, reference) for case in cases]
     state, metrics = (max(column) for column in zip(*found, strict=True))
     assert state <= STATE
     assert metrics <= METRICS

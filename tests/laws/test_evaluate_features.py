@@ -96,6 +96,7 @@ def test_raw_pixels_refuse_other_things(images):
         raw_pixels(images)
 
 
+@pytest.mark.slow
 def test_compare_is_knn_with_centring_and_the_probe():
     train, labels, test, test_labels = blobs(0, train=300, test=100, dimensions=12, classes=4)
     table = compare({"a": (train, test), "b": (train + 5, test + 5)}, labels, test_labels, k=9)

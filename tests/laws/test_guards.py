@@ -55,10 +55,10 @@ NETWORKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "dtype"), [("resnet", jnp.bfloat16), ("linen", jnp.float32)])
+@pytest.mark.parametrize(("network", "dtype"), [("resnet", "bfloat16")])
 def test_no_step_ends_in_a_nan_or_an_infinity(network, dtype):
-    """JAX's own checks of every result, with the default augmentation."""
-    learner = make_learner(NETWORKS[network](), dtype=dtype, **SMALL)
+    """JAX's own checks of every result, with the default augmentation. The other networks: the long test below."""
+    learner = make_learner(NETWORKS[network](), dtype=jnp.dtype(dtype), **SMALL)
     state, step = learner.init(jax.random.key(0)), jax.jit(learner.step, compiler_options=QUICKLY)
     with jax.debug_nans(True), jax.debug_infs(True):
         for _ in range(4):

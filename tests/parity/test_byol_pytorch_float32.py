@@ -91,7 +91,7 @@ def apart(leaves: dict[str, Any], wanted: dict[str, np.ndarray]) -> float:
     "case", [Case("flip", "adam", -2, "constant", False), Case("flip", "adam", 5, "simsiam", True)], ids=["C", "D1-sim"]
 )
 def test_first_step_is_the_same(case: Case) -> None:
-    """Against the reference in float64, which its own float32 is up to 9e-6 away from; ours is at most 3e-6."""
+    """Against the reference in float64; measured 5e-7 and 3e-6, where its own float32 is 9e-7 and 3e-6 away."""
     ours, exact = in_jax(SMALL, case, 1, **QUICK), in_torch(SMALL, case, 1, double=True)
     np.testing.assert_allclose(ours.losses, exact.losses, rtol=1e-5)
     assert apart(ours.gradients, exact.gradients) <= 1e-5

@@ -117,7 +117,7 @@ def test_forward_backward_and_statistics_in_float32(name):
 @pytest.mark.parametrize(
     ("module", "encoder", "train"),
     [
-        (basic, BASIC, True),
+        pytest.param(basic, BASIC, True, marks=SLOW),
         pytest.param(bottleneck, BOTTLENECK, True, marks=SLOW),
         pytest.param(basic, BASIC, False, marks=SLOW),
         pytest.param(models.resnet18, nets.resnet18(), True, marks=SLOW),

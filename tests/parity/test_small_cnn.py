@@ -71,6 +71,7 @@ def test_leaves_are_torchs(num_classes):
     assert jax.tree.map(lambda leaf: leaf.shape, got) == jax.tree.map(lambda leaf: leaf.shape, expected)
 
 
+@pytest.mark.slow
 def test_initialisation_is_he_normal_by_fan_in():
     params = small_cnn((64, 128)).init(jax.random.key(0), (28, 28, 3)).params
     np.testing.assert_allclose(params["0"]["kernel"].std(), (2 / 48) ** 0.5, rtol=0.05)

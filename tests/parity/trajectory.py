@@ -85,7 +85,7 @@ class Followed(NamedTuple):
 def blank(learner: Any, *, step: int = 0) -> Any:
     """A state of zeros, which is what the optimisers above start from; `learner.init` compiles a hundred programs."""
     shapes = jax.eval_shape(learner.init, jax.random.key(0)).replace(key=None)
-    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    state = jax.tree.map(lambda leaf: jnp.array(np.zeros(leaf.shape, leaf.dtype)), shapes)
     return state.replace(key=jax.random.key(5), step=jnp.asarray(step, jnp.int32))
 
 
