@@ -189,8 +189,10 @@ def _apply(
     wanted = [_layer(graph, network.traced.names, hidden_layer)]
     if train:
         wanted += graph.buffers.values()
-    nodes = programs.setdefault((train, hidden_layer), program(graph, wanted))
-    floating = images.dtype
+    if (train, hidden_layer) not in programs:
+        programs[train, hidden_layer] = program(graph, wanted)
+    nodes = programs[train, hidden_layer]
+    floating = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.dtype(jnp.float32)
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
     features, *changed = evaluate(

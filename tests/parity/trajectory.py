@@ -27,11 +27,12 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], torch.optim.Optimizer], optax.Gradie
         optax.adamw(3e-4, weight_decay=0.1),
     ),
     "sgd": (
-        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.01),
-        optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.9)),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=0.01),
+        optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.01, momentum=0.9)),
     ),
 }
-"""By name: torch's and optax's. Torch's SGD adds the decay to the gradient, before the momentum."""
+"""By name: torch's and optax's. Torch's SGD adds the decay to the gradient, before the momentum. At a rate of 0.05 rounding grew
+twentyfold a step in a resnet18 with simplicial embeddings, 2e-14 to 9e-10 in five."""
 
 
 STEPS, BATCH = 5, 8
