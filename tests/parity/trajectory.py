@@ -31,15 +31,15 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], torch.optim.Optimizer], optax.Gradie
         optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.01, momentum=0.9)),
     ),
 }
-"""By name: torch's and optax's. Torch's SGD adds the decay to the gradient, before the momentum. At a rate of 0.05 rounding grew
-twentyfold a step in a resnet18 with simplicial embeddings, 2e-14 to 9e-10 in five."""
+"""By name: torch's and optax's. Torch's SGD adds the decay to the gradient, before the momentum. At a rate
+of 0.05 rounding grew twentyfold a step in a resnet18 with simplicial embeddings: from 2e-14 to 9e-10 in five."""
 
 
 STEPS, BATCH = 5, 8
 TOLERANCE = 1e-9
 ROUNDING, OF_ROUNDING = 1e-12, 1e-8
 """A bias in front of a batch norm has a gradient of zero, of which rounding leaves about 1e-15, and Adam divides that
-by its ε of 1e-8: such leaves, told by gradients below `ROUNDING`, differ by up to 8.8e-10 and may by `OF_ROUNDING`."""
+by its ε of 1e-8: such leaves, told by gradients below `ROUNDING`, differed by up to 8.8e-10; `OF_ROUNDING` is let."""
 
 HEADS = {"projection_size": 16, "projection_hidden_size": 32}
 SCHEDULE = schedules.target_decay(0.9, 2 * STEPS)
