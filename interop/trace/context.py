@@ -24,14 +24,12 @@ class Context(NamedTuple):
     """One operator's surroundings.
 
     Attributes:
-        train: whether this is the graph of training mode.
         floating: the dtype that floats have in this run.
         key: the call's own key, or None.
         axis_name: mapped axis to average batch statistics over, or None.
         module: dotted path of the module that makes the call.
     """
 
-    train: bool
     floating: Any
     key: jax.Array | None
     axis_name: str | None

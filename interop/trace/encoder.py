@@ -160,8 +160,9 @@ def _with_constants(module: Any, traced: Traced) -> Traced:
             for value, source in graph.sources.items()
         }
         used = {source.target for source in sources.values() if source.target in fixed}
-        arrays = {name: as_numpy(fixed[name], name).copy() for name in used}
-        return graph._replace(sources=sources, constants=graph.constants | arrays)
+        arrays = graph.constants | {name: as_numpy(fixed[name], name).copy() for name in used}
+        narrow = {name: _narrowed(array, name) for name, array in arrays.items()}
+        return graph._replace(sources=sources, constants=narrow)
 
     return traced._replace(train=constant(traced.train), eval=constant(traced.eval))
 
@@ -196,7 +197,7 @@ def _apply(
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
     features, *changed = evaluate(
-        nodes, sources, wanted, train=train, floating=floating, key=key, axis_name=axis_name, stand_ins=stand_ins
+        nodes, sources, wanted, floating=floating, key=key, axis_name=axis_name, stand_ins=stand_ins
     )
     features = logical(features)
     if features.shape[:1] != images.shape[:1]:
@@ -253,7 +254,7 @@ def _sources(
             values[name] = Value(images, CHANNELS_LAST) if images.ndim == 4 else plain(images)
             continue
         if source.kind == "constant":
-            array = jnp.asarray(_narrowed(graph.constants[source.target], source.target))
+            array = jnp.asarray(graph.constants[source.target])
         else:
             array = (params if source.kind == "param" else stats)[source.target.replace(".", "/")]
             array = jax.lax.stop_gradient(array) if source.target in frozen else array

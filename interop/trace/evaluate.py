@@ -60,7 +60,6 @@ def evaluate(
     sources: Mapping[str, Any],
     wanted: Sequence[Ref],
     *,
-    train: bool,
     floating: Any,
     key: jax.Array | None,
     axis_name: str | None,
@@ -85,7 +84,7 @@ def evaluate(
         if operator is None:
             raise UnsupportedOpError(f"{node.op} (in {node.module or 'the network itself'}) has no JAX counterpart")
         own_key = None if key is None else jax.random.fold_in(key, place)
-        context = Context(train, floating, own_key, axis_name, node.module)
+        context = Context(floating, own_key, axis_name, node.module)
         args = [_resolved(arg, values) for arg in node.args]
         options = {name: _resolved(option, values) for name, option in node.options.items()}
         values[node.name] = operator(context, *args, **options)

@@ -16,7 +16,7 @@ from byol_jax.errors import UnsupportedModuleError
 from interop.arrays import as_numpy, import_torch
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
 
-__all__ = ["Traced", "example_batch", "trace"]
+__all__ = ["Traced", "example_batch", "noted_outputs", "trace"]
 
 ROOT = "module"
 """The name that the network has inside the module that is exported."""
@@ -90,6 +90,27 @@ def _graph(module: Any, example: Any) -> Graph:
     return _converted(torch, module, exported, names)
 
 
+@contextlib.contextmanager
+def noted_outputs(module: Any) -> Iterator[dict[str, Any]]:
+    """Meanwhile every sub-module's last tensor output, flattened as byol-pytorch's hook does: by name, as they come."""
+    torch = import_torch()
+    kept: dict[str, Any] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim > 0:
+                kept[name] = output.reshape(output.shape[0], -1)
+
+        return hook
+
+    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _noting(torch: Any, module: Any) -> tuple[Any, list[str]]:
     """A module that returns the network's output, if it is a tensor, and all sub-modules' outputs; and their names."""
     names: list[str] = []
@@ -100,21 +121,8 @@ def _noting(torch: Any, module: Any) -> tuple[Any, list[str]]:
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
-            kept: dict[str, Any] = {}
-
-            def note(name: str) -> Any:
-                def hook(_: Any, __: Any, output: Any) -> None:
-                    if isinstance(output, torch.Tensor) and output.ndim > 0:
-                        kept[name] = output.reshape(output.shape[0], -1)
-
-                return hook
-
-            handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
-            try:
+            with noted_outputs(module) as kept:
                 output = module(x)
-            finally:
-                for handle in handles:
-                    handle.remove()
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
             names[:] = [*whole, *kept]
             return [*whole.values(), *kept.values()]

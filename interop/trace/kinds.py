@@ -8,7 +8,7 @@ here turn plain functions of arrays into such operators:
     in_order      arrays as torch counts; whatever is left, at the cost of a transposition
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from interop.trace.context import Context, result_dtype
 from interop.trace.values import Value, aligned, logical, plain
 
-__all__ = ["Operator", "as_value", "in_order", "pointwise", "unary"]
+__all__ = ["Operator", "as_value", "in_order", "per_axis", "pointwise", "unary"]
 
 Operator = Callable[..., Any]
 
@@ -25,6 +25,17 @@ Operator = Callable[..., Any]
 def as_value(x: Any, dtype: Any) -> Value:
     """A tensor or a Python number as a `Value` of `dtype`."""
     return Value(x.array.astype(dtype), x.order) if isinstance(x, Value) else plain(jnp.asarray(x, dtype))
+
+
+def per_axis(given: int | Sequence[Any], rank: int) -> tuple[Any, ...]:
+    """One entry for each of `rank` axes, from one for all of them (a number or a list of one) or a list.
+
+    Example:
+        >>> per_axis(3, 2), per_axis([1, 2], 2)
+        ((3, 3), (1, 2))
+    """
+    entries = (given,) if isinstance(given, int) else tuple(given)
+    return entries * rank if len(entries) == 1 else entries
 
 
 def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:

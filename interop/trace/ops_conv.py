@@ -12,15 +12,10 @@ import numpy as np
 
 from byol_jax.ops.conv import conv2d
 from interop.trace.context import Context
-from interop.trace.kinds import Operator, in_order
+from interop.trace.kinds import Operator, in_order, per_axis
 from interop.trace.values import Value, arranged, logical, unsqueeze
 
 __all__ = ["TABLE"]
-
-
-def _per_axis(given: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    given = (given,) if isinstance(given, int) else tuple(given)
-    return given * rank if len(given) == 1 else given
 
 
 def _convolution(
@@ -39,7 +34,7 @@ def _convolution(
         y = _convolution(context, unsqueeze(x, 0), weight, bias, stride, padding, dilation, groups)
         batch = y.order.index(0)
         return Value(y.array.squeeze(batch), tuple(axis - 1 for axis in y.order if axis != 0))
-    strides, dilations = _per_axis(stride, rank), _per_axis(dilation, rank)
+    strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
     pads = _pads(padding, weight.shape[2:], dilations)
     order = (0, *range(2, rank + 2), 1)
     array, kernel = arranged(x, order), arranged(weight, (*range(2, rank + 2), 1, 0))
@@ -72,7 +67,7 @@ def _pads(padding: Any, kernel: Sequence[int], dilations: Sequence[int]) -> tupl
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((p, p) for p in _per_axis(padding, len(kernel)))
+    return tuple((p, p) for p in per_axis(padding, len(kernel)))
 
 
 def _dimension_numbers(rank: int) -> tuple[str, str, str]:
@@ -93,8 +88,8 @@ def _transposed(
 ) -> Value:
     """The transpose of a convolution, weight [C, O / groups, *kernel]: x with gaps, meeting the mirrored kernel."""
     rank = weight.ndim - 2
-    strides, dilations = _per_axis(stride, rank), _per_axis(dilation, rank)
-    before, more = _per_axis(padding, rank), _per_axis(output_padding, rank)
+    strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
+    before, more = per_axis(padding, rank), per_axis(output_padding, rank)
     reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
     pads = [(r - p, r - p + extra) for r, p, extra in zip(reach, before, more, strict=True)]
     order = (0, *range(2, rank + 2), 1)
@@ -135,7 +130,7 @@ def _any_convolution(
 
 def _patches(x: jax.Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> jax.Array:
     """`unfold`: [N, C, H, W] to [N, C · kernel height · kernel width, number of patches]."""
-    kernel, dilations, pads, strides = (_per_axis(part, 2) for part in (kernel_size, dilation, padding, stride))
+    kernel, dilations, pads, strides = (per_axis(part, 2) for part in (kernel_size, dilation, padding, stride))
     x = jnp.pad(x, ((0, 0), (0, 0), *((p, p) for p in pads)))
     counts = [
         (n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(x.shape[2:], dilations, kernel, strides, strict=True)
@@ -152,7 +147,7 @@ def _summed_patches(
     x: jax.Array, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> jax.Array:
     """`fold`, the transpose of `unfold`: overlapping patches are summed."""
-    kernel = _per_axis(kernel_size, 2)
+    kernel = per_axis(kernel_size, 2)
     shape = (x.shape[0], x.shape[1] // (kernel[0] * kernel[1]), *output_size)
     unfold = jax.linear_transpose(
         lambda image: _patches(image, kernel, dilation, padding, stride), jax.ShapeDtypeStruct(shape, x.dtype)

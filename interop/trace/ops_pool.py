@@ -11,22 +11,23 @@ import numpy as np
 from byol_jax.ops.pool import max_pool
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.context import Context
-from interop.trace.kinds import Operator
+from interop.trace.kinds import Operator, per_axis
 from interop.trace.ops_reduce import reduced
-from interop.trace.values import Value, arranged, same_order
+from interop.trace.values import Value, arranged, mixed, same_order
 
 __all__ = ["TABLE"]
-
-
-def _per_axis(given: Any, rank: int) -> tuple[int, ...]:
-    given = (given,) if isinstance(given, int) else tuple(given)
-    return given * rank if len(given) == 1 else given
 
 
 def _channels_last(x: Value, rank: int) -> tuple[jax.Array, tuple[int, ...]]:
     """[N, *spatial, C] and its order; [C, *spatial] without a batch axis works the same."""
     order = (*range(x.ndim - rank - 1), *range(x.ndim - rank, x.ndim), x.ndim - rank - 1)
     return arranged(x, order), order
+
+
+def _window(kernel_size: Any, stride: Any, padding: Any, rank: int) -> tuple[tuple[int, ...], ...]:
+    """Kernel, strides and padding of each axis; no stride means the kernel's size."""
+    kernel = per_axis(kernel_size, rank)
+    return kernel, per_axis(stride, rank) if stride not in ((), []) else kernel, per_axis(padding, rank)
 
 
 def _windows(
@@ -102,9 +103,8 @@ def _max_pool(rank: int) -> Operator:
         dilation: Any = 1,
         ceil_mode: bool = False,
     ) -> Value:
-        kernel = _per_axis(kernel_size, rank)
-        strides = _per_axis(stride, rank) if stride not in ((), []) else kernel
-        pads, dilations = _per_axis(padding, rank), _per_axis(dilation, rank)
+        kernel, strides, pads = _window(kernel_size, stride, padding, rank)
+        dilations = per_axis(dilation, rank)
         array, order = _channels_last(x, rank)
         even = all(len(set(part)) == 1 for part in (kernel, strides, pads))
         if rank == 2 and x.ndim == 4 and even and set(dilations) == {1} and not ceil_mode:
@@ -129,9 +129,7 @@ def _avg_pool(rank: int) -> Operator:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Value:
-        kernel = _per_axis(kernel_size, rank)
-        strides = _per_axis(stride, rank) if stride not in ((), []) else kernel
-        pads = _per_axis(padding, rank)
+        kernel, strides, pads = _window(kernel_size, stride, padding, rank)
         array, order = _channels_last(x, rank)
         size = array.shape[-rank - 1 : -1]
         counts = _windows(size, kernel, strides, pads, ceil_mode)
@@ -150,7 +148,7 @@ def _avg_pool(rank: int) -> Operator:
 
 
 def _adaptive_sizes(x: Value, output_size: Any, rank: int) -> list[int]:
-    whole = _per_axis(output_size, rank) if output_size is not None else (None,) * rank
+    whole = per_axis(output_size, rank) if output_size is not None else (None,) * rank
     return [n if wanted is None else wanted for wanted, n in zip(whole, x.shape[-rank:], strict=True)]
 
 
@@ -174,7 +172,7 @@ def _adaptive_avg_pool(rank: int) -> Operator:
             for row, (start, stop) in enumerate(_bins(n, m)):
                 matrix[row, start:stop] = 1 / (stop - start)
             matrices.append(matrix)
-        return _mixed(x, matrices)
+        return mixed(x, matrices)
 
     return operator
 
@@ -193,36 +191,25 @@ def _adaptive_max_pool(rank: int) -> Operator:
     return operator
 
 
-def _mixed(x: Value, matrices: Sequence[np.ndarray | None]) -> Value:
-    """Each of the last axes multiplied by its [new size, old size] matrix."""
-    for offset, matrix in enumerate(matrices):
-        axis = x.ndim - len(matrices) + offset
-        if matrix is None or (matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix)))):
-            continue
-        place = x.order.index(axis)
-        weights = jnp.asarray(matrix, x.dtype)
-        mixed = jax.lax.dot_general(x.array, weights, (((place,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
-        x = Value(jnp.moveaxis(mixed, -1, place), x.order)
-    return x
+def _widths(x: Value, pad: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) of each axis as it lies; torch's list begins with the last axis and may leave out the first."""
+    widths = [(0, 0)] * x.ndim
+    for offset in range(len(pad) // 2):
+        widths[x.ndim - 1 - offset] = (pad[2 * offset], pad[2 * offset + 1])
+    return [widths[axis] for axis in x.order]
 
 
 def _constant_pad(context: Context, x: Value, pad: Sequence[int], value: Any = 0) -> Value:
-    """torch's list begins with the last axis; negative numbers crop."""
-    widths = [(0, 0, 0)] * x.ndim
-    for offset in range(len(pad) // 2):
-        widths[x.ndim - 1 - offset] = (pad[2 * offset], pad[2 * offset + 1], 0)
+    """Negative numbers crop."""
     filling = jnp.asarray(0 if value is None else value, x.dtype)
-    return Value(jax.lax.pad(x.array, filling, [widths[axis] for axis in x.order]), x.order)
+    return Value(jax.lax.pad(x.array, filling, [(*width, 0) for width in _widths(x, pad)]), x.order)
 
 
 def _pad(context: Context, x: Value, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Value:
     if mode == "constant":
         return _constant_pad(context, x, pad, value)
     modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    widths = [(0, 0)] * x.ndim
-    for offset in range(len(pad) // 2):
-        widths[x.ndim - 1 - offset] = (pad[2 * offset], pad[2 * offset + 1])
-    return same_order(lambda a: jnp.pad(a, [widths[axis] for axis in x.order], mode=modes[mode]), x)
+    return same_order(lambda a: jnp.pad(a, _widths(x, pad), mode=modes[mode]), x)
 
 
 def _pad_by(mode: str) -> Operator:

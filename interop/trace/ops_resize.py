@@ -1,51 +1,39 @@
 """Interpolation: nearest, linear and cubic, with and without antialiasing, each axis by a matrix of its own."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from interop.trace.context import Context
 from interop.trace.kinds import Operator
-from interop.trace.values import Value
+from interop.trace.values import Value, mixed
 
 __all__ = ["TABLE"]
 
-CUBIC = -0.75
-"""The cubic's parameter in torch; with antialiasing it is Pillow's, -0.5."""
+CUBIC, ANTIALIASED_CUBIC = -0.75, -0.5
+"""The cubic's parameter in torch; with antialiasing it is Pillow's."""
 
 
-def _sizes(x: Value, output_size: Any, scales: Any, rank: int) -> tuple[list[int], list[float | None]]:
-    """The new sizes, and each axis's stated scale, None where it follows from the sizes."""
+def _targets(x: Value, output_size: Any, scales: tuple[Any, ...], rank: int) -> list[tuple[int, int, float | None]]:
+    """(old size, new size, stated scale) of each axis; None where the scale follows from the sizes.
+
+    `scales` is one tuple or None (an operator's `vec` overload), or a number or None for each axis.
+    """
+    listed = scales[0] if scales and isinstance(scales[0], tuple) else scales
+    factors = [factor for factor in listed if factor is not None] or [None] * rank
     old = x.shape[-rank:]
-    if output_size is not None:
-        return list(output_size), list(scales) if scales else [None] * rank
-    return [math.floor(n * scale) for n, scale in zip(old, scales, strict=True)], list(scales)
-
-
-def _resized(x: Value, matrices: Sequence[np.ndarray]) -> Value:
-    for offset, matrix in enumerate(matrices):
-        place = x.order.index(x.ndim - len(matrices) + offset)
-        if np.array_equal(matrix, np.eye(*matrix.shape)):
-            continue
-        dimensions = (((place,), (1,)), ((), ()))
-        mixed = jax.lax.dot_general(
-            x.array, jnp.asarray(matrix, x.dtype), dimensions, precision=jax.lax.Precision.HIGHEST
-        )
-        x = Value(jnp.moveaxis(mixed, -1, place), x.order)
-    return x
+    if output_size is None:
+        output_size = [math.floor(n * factor) for n, factor in zip(old, factors, strict=True)]
+    return list(zip(old, output_size, factors, strict=True))
 
 
 def _nearest(rank: int, *, exact: bool) -> Operator:
     def operator(context: Context, x: Value, output_size: Any, *scales: Any) -> Value:
-        given = scales[0] if scales and isinstance(scales[0], tuple) else scales
-        sizes, factors = _sizes(x, output_size, [s for s in given or () if s is not None], rank)
-        for offset, (m, factor) in enumerate(zip(sizes, factors or [None] * rank, strict=True)):
+        for offset, (n, m, factor) in enumerate(_targets(x, output_size, scales, rank)):
             place = x.order.index(x.ndim - rank + offset)
-            n = x.array.shape[place]
             step = np.float32(1 / factor) if factor else np.float32(n / m)
             source = np.floor((np.arange(m, dtype=np.float32) + np.float32(0.5 * exact)) * step)
             x = Value(jnp.take(x.array, source.astype(np.int32).clip(0, n - 1), axis=place), x.order)
@@ -86,22 +74,6 @@ def _weights(
     return matrix
 
 
-def _smooth(rank: int, kernel: Callable, reach: int, *, clamp: bool) -> Operator:
-    def operator(context: Context, x: Value, output_size: Any, align_corners: bool, *scales: Any) -> Value:
-        given = scales[0] if scales and isinstance(scales[0], tuple) else scales
-        sizes, factors = _sizes(x, output_size, [s for s in given or () if s is not None], rank)
-        old = x.shape[-rank:]
-        return _resized(
-            x,
-            [
-                _weights(n, m, factor, align_corners, kernel, reach, clamp)
-                for n, m, factor in zip(old, sizes, factors, strict=True)
-            ],
-        )
-
-    return operator
-
-
 def _antialiased_weights(n: int, m: int, factor: float | None, align: bool, kernel: Callable, reach: int) -> np.ndarray:
     """Pillow's: the kernel is stretched by the reduction, and each row sums to one."""
     scale = (n - 1) / (m - 1) if align and m > 1 else (1 / factor if factor else n / m)
@@ -117,28 +89,27 @@ def _antialiased_weights(n: int, m: int, factor: float | None, align: bool, kern
     return matrix
 
 
-def _antialiased(kernel: Callable, reach: int) -> Operator:
+def _by_matrices(rank: int, weights: Callable[..., np.ndarray], **options: Any) -> Operator:
+    """Every axis by `weights(old size, new size, stated scale, align_corners, **options)`."""
+
     def operator(context: Context, x: Value, output_size: Any, align_corners: bool, *scales: Any) -> Value:
-        given = scales[0] if scales and isinstance(scales[0], tuple) else scales
-        sizes, factors = _sizes(x, output_size, [s for s in given or () if s is not None], 2)
-        return _resized(
-            x,
-            [
-                _antialiased_weights(n, m, factor, align_corners, kernel, reach)
-                for n, m, factor in zip(x.shape[-2:], sizes, factors, strict=True)
-            ],
-        )
+        targets = _targets(x, output_size, scales, rank)
+        return mixed(x, [weights(*target, align_corners, **options) for target in targets])
 
     return operator
 
 
+LINEAR = {"kernel": _linear_kernel, "reach": 1}
+
 TABLE: dict[str, Operator] = {
     **{f"aten.upsample_nearest{rank}d": _nearest(rank, exact=False) for rank in (1, 2, 3)},
     **{f"aten._upsample_nearest_exact{rank}d": _nearest(rank, exact=True) for rank in (1, 2, 3)},
-    "aten.upsample_linear1d": _smooth(1, _linear_kernel, 1, clamp=True),
-    "aten.upsample_bilinear2d": _smooth(2, _linear_kernel, 1, clamp=True),
-    "aten.upsample_trilinear3d": _smooth(3, _linear_kernel, 1, clamp=True),
-    "aten.upsample_bicubic2d": _smooth(2, _cubic_kernel(CUBIC), 2, clamp=False),
-    "aten._upsample_bilinear2d_aa": _antialiased(_linear_kernel, 1),
-    "aten._upsample_bicubic2d_aa": _antialiased(_cubic_kernel(-0.5), 2),
+    "aten.upsample_linear1d": _by_matrices(1, _weights, **LINEAR, clamp=True),
+    "aten.upsample_bilinear2d": _by_matrices(2, _weights, **LINEAR, clamp=True),
+    "aten.upsample_trilinear3d": _by_matrices(3, _weights, **LINEAR, clamp=True),
+    "aten.upsample_bicubic2d": _by_matrices(2, _weights, kernel=_cubic_kernel(CUBIC), reach=2, clamp=False),
+    "aten._upsample_bilinear2d_aa": _by_matrices(2, _antialiased_weights, **LINEAR),
+    "aten._upsample_bicubic2d_aa": _by_matrices(
+        2, _antialiased_weights, kernel=_cubic_kernel(ANTIALIASED_CUBIC), reach=2
+    ),
 }

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "Value",
     "aligned",
     "arranged",
     "logical",
+    "mixed",
     "normal_axis",
     "permute",
     "physical_axes",
@@ -116,6 +118,18 @@ def squeeze(value: Value, axes: Sequence[int]) -> Value:
     gone = {axis for axis in gone if value.shape[axis] == 1}
     array = value.array.reshape([n for n, axis in zip(value.array.shape, value.order, strict=True) if axis not in gone])
     return Value(array, tuple(axis - sum(other < axis for other in gone) for axis in value.order if axis not in gone))
+
+
+def mixed(value: Value, matrices: Sequence[np.ndarray]) -> Value:
+    """Each of torch's last axes multiplied by its matrix, [new size, old size]; an identity costs nothing."""
+    for offset, matrix in enumerate(matrices):
+        if np.array_equal(matrix, np.eye(*matrix.shape)):
+            continue
+        place = value.order.index(value.ndim - len(matrices) + offset)
+        weights, contracted = jnp.asarray(matrix, value.dtype), (((place,), (1,)), ((), ()))
+        product = jax.lax.dot_general(value.array, weights, contracted, precision=jax.lax.Precision.HIGHEST)
+        value = Value(jnp.moveaxis(product, -1, place), value.order)
+    return value
 
 
 def reshape(value: Value, shape: Sequence[int]) -> Value:

@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 
 import pytest
+from tiny_run import save_images
 
 from byol_jax import parallel
 from byol_jax.cli.main import main
@@ -31,6 +32,12 @@ def compiled_once(request, compiled_steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "jit", jit)
         yield real
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A tiny run's images: a file that nobody changes."""
+    return save_images(tmp_path_factory.mktemp("data") / "images.npy")
 
 
 @pytest.fixture

@@ -12,18 +12,13 @@ import shutil
 
 import pytest
 from checkpoint_states import small_state
-from tiny_run import RECIPE, contents, plain_rows, save_images, states, temporaries
+from tiny_run import RECIPE, contents, plain_rows, states, temporaries
 
 from byol_jax import checkpoint, run
 from byol_jax.metrics_file import append_metrics, read_metrics
 
 STEPS = 6
 EVERY = ["--checkpoint-every", "1", "--log-every", "1", "--steps", STEPS]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return save_images(tmp_path_factory.mktemp("data") / "images.npy")
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import SMALL
 
 from byol_jax import checkpoint, nets, pretrain
 from byol_jax.errors import DivergedError
 
-SMALL = {
-    "image_size": 16,
-    "batch_size": 8,
-    "num_channels": 1,
-    "projection_size": 8,
-    "projection_hidden_size": 16,
-    "log_every": 2,
-    "checkpoint_every": 3,
-    "progress": False,
-}
+OPTIONS = SMALL | {"log_every": 2, "checkpoint_every": 3}
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
@@ -36,7 +28,7 @@ def assert_identical(left, right) -> None:
 
 def test_an_iterable_goes_on_where_it_was(tmp_path: Path) -> None:
     batches = np.random.default_rng(1).random((6, 8, 16, 16, 1), np.float32)
-    options = {name: value for name, value in SMALL.items() if name != "batch_size"}
+    options = {name: value for name, value in OPTIONS.items() if name != "batch_size"}
     whole = pretrain(nets.small_cnn(), list(batches), out=tmp_path / "whole", steps=8, **options)
     pretrain(nets.small_cnn(), list(batches), out=tmp_path / "run", steps=3, **options)
     state = pretrain(nets.small_cnn(), list(batches), out=tmp_path / "run", steps=8, resume=True, **options)
@@ -46,7 +38,7 @@ def test_an_iterable_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_run_that_never_is_finite_gives_up_and_keeps_its_state(tmp_path: Path) -> None:
     good = np.random.default_rng(0).random((8, 16, 16, 1), np.float32)
     batches = [good] + [np.full_like(good, np.nan)] * 30
-    options = {name: value for name, value in SMALL.items() if name != "batch_size"}
+    options = {name: value for name, value in OPTIONS.items() if name != "batch_size"}
     with pytest.raises(DivergedError, match="21 steps in a row"):
         pretrain(nets.small_cnn(), batches, out=tmp_path / "run", steps=200, **options)
     newest = checkpoint.latest(tmp_path / "run" / "checkpoints")

@@ -7,19 +7,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import plain_rows, states
+from tiny_run import SMALL, plain_rows, states
 
 from byol_jax import checkpoint, nets, parallel, pretrain
 
-SMALL = {
-    "image_size": 16,
-    "batch_size": 8,
-    "num_channels": 1,
-    "projection_size": 8,
-    "projection_hidden_size": 16,
-    "progress": False,
-    "log_every": 1,
-}
+EVERY_ROW = SMALL | {"log_every": 1}
 
 
 def random_crop(key, image):
@@ -68,7 +60,7 @@ def test_a_resumed_run_compiles_its_step_once_over_fifty_steps(tmp_path, caplog,
 
 def check_every_stop(tmp_path, steps, total):
     data = folder_of_images(tmp_path / "images")
-    every = SMALL | {"steps": total, "augment_fn": random_crop}
+    every = EVERY_ROW | {"steps": total, "augment_fn": random_crop}
     pretrain(nets.small_cnn(), data, out=tmp_path / "whole", checkpoint_every=1, **every)
     expected = states(tmp_path / "whole")
     assert list(expected) == list(range(1, total + 1))

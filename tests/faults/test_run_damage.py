@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_run import RECIPE, contents, plain_rows, save_images, states
+from tiny_run import RECIPE, contents, plain_rows, states
 
 from byol_jax.run import read_config
 
@@ -20,11 +20,6 @@ pytestmark = [
 
 STEPS = 6
 EVERY = ["--checkpoint-every", "2", "--log-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return save_images(tmp_path_factory.mktemp("data") / "images.npy")
 
 
 @pytest.fixture(scope="module")

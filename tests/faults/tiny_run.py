@@ -7,6 +7,16 @@ from byol_jax.run import read_metrics
 RECIPE = ["--network", "small_cnn", "--image-size", "16", "--channels", "1", "--batch-size", "8", "--augment", "none"]
 RECIPE += ["--projection-size", "8", "--projection-hidden-size", "16", "--learning-rate", "0.001"]
 
+SMALL = {
+    "image_size": 16,
+    "batch_size": 8,
+    "num_channels": 1,
+    "projection_size": 8,
+    "projection_hidden_size": 16,
+    "progress": False,
+}
+"""Much the same for `pretrain`."""
+
 MEASURED = ("seconds", "seconds_per_step", "images_per_second", "data_wait")
 """What a row says about the machine; the rest of it must be the same however often a run was stopped."""
 

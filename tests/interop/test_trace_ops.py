@@ -81,7 +81,7 @@ def check(case: str, seed: int) -> None:
     def order_of(rank):
         return orders.setdefault(rank, tuple(int(axis) for axis in generator.permutation(rank)))
 
-    context = Context(True, jnp.float64, None, None, "")
+    context = Context(jnp.float64, None, None, "")
     ours = find(name_of(operator))
     assert ours is not None
 

@@ -105,6 +105,13 @@ def in_words(largest):
     return ", ".join(f"{name} {value:.2g}" for name, value in ordered)
 
 
+def check_many(what, operations_for, shapes, tolerances, figure, *, count=120):
+    """`count` pictures of each shape, all within `tolerances`; `figure` gets the largest differences."""
+    largest = largest_differences(operations_for, shapes, count=count)
+    figure(what, cases=len(shapes) * count, result=f"largest differences: {in_words(largest)}")
+    assert_within(largest, tolerances)
+
+
 def to_torch(image):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
 

@@ -24,8 +24,8 @@ from tests.parity.pictures import (
     assert_within,
     between,
     boxes_in,
+    check_many,
     from_torch,
-    in_words,
     largest_differences,
     picture,
     pictures,
@@ -168,11 +168,5 @@ def test_contrast_by_kornias_short_name_is_our_brightness():
 
 @pytest.mark.long
 def test_many_shapes_and_parameters(share, figure):
-    shapes, count = share(random_shapes(20, seed=1)), 120
-    largest = largest_differences(operations_for, shapes, count=count)
-    figure(
-        "augmentations beside kornia's, float32",
-        cases=len(shapes) * count,
-        result=f"largest differences: {in_words(largest)}",
-    )
-    assert_within(largest, TOLERANCES)
+    shapes = share(random_shapes(20, seed=1))
+    check_many("augmentations beside kornia's, float32", operations_for, shapes, TOLERANCES, figure)

@@ -21,8 +21,8 @@ from tests.parity.pictures import (
     assert_within,
     between,
     boxes_in,
+    check_many,
     from_torch,
-    in_words,
     largest_differences,
     picture,
     random_shapes,
@@ -253,11 +253,5 @@ def test_float64_shows_that_only_rounding_differs():
 
 @pytest.mark.long
 def test_many_shapes_and_parameters(share, figure):
-    shapes, count = share(random_shapes(20, seed=0)), 120
-    largest = largest_differences(operations_for, shapes, count=count)
-    figure(
-        "augmentations beside torchvision's, float32",
-        cases=len(shapes) * count,
-        result=f"largest differences: {in_words(largest)}",
-    )
-    assert_within(largest, TOLERANCES)
+    shapes = share(random_shapes(20, seed=0))
+    check_many("augmentations beside torchvision's, float32", operations_for, shapes, TOLERANCES, figure)
