@@ -37,6 +37,13 @@ def share(request):
     return of
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_functions_forgotten():
+    """Else a worker keeps every compiled function of every file it has run: 7 GB towards the end of `make test`."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def figure(request):
     """`figure("kill -9 while saving", cases=20, result="the newest is whole")`: a row of docs/long.md."""

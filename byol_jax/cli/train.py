@@ -1,11 +1,8 @@
 """`byol-jax train DATA`: trains an encoder on unlabelled images and writes a run's folder."""
 
 import argparse
-import contextlib
-import ctypes
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from byol_jax.cli import values
@@ -82,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     if options.num_processes is None or options.num_processes == 1:
         _train(options)
     else:
-        with _stdout_for_results():
-            _train_together(options)
+        _keep_stdout_for_results()
+        _train_together(options)
     if not options.process_id:
         print(options.out)
     return 0
@@ -131,19 +128,16 @@ def _train(options: argparse.Namespace) -> None:
     )
 
 
-@contextlib.contextmanager
-def _stdout_for_results() -> Iterator[None]:
-    """Meanwhile stdout is stderr: the C++ library that connects CPU processes (Gloo) prints its notes to stdout."""
+def _keep_stdout_for_results() -> None:
+    """From here on only Python prints to the true stdout; what writes to file descriptor 1 itself goes to stderr.
+
+    The C++ library that connects CPU processes (Gloo) prints its notes there, from its own threads, at any time until
+    the process has ended: hence for good.
+    """
     sys.stdout.flush()
-    kept = os.dup(1)
+    results = os.dup(1)
     os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        ctypes.CDLL(None).fflush(None)  # C++'s buffer, which Python's flush doesn't reach
-        os.dup2(kept, 1)
-        os.close(kept)
+    sys.stdout = os.fdopen(results, "w", encoding=sys.stdout.encoding)
 
 
 def _source(options: argparse.Namespace) -> tuple[Any, int | tuple[int, int], int]:
