@@ -31,14 +31,30 @@ class Contender(NamedTuple):
 
 
 def byol_jax(workload: Workload) -> Contender:
-    """This project, as its README says: `jax.jit(learner.step, donate_argnums=0)`."""
+    """This project with its own network, as its README says: `jax.jit(learner.step, donate_argnums=0)`."""
+    from byol_jax import nets
+
+    return _jax_step(nets.resnet(workload.stages, block=workload.block), workload)
+
+
+def traced(workload: Workload) -> Contender:
+    """This project with torchvision's network, traced."""
+    import torch
+
+    import interop
+
+    torch.manual_seed(0)
+    return _jax_step(interop.from_torch_module(_torch_resnet(workload), image_size=workload.image_size), workload)
+
+
+def _jax_step(encoder: Any, workload: Workload) -> Contender:
     import jax
     import optax
 
-    from byol_jax import make_learner, nets
+    from byol_jax import make_learner
 
     learner = make_learner(
-        nets.resnet(workload.stages, block=workload.block),
+        encoder,
         image_size=workload.image_size,
         hidden_layer=HIDDEN_LAYER,
         projection_size=workload.projection_size,
@@ -66,13 +82,11 @@ def byol_pytorch(workload: Workload, *, layout: str) -> Contender:
     """byol-pytorch, eager, as its README says; `layout` is torch's "contiguous_format" (NCHW) or "channels_last"."""
     import torch
     from byol_pytorch import BYOL
-    from torchvision.models import resnet
 
     device, synchronise = _torch_device()
     memory_format = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
     torch.manual_seed(0)
-    block = {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[workload.block]
-    net = resnet.ResNet(block, list(workload.stages)).to(device=device, memory_format=memory_format)  # pyright: ignore
+    net = _torch_resnet(workload).to(device=device, memory_format=memory_format)  # pyright: ignore
     learner = BYOL(
         net,
         image_size=workload.image_size,
@@ -97,6 +111,13 @@ def byol_pytorch(workload: Workload, *, layout: str) -> Contender:
         synchronise()
 
     return Contender(step, _torch_name(device), lambda: {"loss": now["loss"].item(), **_torch_memory(device)})
+
+
+def _torch_resnet(workload: Workload) -> Any:
+    from torchvision.models import resnet
+
+    block = {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[workload.block]
+    return resnet.ResNet(block, list(workload.stages))
 
 
 def jax_matmul(workload: Workload) -> Contender:
@@ -127,10 +148,11 @@ def torch_matmul(workload: Workload) -> Contender:
 
 CONTENDERS = {
     "byol_jax": byol_jax,
+    "traced": traced,
     "eager": partial(byol_pytorch, layout="contiguous_format"),
     "channels_last": partial(byol_pytorch, layout="channels_last"),
 }
-"""By name; the two in PyTorch are byol-pytorch."""
+"""By name: ours with a network of its own and with a torch module traced; byol-pytorch in two memory layouts."""
 
 PEAKS = {"jax": jax_matmul, "torch": torch_matmul}
 """What a framework reaches when all it does is multiply matrices."""

@@ -9,11 +9,13 @@ from benchmarks.summary import Summary, ratio, summarise
 
 __all__ = ["heading", "machine_line", "workload_table"]
 
-REFERENCES = ("eager", "channels_last")
-"""Whom the others are compared to: byol-pytorch as its README has it, and as someone who tunes it would."""
+REFERENCES = ("byol_jax", "eager", "channels_last")
+"""Whom the others are compared to: our own network, which a traced one should equal; byol-pytorch as its README has it,
+and as someone who tunes it would."""
 
 NAMES = {
     "byol_jax": "byol_jax",
+    "traced": "byol_jax, traced torch module",
     "eager": "byol-pytorch, eager",
     "channels_last": "byol-pytorch, channels_last",
 }
@@ -25,7 +27,8 @@ def heading(date: str) -> str:
         f"# One BYOL training step, {date}\n\n"
         "Each contender alone in its process, one at a time at work, in turns of a few steps. Augmentation off, no "
         "simplicial embedding, Adam, float32 (TF32 on a GPU, for all), moving average included. Ratios: of minima / of "
-        "medians, below 1 is faster. First step: compilation included. Peak memory: the whole process's."
+        "medians, below 1 is faster. Built: imports, network (traced and compared with torch, where it is torch's), "
+        "initial state. First step: compilation included. Peak memory: the whole process's."
     )
 
 
@@ -53,12 +56,13 @@ def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[s
     floors = {name: flops["inside"] / peak for name, peak in peaks(results).items()}
     floor = min(floors.values())
     titles = ["contender", "min s/step", "median", "IQR", *(f"to {name}" for name in REFERENCES), "to floor"]
-    rows = [[*titles, "first step s", "peak memory MiB"]]
+    rows = [[*titles, "built s", "first step s", "peak memory MiB"]]
     on_device = any("device_memory_bytes" in result for result in results.values())
     rows[0] += ["peak device memory MiB"] if on_device else []
     for name, own in steps.items():
         row = [NAMES[name], *(f"{value:.4f}" for value in own), *(_ratio(own, steps.get(one)) for one in REFERENCES)]
-        row += [f"{own.minimum / floor:.2f}", f"{results[name]['first_step_seconds']:.2f}"]
+        row += [f"{own.minimum / floor:.2f}"]
+        row += [f"{results[name][seconds]:.2f}" for seconds in ("build_seconds", "first_step_seconds")]
         row += [_mebibytes(results[name].get("peak_memory_bytes"))]
         row += [_mebibytes(results[name].get("device_memory_bytes"))] if on_device else []
         rows.append(row)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints, and what it starts from: configuration, picture of views, weights.
+"""What a run leaves beside its checkpoints, and what it starts from: configuration, network, picture of views, weights.
 
 Weights go through `interop`, which knows PyTorch's names; torch itself isn't needed for .safetensors.
 """
@@ -13,16 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import augment
+from byol_jax import augment, disk
 from byol_jax.byol import encoder_variables
 from byol_jax.data import Dataset
 from byol_jax.errors import InteropError
 from byol_jax.plots import views_grid
 from byol_jax.tree import fresh
-from byol_jax.types import TrainState, Variables
+from byol_jax.types import Encoder, TrainState, Variables
 from byol_jax.views import sample_views
 
-__all__ = ["ENCODER", "START", "describe", "export_encoder", "picture_views", "start_from"]
+__all__ = [
+    "ENCODER",
+    "START",
+    "describe",
+    "encoder_state_dict",
+    "export_encoder",
+    "keep_network",
+    "picture_views",
+    "start_from",
+]
 
 ENCODER, START = "encoder.safetensors", "start.safetensors"
 """In `exported/`: the trained encoder, and the weights that it started from, where they weren't random."""
@@ -54,15 +63,21 @@ def describe(
     }
 
 
-def start_from(path: str | Path, state: TrainState) -> TrainState:
-    """`state` with the encoder's weights of a file, PyTorch's or ours, in the online and the target network.
+def start_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainState:
+    """`state` with `encoder`'s weights of a file, PyTorch's or ours, in the online and the target network.
 
     Raises:
         InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
     """
     import interop
+    from interop.trace.encoder import is_traced
+    from interop.trace.state_dict import from_module_state_dict
 
-    weights = interop.from_torch_state_dict(interop.load_state_dict(path), like=encoder_variables(state), dtype="like")
+    given, like = interop.load_state_dict(path), encoder_variables(state)
+    if is_traced(encoder):
+        weights = from_module_state_dict(encoder, given, like=like)
+    else:
+        weights = interop.from_torch_state_dict(given, like=like, dtype="like")
 
     def placed(network: Variables, new: Variables) -> Variables:
         if not network.params:
@@ -72,13 +87,39 @@ def start_from(path: str | Path, state: TrainState) -> TrainState:
     return replace(state, online=placed(state.online, fresh(weights)), target=placed(state.target, fresh(weights)))
 
 
-def export_encoder(path: Path, variables: Variables, *, say: Callable[[str], None]) -> None:
+def keep_network(folder: Path, encoder: Encoder) -> None:
+    """A traced network in `folder`, all or nothing, to go on without torch; any other's own code rebuilds it."""
+    import interop
+    from interop.trace.encoder import is_traced
+
+    if folder.exists() or not is_traced(encoder):
+        return
+    with disk.temporary_folder(folder.parent) as temporary:
+        interop.save_network(temporary / folder.name, encoder)
+        (temporary / folder.name).rename(folder)
+    disk.sync_folder(folder.parent)
+
+
+def encoder_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np.ndarray]:
+    """An encoder's weights under PyTorch's names.
+
+    Raises:
+        StateDictMismatchError: they have no such names.
+    """
+    import interop
+    from interop.trace.encoder import is_traced
+    from interop.trace.state_dict import to_module_state_dict
+
+    return to_module_state_dict(encoder, variables) if is_traced(encoder) else interop.to_torch_state_dict(variables)
+
+
+def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: Callable[[str], None]) -> None:
     """A .safetensors file with PyTorch's names; for a network whose leaves have none, one line says why not."""
     import interop
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        state_dict = interop.to_torch_state_dict(variables)
+        state_dict = encoder_state_dict(encoder, variables)
     except InteropError as error:
         say(f"no weights exported: {error}")
         return

@@ -24,6 +24,7 @@ from byol_jax.ema import ema_update
 from byol_jax.errors import ConfigurationError
 from byol_jax.loss import normalized_mse
 from byol_jax.metrics import feature_std, global_norm, mean_over, stays_finite
+from byol_jax.ops.rows import cond_in_rows
 from byol_jax.optim import drop, fill
 from byol_jax.settings import Settings, foreign, resolve, select_features
 from byol_jax.tree import cast, fresh
@@ -137,7 +138,7 @@ def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState,
         with foreign():
             decay = decay(state.step)
 
-    def update(_: None) -> tuple[Variables, Variables, Any]:
+    def update() -> tuple[Variables, Variables, Any]:
         trained = _trained(s, state.online.params)
         with foreign():
             updates, opt_state = s.optimizer.update(gradient, state.opt_state, trained)
@@ -145,14 +146,14 @@ def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState,
         target = ema_update(state.target.params, _without_predictor(online), decay) if s.use_momentum else {}
         return Variables(online, online_stats), Variables(target, target_stats), opt_state
 
-    def leave(_: None) -> tuple[Variables, Variables, Any]:
+    def leave() -> tuple[Variables, Variables, Any]:
         return state.online, state.target, state.opt_state
 
     online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
     grad_norm = global_norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     finite &= stays_finite((state.online.stats, state.target.stats), (online_stats, target_stats))  # 1e19² overflows
-    online, target, opt_state = lax.cond(finite, update, leave, None)
+    online, target, opt_state = cond_in_rows(finite, update, leave)
     metrics = aux.metrics | {
         "loss": value,
         "grad_norm": grad_norm,

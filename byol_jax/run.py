@@ -1,6 +1,6 @@
 """A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
 
-    config.json environment.json images.json metrics.jsonl train.log views.png checkpoints/STEP/ exported/
+    config.json environment.json images.json metrics.jsonl train.log views.png network/ checkpoints/STEP/ exported/
     tensorboard/ report.html evaluation.json
 
 `config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
@@ -26,7 +26,7 @@ from byol_jax import checkpoint, disk
 from byol_jax.environment import environment
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.metrics_file import append_metrics, read_metrics, truncate_metrics
-from byol_jax.run_config import differences, encode_config, read_config
+from byol_jax.run_config import encode_config, read_config, refuse_differences
 
 __all__ = [
     "RunPaths",
@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "read_config",
     "read_metrics",
+    "refuse_differences",
     "run_paths",
     "truncate_metrics",
 ]
@@ -53,6 +54,7 @@ class RunPaths(NamedTuple):
     metrics: Path
     log: Path
     views: Path
+    network: Path
     checkpoints: Path
     exported: Path
     tensorboard: Path
@@ -68,7 +70,7 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
         'metrics.jsonl'
     """
     names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
-    others = ("checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
+    others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
     return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
 
 
@@ -179,12 +181,7 @@ def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: b
         _check_ours(paths, found)
     resumed = resume and bool(found) and _has_checkpoint(paths.checkpoints)
     if resumed:
-        faults = differences(read_config(paths.root), config)
-        if faults:
-            raise ConfigurationError(
-                f"{paths.root} was run with another configuration: {'; '.join(faults)}; give what was stored, or"
-                " another folder"
-            )
+        refuse_differences(paths.root, read_config(paths.root), config)
     else:
         for path in paths[2:]:  # config.json stays until it is replaced: it says that the folder is ours
             _remove(path)

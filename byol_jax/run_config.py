@@ -11,7 +11,7 @@ from typing import Any
 from byol_jax.errors import ConfigurationError
 from byol_jax.tree import flatten
 
-__all__ = ["MAY_GROW", "NEVER_COMPARED", "differences", "encode_config", "read_config"]
+__all__ = ["MAY_GROW", "NEVER_COMPARED", "differences", "encode_config", "read_config", "refuse_differences"]
 
 NEVER_COMPARED = frozenset(
     {"out", "workers", "log_every", "checkpoint_every", "num_processes", "process_id", "coordinator_address"}
@@ -78,6 +78,19 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
         elif _shown(name, before) != _shown(name, now):
             found.append(f"{name}: stored {_shown(name, before)}, given {_shown(name, now)}")
     return found
+
+
+def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Nothing, where a run in the folder `out` may go on with `given`.
+
+    Raises:
+        ConfigurationError: it may not; every key that differs is named.
+    """
+    faults = differences(stored, given)
+    if faults:
+        raise ConfigurationError(
+            f"{out} was run with another configuration: {'; '.join(faults)}; give what was stored, or another folder"
+        )
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from byol_jax import checkpoint, parallel, report, run
-from byol_jax.artifacts import ENCODER, START, describe, export_encoder, picture_views, start_from
+from byol_jax.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data.loader import at_least
 from byol_jax.errors import DivergedError
@@ -104,7 +104,7 @@ def pretrain(
         show=progress,
     )
     state = learner.init(jax.random.key(seed))
-    state = state if init_from is None else start_from(init_from, state)
+    state = state if init_from is None else start_from(init_from, state, encoder)
     writes = jax.process_index() == 0
     events = event_writer(run.run_paths(out).tensorboard) if tensorboard and writes else None
     sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": batch_size, "seed": seed}
@@ -124,10 +124,10 @@ def pretrain(
         if writes and not resumed:
             picture_views(paths.views, source.images, learner_options, image_size, state.key)
             if init_from is not None:
-                export_encoder(paths.exported / START, encoder_variables(state), say=lambda line: None)
+                export_encoder(paths.exported / START, encoder, encoder_variables(state), say=lambda line: None)
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:
-            plan = Plan(learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
+            plan = Plan(encoder, learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
             state = _trained(plan, state, resumed)
     return state
 
@@ -135,6 +135,7 @@ def pretrain(
 class Plan(NamedTuple):
     """What the loop needs to know; nothing in it changes."""
 
+    encoder: Encoder
     learner: Learner
     source: Source
     paths: run.RunPaths
@@ -148,6 +149,8 @@ class Plan(NamedTuple):
 
 def _trained(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
     """Begins or goes on, to the end, and leaves everything as it should be."""
+    if jax.process_index() == 0:
+        keep_network(plan.paths.network, plan.encoder)
     said = plan.source.say_skipped(plan.log.say)
     state = _loop(plan, _resumed(plan, state) if resumed else state)
     plan.source.say_skipped(plan.log.say, said)  # what turned out to be bad on the way
@@ -278,7 +281,7 @@ def _finish(plan: Plan, state: TrainState) -> None:
     """Weights for others, and the report."""
     if jax.process_index() != 0:
         return
-    export_encoder(plan.paths.exported / ENCODER, encoder_variables(state), say=plan.log.say)
+    export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(state), say=plan.log.say)
     report.write_report(plan.paths.root)
     plan.log.say(
         f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from byol_jax.cli import values
+from byol_jax.cli.networks import ALL_NETWORKS, any_network_name
 
 __all__ = [
     "add_channels",
+    "add_network",
     "add_output",
     "add_run",
     "add_which",
@@ -38,6 +40,23 @@ def add_channels(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
     """Adds `--channels 1|3`."""
     parser.add_argument(
         "--channels", type=values.channels, metavar="N", help="1 for grey, 3 for colour (3; that of arrays)"
+    )
+
+
+def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: str | None) -> None:
+    """Adds `--network`, `--weights` and `--init-from`."""
+    parser.add_argument(
+        "--network",
+        type=any_network_name,
+        default=default,
+        metavar="NAME",
+        help=f"one of {ALL_NETWORKS}" + (f" ({default})" if default else ""),
+    )
+    parser.add_argument(
+        "--weights", metavar="NAME", help="torchvision's or timm's weights: DEFAULT, IMAGENET1K_V2, a tag (random)"
+    )
+    parser.add_argument(
+        "--init-from", type=values.existing_file, metavar="FILE", help="start from these weights (a torch state dict)"
     )
 
 

@@ -1,20 +1,28 @@
-"""`byol-jax embed RUN --data DIR --out FILE`: features of images, for search, clustering or classifiers."""
+"""`byol-jax embed RUN --data DIR --out FILE`: features of images, for search, clustering or classifiers.
+
+With `--network` instead of RUN: the features of a network that wasn't trained here.
+"""
 
 import argparse
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
+from byol_jax.cli.common import add_channels, add_network, add_output, add_which, check_output, folder_for
+from byol_jax.cli.networks import check_network, find_network, needs_network
+from byol_jax.cli.recipe import add_hidden_layer
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
-USAGE = "RUN --data DIR --out FILE [options]"
+USAGE = "RUN|--network NAME --data DIR --out FILE [options]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    add_run(parser)
+    parser.add_argument(
+        "run", nargs="?", type=values.run_folder, metavar="RUN", help="the folder that byol-jax train wrote to"
+    )
     parser.add_argument(
         "--data",
         type=values.data_source,
@@ -31,18 +39,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=values.positive_int, default=256, metavar="N", help="images at a time (256)"
     )
     parser.add_argument("--workers", type=values.positive_int, default=2, metavar="N", help="threads that decode (2)")
+    network = parser.add_argument_group("a network instead of a run")
+    add_network(network, default=None)
+    network.add_argument(
+        "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
+    )
+    add_channels(network)
+    add_hidden_layer(network, default=None)
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite)
+    problems = check_output(options.out, overwrite=options.overwrite)
+    if options.run is None and options.network is None:
+        problems.append("RUN is missing, the folder that byol-jax train wrote to; or give --network NAME")
+    elif options.run is not None and options.network is not None:
+        problems.append("give either RUN or --network, not both")
+    elif options.run is not None:
+        problems += needs_network(options, "weights", "init_from", "image_size", "channels", "hidden_layer")
+    elif options.project or options.which != "online":
+        problems.append(f"{'--project' if options.project else '--which target'} needs RUN: a network has no such part")
+    return problems + check_network(options)
 
 
 def run(options: argparse.Namespace) -> int:
     """Writes the embeddings; prints their shape and the file's name."""
     import numpy as np
 
-    from byol_jax.cli.images import features_of, open_images
+    from byol_jax.cli.images import features_of
+
+    opened = _from_network(options) if options.run is None else _from_run(options)
+    embeddings = features_of(
+        opened.function,
+        opened.state,
+        opened.dataset,
+        np.arange(len(opened.dataset)),
+        image_size=opened.image_size,
+        batch_size=options.batch_size,
+    )
+    _write(options.out, _arrays(embeddings, opened.dataset))
+    print(f"{embeddings.shape[0]} x {embeddings.shape[1]}: {options.out}")
+    return 0
+
+
+class Opened(NamedTuple):
+    """What features are taken from: `function(state, images)`, the images, and the size that it takes them in."""
+
+    function: Callable[[Any, Any], Any]
+    state: Any
+    dataset: Any
+    image_size: int | tuple[int, int]
+
+
+def _from_run(options: argparse.Namespace) -> Opened:
+    from byol_jax.cli.images import open_images
     from byol_jax.cli.opened_run import open_run
 
     opened = open_run(options.run, options.which)
@@ -53,17 +103,26 @@ def run(options: argparse.Namespace) -> int:
         with_labels=values.has_classes(options.data),
         workers=options.workers,
     )
-    embeddings = features_of(
-        opened.projection() if options.project else opened.embedding(),
-        opened.state,
-        dataset,
-        np.arange(len(dataset)),
-        image_size=opened.image_size,
-        batch_size=options.batch_size,
+    function = opened.projection() if options.project else opened.embedding()
+    return Opened(function, opened.state, dataset, opened.image_size)
+
+
+def _from_network(options: argparse.Namespace) -> Opened:
+    import jax
+
+    from byol_jax.cli.images import open_training_images
+    from byol_jax.cli.lone_network import lone_network
+
+    make_network = find_network(options.network, options.weights)
+    dataset, image_size, channels = open_training_images(
+        options.data,
+        options.image_size,
+        options.channels,
+        with_labels=values.has_classes(options.data),
+        workers=options.workers,
     )
-    _write(options.out, _arrays(embeddings, dataset))
-    print(f"{embeddings.shape[0]} x {embeddings.shape[1]}: {options.out}")
-    return 0
+    network = lone_network(options, make_network, image_size=image_size, channels=channels)
+    return Opened(jax.jit(network.learner.embed), network.state, dataset, image_size)
 
 
 def _arrays(embeddings: Any, dataset: Any) -> dict[str, Any]:

@@ -119,10 +119,13 @@ def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
     import jax
 
     from byol_jax.artifacts import START, start_from
+    from byol_jax.cli.networks import starts_random
 
     state = opened.learner.init(jax.random.key(opened.config["seed"]))
     weights = options.run / "exported" / START
-    return ("starting_weights", start_from(weights, state)) if weights.exists() else ("random_init", state)
+    if weights.exists():
+        return "starting_weights", start_from(weights, state, opened.encoder)
+    return "random_init" if starts_random(opened.config["network"]) else "starting_weights", state
 
 
 def _projections(options: argparse.Namespace, opened: Any, part: Any) -> Any:

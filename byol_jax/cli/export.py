@@ -1,4 +1,4 @@
-"""`byol-jax export RUN --out FILE`: the trained encoder as a PyTorch state dict, under torchvision's names."""
+"""`byol-jax export RUN --out FILE`: the trained encoder as a PyTorch state dict, its own names or torchvision's."""
 
 import argparse
 
@@ -26,10 +26,11 @@ def run(options: argparse.Namespace) -> int:
     """Writes the encoder's weights; prints the file's name."""
     import interop
     from byol_jax import encoder_variables
+    from byol_jax.artifacts import encoder_state_dict
     from byol_jax.cli.opened_run import open_run
 
     opened = open_run(options.run, options.which)
-    state_dict = interop.to_torch_state_dict(encoder_variables(opened.state, options.which))
+    state_dict = encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
     with folder_for(options.out):
         interop.save_state_dict(options.out, state_dict)
     name, step = opened.config["network"]["name"], int(opened.state.step)

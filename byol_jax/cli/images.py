@@ -49,11 +49,14 @@ def open_images(
 
 
 def open_training_images(
-    source: str, image_size: int | tuple[int, int] | None, num_channels: int | None, *, workers: int = 2
+    source: str, image_size: int | tuple[int, int] | None, num_channels: int | None, **options: Any
 ) -> tuple[Dataset, int | tuple[int, int], int]:
-    """Images to be augmented, their size and their channels: as asked for, else an array's own, else 224 and colour."""
+    """Images, their size and their channels: as asked for, else an array's own, else 224 and colour.
+
+    `options`: `open_images`' others.
+    """
     size = image_size or (IMAGE_SIZE if is_folder(source) else None)
-    dataset = open_images(source, image_size=size, num_channels=num_channels, workers=workers)
+    dataset = open_images(source, image_size=size, num_channels=num_channels, **options)
     height, width, channels = dataset.image_shape
     return dataset, size or (height if height == width else (height, width)), channels
 

@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train an encoder on unlabelled images",
     "evaluate": "measure a run's features: kNN and linear probe, with controls",
-    "embed": "write a run's features of a folder of images to a file",
+    "embed": "write a run's or a network's features of images to a file",
     "export": "write a run's encoder as a PyTorch state dict",
     "import": "check a PyTorch state dict against a network and write it as .safetensors",
     "convert": "rewrite a weight file in another format",

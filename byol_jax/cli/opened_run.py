@@ -10,6 +10,7 @@ from byol_jax import checkpoint
 from byol_jax.byol import make_learner
 from byol_jax.cli.networks import encoder_from
 from byol_jax.cli.recipe import learner_arguments
+from byol_jax.cli.torch_networks import load_kept
 from byol_jax.errors import ConfigurationError
 from byol_jax.run import read_config
 from byol_jax.types import Encoder, Learner, TrainState
@@ -52,6 +53,7 @@ def open_run(folder: Path, which: str = "online") -> OpenedRun:
     Raises:
         ConfigurationError: the run was started from Python with a network or options that only its script knows; or
             the target network of a run without momentum is asked for.
+        CheckpointFormatError: the torch module that it keeps isn't there, or is damaged.
         DamagedCheckpointError: no checkpoint is there, none is intact, or it doesn't fit the configuration.
     """
     config = read_config(folder)
@@ -63,10 +65,11 @@ def open_run(folder: Path, which: str = "online") -> OpenedRun:
         )
     if which == "target" and not recipe.get("use_momentum", True):
         raise ConfigurationError(f"{folder}: trained without momentum, so there is no target network: --which online")
+    kept = load_kept(folder) if ":" in str(network.get("name")) else None
     try:
         size, _ = config["image_size"], int(config["seed"])
         image_size = size if isinstance(size, int) else (size[0], size[1])
-        encoder = encoder_from(network)
+        encoder = encoder_from(network) if kept is None else kept
         arguments = learner_arguments(recipe, image_size=image_size, total_steps=config["steps"])
         learner = make_learner(encoder, image_size=image_size, **arguments)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:

@@ -88,7 +88,7 @@ def _wrong_positionals(positionals: Sequence[argparse.Action], free: Sequence[st
         return
     for action, word in zip(positionals, free, strict=False):
         yield from _wrong_value(action, str(action.metavar), word)
-    for action in positionals[len(free) :]:
+    for action in (action for action in positionals[len(free) :] if action.nargs != "?"):
         yield f"{action.metavar} is missing, {action.help}"
     for word in free[len(positionals) :]:
         yield f"{word!r} is one word too many"

@@ -1,10 +1,14 @@
-"""`byol-jax preview DATA --out PNG`: a picture of images beside their two views, before time is spent on training."""
+"""`byol-jax preview DATA --out PNG`: a picture of images beside their two views, before time is spent on training.
+
+With `--network` it is also tried whether the network takes them, and what it would learn from is said.
+"""
 
 import argparse
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, add_output, check_output, folder_for
-from byol_jax.cli.recipe import AUGMENTATIONS
+from byol_jax.cli.common import add_channels, add_network, add_output, check_output, folder_for
+from byol_jax.cli.networks import check_network, find_network, needs_network
+from byol_jax.cli.recipe import AUGMENTATIONS, add_hidden_layer
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -28,27 +32,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SET",
         help=f"one of {', '.join(AUGMENTATIONS)} (simclr)",
     )
+    add_network(parser, default=None)
+    add_hidden_layer(parser, default=None)
     parser.add_argument("--count", type=values.positive_int, default=8, metavar="N", help="how many images (8)")
     parser.add_argument("--seed", type=values.whole_number, default=0, metavar="N", help="which images and views (0)")
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite)
+    problems = check_output(options.out, overwrite=options.overwrite)
+    problems += needs_network(options, "weights", "init_from", "hidden_layer")
+    return problems + check_network(options)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draws the picture; prints its name."""
+    """Draws the picture; prints its name, and with `--network` what the network makes of such images."""
     import jax
     import numpy as np
 
     from byol_jax.cli.images import open_training_images
+    from byol_jax.cli.lone_network import lone_network, summary
     from byol_jax.cli.recipe import augmentations
     from byol_jax.data import epoch_order
     from byol_jax.plots import views_grid
     from byol_jax.views import sample_views
 
+    make_network = find_network(options.network, options.weights) if options.network else None
     dataset, image_size, channels = open_training_images(options.data, options.image_size, options.channels)
+    lines = []
+    if make_network is not None:
+        network = lone_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
+        lines = summary(options.network, network)
     images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
     floats = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
     first, second, _ = augmentations(options.augment, image_size, channels)
@@ -57,5 +71,5 @@ def run(options: argparse.Namespace) -> int:
         view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
     with folder_for(options.out):
         views_grid(images, np.asarray(view1), np.asarray(view2), options.out)
-    print(options.out)
+    print("\n".join([str(options.out), *lines]))
     return 0

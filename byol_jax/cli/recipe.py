@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUGMENTATIONS",
+    "HIDDEN_LAYER",
+    "add_hidden_layer",
     "add_recipe",
     "augmentations",
     "check_recipe",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 AUGMENTATIONS = ("simclr", "byol", "small_grey", "none")
+HIDDEN_LAYER = -2
+"""The layer before the classifier, in most networks; byol-pytorch's default."""
 SCHEDULES = ("constant", "cosine")
 LEARNING_RATES = {"adam": 3e-4, "adamw": 3e-4, "lars": 0.2, "sgd": 0.03}
 """Adam's is byol-pytorch's example; LARS's the paper's base rate (appendix J, 1000 epochs) at a batch of 256."""
@@ -33,13 +37,7 @@ WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-4, "lars": 1.5e-6, "sgd": 0.0}
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Adds the options that decide how a run learns."""
     group = parser.add_argument_group("what is learned")
-    group.add_argument(
-        "--hidden-layer",
-        type=values.hidden_layer,
-        default=-2,
-        metavar="L",
-        help="where the representation is taken: a name such as avgpool, or an index into the network's children (-2)",
-    )
+    add_hidden_layer(group, default=HIDDEN_LAYER)
     group.add_argument(
         "--projection-size", type=values.positive_int, default=256, metavar="N", help="width of the projection (256)"
     )
@@ -68,6 +66,18 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "--no-momentum", action="store_true", help="no target network: the online network stands for it (SimSiam)"
     )
     _add_optimizer(parser.add_argument_group("how it is optimised"))
+
+
+def add_hidden_layer(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: int | None) -> None:
+    """Adds `--hidden-layer`; a default of None tells whether it was given."""
+    parser.add_argument(
+        "--hidden-layer",
+        type=values.hidden_layer,
+        default=default,
+        metavar="L",
+        help="where the representation is taken: a name such as avgpool, or an index into the network's children"
+        f" ({HIDDEN_LAYER})",
+    )
 
 
 def check_recipe(options: argparse.Namespace) -> list[str]:

@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, check_folder
-from byol_jax.cli.networks import NETWORKS, encoder_from, network_from, network_name
+from byol_jax.cli.common import add_channels, add_network, check_folder
+from byol_jax.cli.networks import check_network, find_network, loaded_weights
 from byol_jax.cli.recipe import add_recipe, check_recipe, learner_arguments, recipe_from
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -35,20 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too (needs the extra [logs])")
     run.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode images (2)")
     network = parser.add_argument_group("the network and its images")
-    network.add_argument(
-        "--network",
-        type=network_name,
-        default="resnet18",
-        metavar="NAME",
-        help=f"one of {', '.join(NETWORKS)} (resnet18)",
-    )
+    add_network(network, default="resnet18")
     network.add_argument(
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(network)
-    network.add_argument(
-        "--init-from", type=values.existing_file, metavar="FILE", help="start from these weights (a torch state dict)"
-    )
     add_recipe(parser)
     processes = parser.add_argument_group("several processes (the same command in each, but for --process-id)")
     processes.add_argument("--num-processes", type=positive, metavar="N", help="how many processes train together")
@@ -68,6 +60,7 @@ def check(options: argparse.Namespace) -> list[str]:
     problems += check_folder(options.out, replaceable=options.resume or options.overwrite, hint="--resume, --overwrite")
     if options.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
+    problems += check_network(options)
     return problems + check_recipe(options) + _check_processes(options)
 
 
@@ -76,17 +69,29 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.allocator import keep_freed_memory
 
     keep_freed_memory()
+    make_network = _found_network(options)  # before data or devices: a wrong name costs nothing
     if options.num_processes is None or options.num_processes == 1:
-        _train(options)
+        _train(options, make_network)
     else:
         _keep_stdout_for_results()
-        _train_together(options)
+        _train_together(options, make_network)
     if not options.process_id:
         print(options.out)
     return 0
 
 
-def _train_together(options: argparse.Namespace) -> None:
+def _found_network(options: argparse.Namespace) -> Callable[..., Any]:
+    """What makes the network; where a torch module's run goes on, from what the run keeps of it."""
+    if options.resume and ":" in options.network:
+        from byol_jax.cli.torch_networks import find_kept
+
+        return find_kept(options.out, options.network, options.weights) or find_network(
+            options.network, options.weights
+        )
+    return find_network(options.network, options.weights)
+
+
+def _train_together(options: argparse.Namespace, make_network: Callable[..., Any]) -> None:
     from byol_jax import parallel
 
     parallel.initialize(
@@ -94,15 +99,16 @@ def _train_together(options: argparse.Namespace) -> None:
         process_id=options.process_id,
         coordinator_address=options.coordinator_address,
     )
-    _train(options)
+    _train(options, make_network)
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> None:
     from byol_jax import pretrain
 
     data, image_size, channels = _source(options)
     recipe = recipe_from(options, channels)
-    network = network_from(options.network, channels, _weights(options.init_from))
+    start = loaded_weights(options.init_from)
+    network, encoder = make_network(image_size=image_size, channels=channels, seed=options.seed, start=start)
     total_steps = options.steps if options.epochs is None else options.epochs * _steps_per_epoch(data, options)
     same = (
         "out",
@@ -117,7 +123,7 @@ def _train(options: argparse.Namespace) -> None:
         "tensorboard",
     )
     pretrain(
-        encoder_from(network),
+        encoder,
         data,
         image_size=image_size,
         network=network,
@@ -156,15 +162,6 @@ def _source(options: argparse.Namespace) -> tuple[Any, int | tuple[int, int], in
 def _steps_per_epoch(data: Any, options: argparse.Namespace) -> int:
     """Whole batches in the data; 1 where it isn't known and a constant schedule doesn't ask."""
     return 1 if isinstance(data, str) else max(len(data) // options.batch_size, 1)
-
-
-def _weights(path: Any) -> Any:
-    """The tensors of `--init-from`, for the width of their classifier."""
-    if path is None:
-        return None
-    import interop
-
-    return interop.load_state_dict(path)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

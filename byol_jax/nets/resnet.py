@@ -30,6 +30,10 @@ _CHOICES = {
     "shortcut": ("torch", "always"),
 }
 
+PADDING = "padding"
+"""`stats` of a network with padding="same" have a node `padding/same` without leaves: nothing else in a training state
+tells how its network pads, and weights trained with the other rule load without a word (`interop.checkpoints`)."""
+
 
 def resnet(
     stages: Sequence[int],
@@ -175,7 +179,8 @@ def _init(net: _Net, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         params[path], stats[path] = batch_norm_init(channels, jnp.float32)
     if net.num_classes is not None:
         params["fc"] = linear_init(fc_key, features, net.num_classes, jnp.float32)
-    return Variables(unflatten(params), unflatten(stats))
+    marker = {PADDING: {net.padding: {}}} if net.padding == "same" else {}
+    return Variables(unflatten(params), unflatten(stats) | marker)
 
 
 def _apply(
@@ -196,7 +201,7 @@ def _apply(
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     norm_options = {"train": train, "axis_name": axis_name}
     x, bn1, seen = _stem(net, Variables(params, stats), images.astype(dtype), norm_options)
-    new_stats = {"bn1": bn1}
+    new_stats = {"bn1": bn1} | {name: stats[name] for name in (PADDING,) if name in stats}
     for place in net.places():
         path = f"{place.stage}.{place.index}"
         keep = str(wanted).removeprefix(f"{path}.") if str(wanted).startswith(f"{path}.") else None

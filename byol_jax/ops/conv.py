@@ -37,6 +37,7 @@ def conv2d(
     padding: Padding = 0,
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
+    layout: str = "HWIO",
 ) -> jax.Array:
     """Cross-correlation, as `torch.nn.functional.conv2d` has it, without bias.
 
@@ -48,6 +49,8 @@ def conv2d(
         kernel: `[kernel height, kernel width, C / groups, O]`, x's dtype.
         stride, dilation: of both axes, or (rows, columns).
         padding: with zeros; see `Padding`.
+        layout: "HWIO", the kernel's axes as above, or "OIHW", `[O, C / groups, kernel height, kernel width]`, as torch
+            has them. The sums and their order are the same.
 
     Returns:
         `[N, H', W', O]`, x's dtype, with `H' = (H + top + bottom - d · (kernel height - 1) - 1) // s + 1`.
@@ -59,28 +62,29 @@ def conv2d(
         >>> conv2d(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 16)), stride=2, padding=1).shape
         (1, 4, 4, 16)
     """
-    _check(x, kernel, groups)
+    _check(x, kernel, groups, layout)
+    taps = _taps(kernel, layout)
     strides, dilations = ((given, given) if isinstance(given, int) else given for given in (stride, dilation))
-    window = tuple((extent - 1) * d + 1 for extent, d in zip(kernel.shape[:2], dilations, strict=True))
+    window = tuple((extent - 1) * d + 1 for extent, d in zip(taps, dilations, strict=True))
     pads = resolve_padding(x.shape[1:3], window=window, stride=strides, padding=padding)
     if any(size + sum(pad) < extent for size, pad, extent in zip(x.shape[1:3], pads, window, strict=True)):
         raise ConfigurationError(
             f"an image of {x.shape[1]}×{x.shape[2]} pixels is too small for a {window[0]}×{window[1]} kernel with "
             f"padding {pads}: use larger images or fewer strided layers"
         )
-    if groups == 1 and window == kernel.shape[:2]:
+    if groups == 1 and window == taps:
         if window == (1, 1) and pads == ((0, 0), (0, 0)):
-            return _matmul_over_pixels(x, kernel, strides)
+            return _matmul_over_pixels(x, kernel, layout, strides)
         few_channels = x.shape[3] <= _FEW_CHANNELS and window[0] * window[1] <= _SMALL_KERNEL
         if few_channels or _gives_small_map(x.shape, window, strides, pads):
-            return _matmul_over_patches(x, kernel, strides, pads)
+            return _matmul_over_patches(x, kernel, layout, strides, pads)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         strides,
         pads,
         rhs_dilation=dilations,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=("NHWC", layout, "NHWC"),
         feature_group_count=groups,
     )
 
@@ -111,23 +115,43 @@ def resolve_padding(
     return ((top, totals[0] - top), (left, totals[1] - left))
 
 
-def _check(x: jax.Array, kernel: jax.Array, groups: int) -> None:
+def _check(x: jax.Array, kernel: jax.Array, groups: int, layout: str) -> None:
+    if layout not in ("HWIO", "OIHW"):
+        raise ConfigurationError(f'layout {layout!r}: use "HWIO" or "OIHW"')
     if x.ndim != 4 or kernel.ndim != 4:
         raise ConfigurationError(
-            f"conv2d takes x [N, H, W, C] and kernel [h, w, C, O], not {x.shape} and {kernel.shape}"
+            f"conv2d takes x [N, H, W, C] and a kernel of rank 4, {layout}, not {x.shape} and {kernel.shape}"
         )
-    if x.shape[3] != kernel.shape[2] * groups:
+    inputs = kernel.shape[layout.index("I")]
+    if x.shape[3] != inputs * groups:
         raise ConfigurationError(
-            f"{x.shape[3]} channels meet a kernel {kernel.shape} for {kernel.shape[2] * groups}: the images or the "
+            f"{x.shape[3]} channels meet a kernel {kernel.shape} for {inputs * groups}: the images or the "
             "parameters are another network's"
         )
 
 
-def _matmul_over_pixels(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+def _taps(kernel: jax.Array, layout: str) -> tuple[int, int]:
+    return kernel.shape[layout.index("H")], kernel.shape[layout.index("W")]
+
+
+def _matmul_over_pixels(x: jax.Array, kernel: jax.Array, layout: str, stride: tuple[int, int]) -> jax.Array:
     """A 1×1 convolution. Slicing first keeps the stride out of the weight gradient, where XLA:CPU is slowest."""
-    x = x[:, :: stride[0], :: stride[1]]  # [N, H', W', C]
-    pixels = x.reshape(-1, x.shape[3])  # [N·H'·W', C]
-    return (pixels @ kernel[0, 0]).reshape(*x.shape[:3], kernel.shape[3])  # [N, H', W', O]
+    return _multiply(x[:, :: stride[0], :: stride[1]], kernel, layout)  # [N, H', W', O]
+
+
+def _multiply(patches: jax.Array, kernel: jax.Array, layout: str) -> jax.Array:
+    """[N, H', W', h·w·C] with a kernel of h by w positions: [N, H', W', O].
+
+    Torch's layout only has its inner axes exchanged: moving O as well, forward and for the gradient, cost a ResNet-18
+    at 32 px a third of its step.
+    """
+    if layout == "HWIO":
+        weights, contracted = kernel.reshape(-1, kernel.shape[3]), 0  # [h·w·C, O]
+    else:
+        weights, contracted = kernel.transpose(0, 2, 3, 1).reshape(kernel.shape[0], -1), 1  # [O, h·w·C]
+    pixels = patches.reshape(-1, patches.shape[3])  # [N·H'·W', h·w·C]
+    y = jax.lax.dot_general(pixels, weights, (((1,), (contracted,)), ((), ())))
+    return y.reshape(*patches.shape[:3], y.shape[1])
 
 
 def _gives_small_map(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, int], pads: tuple) -> bool:
@@ -142,12 +166,14 @@ def _output_size(
     return rows, columns
 
 
-def _matmul_over_patches(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], pads: tuple) -> jax.Array:
+def _matmul_over_patches(
+    x: jax.Array, kernel: jax.Array, layout: str, stride: tuple[int, int], pads: tuple
+) -> jax.Array:
     """Gathers each output pixel's patch by one strided slice per kernel position, then multiplies once.
 
     Positions that only ever meet padding (eight of nine on a 1×1 map) are left out.
     """
-    size, window = x.shape[1:3], kernel.shape[:2]
+    size, window = x.shape[1:3], _taps(kernel, layout)
     rows, columns = _output_size(size, window, stride, pads)
     seen_rows = _positions_on_pixels(size[0], window[0], rows, stride[0], pads[0][0])
     seen_columns = _positions_on_pixels(size[1], window[1], columns, stride[1], pads[1][0])
@@ -158,9 +184,10 @@ def _matmul_over_patches(x: jax.Array, kernel: jax.Array, stride: tuple[int, int
         for b in seen_columns
     ]
     patches = jnp.concatenate(slices, axis=3)  # [N, H', W', h·w·C]
-    weights = kernel[seen_rows.start : seen_rows.stop, seen_columns.start : seen_columns.stop]
-    weights = weights.reshape(-1, kernel.shape[3])  # [h·w·C, O]
-    return (patches.reshape(-1, weights.shape[0]) @ weights).reshape(*patches.shape[:3], weights.shape[1])
+    seen = [slice(None)] * 4
+    seen[layout.index("H")] = slice(seen_rows.start, seen_rows.stop)
+    seen[layout.index("W")] = slice(seen_columns.start, seen_columns.stop)
+    return _multiply(patches, kernel[tuple(seen)], layout)
 
 
 def _positions_on_pixels(size: int, window: int, outputs: int, stride: int, before: int) -> range:

@@ -1,31 +1,34 @@
-"""byol-pytorch 0.9.1's learners: which key of its state dict is which leaf of a training state.
+"""byol-pytorch's learners: which key of its state dict is which leaf of a training state.
 
     net.*, online_encoder.net.*      online/encoder      one network under two names, which must agree
     online_encoder.projector.*       online/projector
     online_predictor.*               online/predictor
     target_encoder.{net,projector}.* target/…            momentum only
 
-Layouts C (simplicial embeddings off; releases 0.6.0 to 0.8.2 too) and D1 (on), and C-sim and D1-sim without momentum.
-Those of other releases are told apart and refused. Opening files is `interop.files`' business.
+Layouts C (simplicial embeddings off; releases from 0.6.0 on) and D1 (on, 0.9.1), and C-sim and D1-sim without momentum.
+Other releases' are brought to these and back by `byol_history`. Opening files is `interop.files`' business.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
+from interop.checkpoints.byol_history import OLDER, as_current, as_older
+from interop.checkpoints.fitting import MLP, NORM, STATS, described, own_names, shape_hints, under
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.states import rebuilt, state_leaves
 from interop.convert import matched, to_torch_array
 from interop.mismatch import Mismatch
-from interop.names import Leaf, torch_names
+from interop.names import Leaf
 from interop.tables import recognise
 
 __all__ = ["LAYOUTS", "from_state_dict", "layout_of", "recognises", "to_state_dict"]
 
-LAYOUTS = ("C", "C-sim", "D1", "D1-sim")
+LAYOUTS = ("C", "C-sim", "D1", "D1-sim", *OLDER)
 """What is read and written; "-sim" is SimSiam, without momentum."""
 
 ROOTS = {
@@ -38,53 +41,30 @@ ROOTS = {
 ALIAS = "net"
 """The second name of `online_encoder.net`, written first; safetensors' `save_model` keeps only this one."""
 
-OWNERS = ("", "learner.", "byol.")
-"""What stands before all of it: nothing, byol-pytorch's Lightning example, or its `BYOLTrainer`, which has the network
-and its `step` outside as well (`step` is never advanced)."""
+OWNER = re.compile(r"((?:[^.]+\.)*?)online_encoder\.")
+"""What may stand before all of it: "learner." in byol-pytorch's Lightning example, "byol." or "byol.module." in its
+`BYOLTrainer`, which has the network and its `step` outside as well (`step` is never advanced)."""
 
 AUGMENTATIONS = ("augment.", "augment1.", "augment2.")
 """Buffers of a user's own augmentation modules; no part of the networks."""
 
 ORDER = (ALIAS, *ROOTS.values())
 
-
-def _under(prefix: str, *names: Iterable[str]) -> frozenset[str]:
-    return frozenset(prefix + name for group in names for name in group)
-
-
-_STATS = ("running_mean", "running_var", "num_batches_tracked")
-_LINEAR, _BARE, _NORM = ("weight", "bias"), ("weight",), ("weight", "bias", *_STATS)
-_MLP = _under("0.", _LINEAR) | _under("1.", _NORM) | _under("3.", _LINEAR)
-_SIMSIAM = _under("0.", _BARE) | _under("1.", _NORM) | _under("3.", _BARE) | _under("4.", _NORM)
-_SIMSIAM |= _under("6.", _BARE) | _under("7.", _STATS)
-_EMBEDDER = _under("0.0.", _LINEAR) | _under("0.1.", _NORM)
+_BARE = ("weight",)
+_SIMSIAM = under("0.", _BARE) | under("1.", NORM) | under("3.", _BARE) | under("4.", NORM)
+_SIMSIAM |= under("6.", _BARE) | under("7.", STATS)
+_EMBEDDER = under("0.0.", ("weight", "bias")) | under("0.1.", NORM)
 
 PROJECTORS = {
-    "A or B": _under("net.", _MLP),
-    "C": _MLP,
+    "A or B": under("net.", MLP),
+    "C": MLP,
     "C-sim": _SIMSIAM,
-    "D0": _under("0.", _MLP),
-    "D0-sim": _under("0.", _SIMSIAM),
-    "D1": _EMBEDDER | _under("2.", _MLP),
-    "D1-sim": _EMBEDDER | _under("2.", _SIMSIAM),
+    "D0": under("0.", MLP),
+    "D0-sim": under("0.", _SIMSIAM),
+    "D1": _EMBEDDER | under("2.", MLP),
+    "D1-sim": _EMBEDDER | under("2.", _SIMSIAM),
 }
 """Each layout's keys below `online_encoder.projector.`, which tell it; counts of keys don't (B, C and D0 have 393)."""
-
-WIDTH = "a hidden_layer (or image_size) that gives {} features"
-OPTIONS = {
-    "projector/0/kernel": (WIDTH, ""),
-    "projector/0/0/kernel": (WIDTH, ""),
-    "predictor/0/kernel": ("projection_size={}", "projection_hidden_size={}"),
-}
-"""Which options of `make_learner` decide a kernel's [in, out]."""
-
-ELSEWHERE = {
-    "A or B": "written by byol-pytorch 0.0.1 to 0.5.7 (layout A or B): take .net out of projector.net.* and "
-    "online_predictor.net.* (the function stays the same) and load it again",
-    "D0": "written by byol-pytorch 0.9.0 (layout D0), whose embeddings stand behind the heads, which nothing here has: "
-    "take the network alone, its online_encoder.net.*, with interop.from_torch_state_dict",
-}
-ELSEWHERE["D0-sim"] = ELSEWHERE["D0"].replace("D0", "D0-sim")
 
 
 def layout_of(keys: Collection[str]) -> str | None:
@@ -115,7 +95,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     """`like` with the parameters and statistics of `state_dict`; step, key and optimiser's state stay `like`'s.
 
     Raises:
-        CheckpointFormatError: no byol-pytorch learner, another layout than `like` has, or no target network.
+        CheckpointFormatError: no byol-pytorch learner, other heads than `like` has, or no target network.
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key, and every `net.*`
             that isn't its `online_encoder.net.*`.
     """
@@ -124,10 +104,11 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
             f"{where}: no byol-pytorch learner (network: {kind}); "
-            "a network by itself is loaded by interop.from_torch_state_dict"
+            "a network by itself, as its trainer saves it, is loaded by interop.from_torch_state_dict"
         )
     given = {key.removeprefix(owner): value for key, value in state_dict.items() if key.startswith(owner)}
     given = {key: value for key, value in given.items() if not key.startswith(AUGMENTATIONS)}
+    given = as_current(given, layout_of(given), where=where)
     leaves = state_leaves(like)
     names = _names(leaves)
     _check_layout(given, names, where)
@@ -149,10 +130,11 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
-    """What byol-pytorch 0.9.1 has for this state: all of its keys in its order, its layouts, counters as int64.
+    """What byol-pytorch has for this state: all of its keys in its order, its layouts, counters as int64.
 
     Args:
-        layout: one of `LAYOUTS`, which must be the state's own; anything else writes the state's own.
+        layout: one of `LAYOUTS`, which must be the state's own ("C" for A, B and D0); anything else writes the state's
+            own of release 0.9.1.
 
     Raises:
         CheckpointFormatError: the state's heads have another layout.
@@ -160,7 +142,8 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     leaves = state_leaves(state)
     names = _names(leaves)
     own = layout_of([leaf.key for leaf in names.values()])
-    if own not in LAYOUTS or (layout in LAYOUTS and layout != own):
+    needed = OLDER.get(layout, layout)
+    if own not in LAYOUTS or (needed in LAYOUTS and needed != own):
         raise CheckpointFormatError(
             f"{where}: the state has "
             + (f"layout {own}, not {layout}: use layout={own!r}" if own in LAYOUTS else "no heads of byol-pytorch's")
@@ -168,27 +151,26 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
     for path, alias in _aliases(names).items():
         arrays[alias.key] = arrays[names[path.removeprefix("alias/")].key]
-    return {
+    ordered = {
         key: arrays[key]
         for root in ORDER
         for key in sorted((key for key in arrays if key.startswith(f"{root}.")), key=defined_order)
     }
+    return as_older(ordered, layout, where=where) if layout in OLDER else ordered
 
 
 def _owner(keys: Collection[str]) -> str | None:
-    return next((owner for owner in OWNERS if any(key.startswith(f"{owner}online_encoder.") for key in keys)), None)
+    return next((found[1] for key in keys if (found := OWNER.match(key))), None)
 
 
 def _names(leaves: Mapping[str, Any]) -> dict[str, Leaf]:
     """The file's key for every leaf "online/encoder/…" of a state."""
     names = {}
-    for network in ("online", "target"):
-        paths = [path.removeprefix(f"{network}/") for path in leaves if path.startswith(f"{network}/")]
-        for path, (key, rule) in torch_names(paths).items():
-            part, _, rest = key.partition(".")
-            if f"{network}/{part}" not in ROOTS:
-                raise CheckpointFormatError(f"{network}/{path}: byol-pytorch's learners have no such part")
-            names[f"{network}/{path}"] = Leaf(f"{ROOTS[f'{network}/{part}']}.{rest}", rule)
+    for path, leaf in own_names(leaves).items():
+        network, part, rest = leaf.key.split(".", 2)
+        if f"{network}/{part}" not in ROOTS:
+            raise CheckpointFormatError(f"{path}: byol-pytorch's learners have no such part")
+        names[path] = Leaf(f"{ROOTS[f'{network}/{part}']}.{rest}", leaf.rule)
     return names
 
 
@@ -206,8 +188,6 @@ def _check_layout(given: Collection[str], names: Mapping[str, Leaf], where: str)
     layout, wanted = layout_of(given), layout_of([leaf.key for leaf in names.values()])
     if layout is None:
         raise CheckpointFormatError(f"{where}: no projector of byol-pytorch's below {ROOTS['online/projector']}")
-    if layout in ELSEWHERE:
-        raise CheckpointFormatError(f"{where}: {ELSEWHERE[layout]}")
     if wanted not in LAYOUTS:
         raise CheckpointFormatError(f"{where}: the learner to load it into has no heads of byol-pytorch's")
     if layout != wanted:
@@ -230,17 +210,5 @@ def _differ(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 def _hint(given: Mapping[str, Any], names: Mapping[str, Leaf], leaves: Mapping[str, Any], mismatch: Mismatch) -> str:
     """What to make the learner with, where the shapes tell."""
     if mismatch.missing or mismatch.unexpected:
-        root = ROOTS["online/encoder"] + "."
-        shapes = {key.removeprefix(root): tuple(value.shape) for key, value in given.items() if key.startswith(root)}
-        kind = recognise(shapes)
-        return "" if kind == "unknown" else f"the file's network: {kind}"
-    hints = []
-    for path, options in OPTIONS.items():
-        key, leaf = names.get(f"online/{path}", Leaf("", "")).key, leaves.get(f"online/{path}")
-        shape = getattr(given.get(key), "shape", ())
-        if leaf is not None and len(shape) == 2:
-            pairs = zip(options, reversed(shape), leaf.shape, strict=True)  # torch has [out, in]
-            hints += [f"{option.format(a)} (not {b})" for option, a, b in pairs if option and a != b]
-    if hints:
-        return f"make the learner with {', '.join(hints)}"
-    return "convert the file's tensors to the learner's types first" if mismatch.dtypes else ""
+        return described(given, ROOTS["online/encoder"] + ".")
+    return shape_hints(given, names, leaves, mismatch)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
-from interop.checkpoints import byol_pytorch
-from interop.containers import find_state_dict, without_wrappers
-from interop.files import load_state_dict, save_state_dict
+from interop.checkpoints import byol_pytorch, deepmind, lightly, solo_learn
+from interop.checkpoints.opened import opened, without_owner
+from interop.files import save_state_dict
 from interop.tables import recognise
 
 __all__ = ["load_byol_checkpoint", "save_byol_checkpoint"]
 
-SOURCES = {"byol_pytorch": byol_pytorch}
+SOURCES = {"byol_pytorch": byol_pytorch, "lightly": lightly, "solo_learn": solo_learn, "deepmind": deepmind}
 """Libraries' names to their files here, tested in this order."""
 
 
@@ -22,18 +22,25 @@ def load_byol_checkpoint(
     """A training state with both networks, heads and statistics of a learner that another library trained.
 
     Args:
-        path_or_dict: a weight file (.pt, .pth, .ckpt, .safetensors, .npz; see `load_state_dict`), or a dict of names
-            to NumPy arrays, JAX arrays or torch tensors, such as `learner.state_dict()`.
-        like: a `TrainState` of the learner to go on with; decides structure, shapes, types and shardings. What a file
-            doesn't hold, `step, key, opt_state`, is copied from it.
-        source: the library, "byol_pytorch" (0.9.1's layouts, with and without momentum and simplicial embeddings);
-            "auto" tells it from the names. Hyphens may stand for underscores.
+        path_or_dict: a weight file (.pt, .pth, .ckpt, .safetensors, .npz; see `load_state_dict`), one of DeepMind's
+            pickles (read as data, never executed), or a dict of names to NumPy arrays, JAX arrays or torch tensors,
+            such as `learner.state_dict()`.
+        like: a `TrainState` of the learner to go on with, native or traced; decides structure, shapes, types and
+            shardings. What a file doesn't hold, `step, key, opt_state`, is copied from it.
+        source: the library, "byol_pytorch" (any release), "lightly", "solo_learn" or "deepmind"; "auto" tells it from
+            the names. Hyphens may stand for underscores.
 
     Returns:
         `TrainState`, the same bits as in the file (counters are int64 there and int32 here), in buffers of its own.
+        Biases that a library's heads haven't are 0. An online classifier becomes `fc` where the network has one.
+
+    Warns:
+        PaddingWarning: the network pads otherwise than the one that was trained (DeepMind's, solo-learn's for CIFAR).
+        EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
+        AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
 
     Raises:
-        CheckpointFormatError: the file can't be read, or holds no learner, or one of another layout than `like`; the
+        CheckpointFormatError: the file can't be read, or holds no learner, or one with other heads than `like`; the
             message says how to make the learner.
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
         ConfigurationError: no such source.
@@ -52,10 +59,15 @@ def load_byol_checkpoint(
     """
     names = {"auto": "auto"} | {name: name for name in SOURCES}
     wanted = _chosen(source, names, "source")
-    where, state_dict = _opened(path_or_dict)
+    where, state_dict = opened(path_or_dict)
+    libraries = SOURCES if wanted == "auto" else {wanted: SOURCES[wanted]}
+    inner: Mapping[str, Any] | None = state_dict
+    while inner is not None:
+        for library in libraries.values():
+            if library.recognises(inner):
+                return library.from_state_dict(inner, like=like, where=where)
+        inner = without_owner(inner)
     if wanted == "auto":
-        wanted = next((name for name, library in SOURCES.items() if library.recognises(state_dict)), None)
-    if wanted is None:
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
             f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
@@ -67,13 +79,17 @@ def load_byol_checkpoint(
 def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: str) -> None:
     """Writes a training state's networks as another library's learner has them, atomically.
 
-    Step, key and optimiser's state have no place in such a file. Loading it again gives the same bits.
+    Step, key and optimiser's state have no place in such a file. Loading it again gives the same bits; but lightly's
+    heads have no first bias, which is taken off the running mean, and `fc` has no place in most of its layouts.
 
     Args:
         path: its ending decides the format; see `save_state_dict`.
         state: a `TrainState`.
         layout: "byol_pytorch", which `BYOL.load_state_dict` of 0.9.1 accepts: the layout that belongs to the state's
-            heads. Or one of "C", "C-sim", "D1", "D1-sim", to be sure of it. Hyphens may stand for underscores.
+            heads. Or one of "C", "C-sim", "D1", "D1-sim", to be sure of it, and "A" (0.0.1 to 0.5.1), "B" (0.5.2 to
+            0.5.7), "D0", "D0-sim" (0.9.0, with a warning). "lightly" (its examples), or "lightly-benchmarks",
+            "lightly-cifar", "lightly-models" (the old class). "solo_learn", or "solo-learn-encoder" (up to 1.0.2).
+            Hyphens may stand for underscores.
 
     Raises:
         CheckpointFormatError: the state has another layout, or the file can't be written so.
@@ -83,7 +99,7 @@ def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: st
     Example:
         >>> save_byol_checkpoint("learner.pt", None, layout="C-simm")
         Traceback (most recent call last):
-        byol_jax.errors.ConfigurationError: layout 'C-simm' isn't known: use one of C-sim, D1-sim, byol_pytorch, C, D1
+        byol_jax.errors.ConfigurationError: layout 'C-simm' isn't known: use one of C-sim, ...
     """
     owners = {name: name for name in SOURCES}
     owners |= {layout: name for name, library in SOURCES.items() for layout in library.LAYOUTS}
@@ -99,17 +115,3 @@ def _chosen(given: Any, names: Mapping[str, str], what: str) -> str:
     if wanted is None:
         raise ConfigurationError(f"{what} {given!r} isn't known: use one of {', '.join(nearest(given, names))}")
     return wanted
-
-
-def _opened(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
-    """The file's name for messages, and its state dict."""
-    if isinstance(path_or_dict, Mapping):
-        where = "the state dict"
-        found = find_state_dict(path_or_dict, where=where, is_tensor=lambda value: hasattr(value, "dtype"))
-        return where, without_wrappers(found, where=where)
-    if not isinstance(path_or_dict, str | os.PathLike):
-        raise CheckpointFormatError(
-            f"expected a file's name or a dict of arrays, got {type(path_or_dict).__name__}; "
-            "a torch module's is module.state_dict()"
-        )
-    return os.fspath(path_or_dict), load_state_dict(path_or_dict)

@@ -25,11 +25,11 @@ from interop.trace.export import Traced, example_batch, trace
 from interop.trace.graph import Graph, Ref
 from interop.trace.kinds import Operator
 from interop.trace.ops_norm import RAW_BUFFERS
-from interop.trace.ops_random import FIXED
 from interop.trace.values import Value, logical, plain
 from interop.trace.verify import verify_encoder
+from interop.trace.without_chance import FIXED
 
-__all__ = ["Network", "from_torch_module", "network_encoder", "traced_parts"]
+__all__ = ["Network", "from_torch_module", "is_traced", "network_encoder", "traced_parts"]
 
 CHANNELS_LAST = (0, 2, 3, 1)
 """How [N, H, W, C] lies, by torch's axes."""
@@ -42,11 +42,13 @@ class Network(NamedTuple):
         traced: both graphs.
         input_shape: one input's shape as byol_jax has it, [H, W, C] for images.
         frozen: parameters that don't require gradients.
+        state_dict: the keys of the module's state dict, in its order: the leaf that each is kept in, and torch's dtype.
     """
 
     traced: Traced
     input_shape: tuple[int, ...]
     frozen: frozenset[str]
+    state_dict: Mapping[str, tuple[str, str]]
 
 
 def from_torch_module(
@@ -96,7 +98,7 @@ def from_torch_module(
     shape = tuple(example.shape[1:])
     input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
     frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
-    network = Network(_with_constants(module, traced), input_shape, frozen)
+    network = Network(_with_constants(module, traced), input_shape, frozen, _state_dict(module))
     variables = module_variables(module, network.traced)
     if verify:
         verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED), example, variables)
@@ -118,10 +120,15 @@ def traced_parts(encoder: Encoder) -> tuple[Network, Variables]:
     Raises:
         ConfigurationError: this encoder isn't a traced one.
     """
-    init: Any = encoder.init
-    if not isinstance(init, partial) or init.func is not _init:
+    if not is_traced(encoder):
         raise ConfigurationError("this encoder wasn't traced from a torch module: its own code rebuilds it")
+    init: Any = encoder.init
     return init.args
+
+
+def is_traced(encoder: Encoder) -> bool:
+    """Whether `network_encoder` made it."""
+    return isinstance(encoder.init, partial) and encoder.init.func is _init
 
 
 def module_variables(module: Any, traced: Traced) -> Variables:
@@ -135,6 +142,19 @@ def module_variables(module: Any, traced: Traced) -> Variables:
         if name in persistent or name in changing
     }
     return Variables(*(unflatten({k.replace(".", "/"): v for k, v in part.items()}) for part in (params, stats)))
+
+
+def _state_dict(module: Any) -> dict[str, tuple[str, str]]:
+    """`Network.state_dict`: tied tensors are kept in one leaf, and have the name of each of their places."""
+    first_name: dict[int, str] = {}
+    for named in (module.named_parameters, module.named_buffers):
+        for name, tensor in named(remove_duplicate=False):
+            first_name.setdefault(id(tensor), name)
+    return {
+        key: (first_name[id(tensor)], str(tensor.dtype).removeprefix("torch."))
+        for key, tensor in module.state_dict(keep_vars=True).items()
+        if id(tensor) in first_name
+    }
 
 
 def _narrowed(array: np.ndarray, name: str) -> np.ndarray:

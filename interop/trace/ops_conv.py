@@ -37,20 +37,21 @@ def _convolution(
     strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
     pads = _pads(padding, weight.shape[2:], dilations)
     order = (0, *range(2, rank + 2), 1)
-    array, kernel = arranged(x, order), arranged(weight, (*range(2, rank + 2), 1, 0))
+    array = arranged(x, order)
     if rank == 2:
         y = conv2d(
             array,
-            kernel,
+            logical(weight),
             stride=(strides[0], strides[1]),
             padding=(pads[0], pads[1]),
             dilation=(dilations[0], dilations[1]),
             groups=groups,
+            layout="OIHW",
         )
     else:
         y = jax.lax.conv_general_dilated(
             array,
-            kernel,
+            arranged(weight, (*range(2, rank + 2), 1, 0)),
             strides,
             pads,
             rhs_dilation=dilations,

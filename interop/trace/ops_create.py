@@ -5,11 +5,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from interop.trace.context import Context
 from interop.trace.graph import Dtype
-from interop.trace.kinds import Operator
+from interop.trace.kinds import Operator, in_order
 from interop.trace.values import Value, plain
 
 __all__ = ["TABLE"]
@@ -130,4 +131,6 @@ TABLE: dict[str, Operator] = {
     "aten.linspace": _linspace,
     "aten.eye": _eye,
     "aten.scalar_tensor": _scalar,
+    "aten.one_hot": in_order(lambda x, num_classes: jax.nn.one_hot(x, num_classes, dtype=jnp.int32)),
+    "aten._assert_tensor_metadata": lambda context, *args, **options: None,  # true when it was traced, so still
 }

@@ -1,7 +1,7 @@
 """Matrix products, einsum and attention."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from interop.trace.kinds import Operator, in_order
 from interop.trace.ops_random import dropped
 from interop.trace.values import Value, logical, plain
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "attention"]
 
 
 def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
@@ -42,34 +42,42 @@ def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: A
     return plain(jnp.einsum(equation.replace(" ", ""), *(logical(operand) for operand in operands)))
 
 
-def _attention(
-    context: Context,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Value:
-    """`softmax(query · keyᵀ · scale + mask) · value`, scale = 1 / sqrt(E) by default; [..., L, E], [..., S, E]."""
-    q, k, v = logical(query), logical(key), logical(value)
-    if enable_gqa:
-        k, v = (jnp.repeat(part, q.shape[-3] // part.shape[-3], axis=-3) for part in (k, v))
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = jnp.matmul(q * factor, jnp.swapaxes(k, -1, -2))  # [..., L, S]
-    scores = scores.astype(at_least_float32(scores.dtype))
-    if is_causal:
-        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
-    if attn_mask is not None:
-        mask = logical(attn_mask)
-        scores = jnp.where(mask, scores, -jnp.inf) if mask.dtype == jnp.bool_ else scores + mask.astype(scores.dtype)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    if dropout_p > 0:
-        weights = dropped(context, weights, dropout_p)
-    return plain(jnp.matmul(weights, v))
+def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
+    """`softmax(query · keyᵀ · scale + mask) · value`, scale = 1 / sqrt(E) by default; [..., L, E], [..., S, E].
+
+    `drop`: what dropout does with the softmax, `ops_random.dropped`.
+    """
+
+    def operator(
+        context: Context,
+        query: Value,
+        key: Value,
+        value: Value,
+        attn_mask: Value | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Value:
+        q, k, v = logical(query), logical(key), logical(value)
+        if enable_gqa:
+            k, v = (jnp.repeat(part, q.shape[-3] // part.shape[-3], axis=-3) for part in (k, v))
+        factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        scores = jnp.matmul(q * factor, jnp.swapaxes(k, -1, -2))  # [..., L, S]
+        scores = scores.astype(at_least_float32(scores.dtype))
+        if is_causal:
+            scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+        if attn_mask is not None:
+            mask = logical(attn_mask)
+            is_bool = mask.dtype == jnp.bool_
+            scores = jnp.where(mask, scores, -jnp.inf) if is_bool else scores + mask.astype(scores.dtype)
+        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+        if dropout_p > 0:
+            weights = drop(context, weights, dropout_p)
+        return plain(jnp.matmul(weights, v))
+
+    return operator
 
 
 def _bilinear(x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -98,5 +106,5 @@ TABLE: dict[str, Operator] = {
     "aten.einsum": _einsum,
     "aten.bilinear": in_order(_bilinear),
     "aten.cosine_similarity": in_order(_cosine),
-    "aten.scaled_dot_product_attention": _attention,
+    "aten.scaled_dot_product_attention": attention(dropped),
 }

@@ -62,7 +62,7 @@ def _over_windows(
 
     return jax.lax.reduce_window(
         array[tuple(cut)],
-        jnp.asarray(initial, array.dtype),
+        np.asarray(initial, array.dtype),  # under jit a JAX array would be traced, and then lax knows no gradient
         function,
         window_dimensions=whole(extents),
         window_strides=whole(strides),

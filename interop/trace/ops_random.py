@@ -11,7 +11,7 @@ from interop.trace.graph import Dtype
 from interop.trace.kinds import Operator
 from interop.trace.values import Value, aligned, plain
 
-__all__ = ["FIXED", "FIXED_DRAW", "TABLE", "dropped"]
+__all__ = ["TABLE", "draw", "draw_like", "dropped"]
 
 
 def dropped(context: Context, x: jax.Array, rate: float) -> jax.Array:
@@ -41,14 +41,18 @@ def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Val
     return Value(jax.random.bernoulli(context.random_key(), chance, x.array.shape).astype(x.dtype), x.order)
 
 
-def _draw(function: Callable[..., jax.Array]) -> Operator:
+def draw(function: Callable[..., jax.Array]) -> Operator:
+    """Of a size, by `function(key, shape, dtype)`."""
+
     def make(context: Context, size: Sequence[int], *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
         return plain(function(context.random_key(), tuple(size), context.dtype(dtype)))
 
     return make
 
 
-def _draw_like(function: Callable[..., jax.Array]) -> Operator:
+def draw_like(function: Callable[..., jax.Array]) -> Operator:
+    """Of a tensor's size and, unless told otherwise, its dtype."""
+
     def make(context: Context, x: Value, *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
         return Value(function(context.random_key(), x.array.shape, context.dtype(dtype, x.dtype)), x.order)
 
@@ -73,46 +77,11 @@ TABLE: dict[str, Operator] = {
     "aten.dropout": _dropout,
     "aten.native_dropout": _native_dropout,
     "aten.bernoulli": _bernoulli,
-    "aten.rand": _draw(jax.random.uniform),
-    "aten.randn": _draw(jax.random.normal),
-    "aten.rand_like": _draw_like(jax.random.uniform),
-    "aten.randn_like": _draw_like(jax.random.normal),
+    "aten.rand": draw(jax.random.uniform),
+    "aten.randn": draw(jax.random.normal),
+    "aten.rand_like": draw_like(jax.random.uniform),
+    "aten.randn_like": draw_like(jax.random.normal),
     "aten.uniform": _uniform,
     "aten.normal_functional": _normal,
     "aten.randperm": _permutation,
 }
-
-
-FIXED_DRAW = 0.5
-"""What every uniform or normal number is, where networks are compared without chance."""
-
-
-def _fixed_dropout(context: Context, x: Value, p: float, train: bool | None = True) -> Value:
-    return Value(x.array / (1 - p), x.order) if train and p < 1 else x
-
-
-def _fixed_bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Value:
-    return Value(jnp.full(x.array.shape, 0.0 if p == 0 else 1.0, x.dtype), x.order)
-
-
-def _fixed_draw(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.full(shape, FIXED_DRAW, dtype)
-
-
-def _fixed_fill(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
-    return Value(jnp.full(x.array.shape, FIXED_DRAW, x.dtype), x.order)
-
-
-FIXED: dict[str, Operator] = {
-    "aten.dropout": _fixed_dropout,
-    "aten.native_dropout": lambda context, x, p, train: (_fixed_dropout(context, x, p, train), None),
-    "aten.bernoulli": _fixed_bernoulli,
-    "aten.rand": _draw(_fixed_draw),
-    "aten.randn": _draw(_fixed_draw),
-    "aten.rand_like": _draw_like(_fixed_draw),
-    "aten.randn_like": _draw_like(_fixed_draw),
-    "aten.uniform": _fixed_fill,
-    "aten.normal_functional": _fixed_fill,
-    "aten.randperm": lambda context, n, **options: plain(jnp.arange(n, dtype=jnp.int32)),
-}
-"""Stand-ins without chance: every coin shows heads and dropout keeps everything. `verify` has the same in torch."""

@@ -17,7 +17,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError, ConfigurationError
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, Variables
-from interop.arrays import as_numpy
+from interop.arrays import DTYPE_NAMES, as_numpy
 from interop.files import atomic_path, load_state_dict, save_state_dict
 from interop.trace.checks import missing
 from interop.trace.encoder import Network, network_encoder, traced_parts
@@ -62,6 +62,7 @@ def save_network(folder: str | Path, encoder: Encoder) -> None:
         "input_shape": network.input_shape,
         "frozen": sorted(network.frozen),
         "names": network.traced.names,
+        "state_dict": [[key, *kept] for key, kept in network.state_dict.items()],
         "train": _graph_to_json(network.traced.train),
         "eval": _graph_to_json(network.traced.eval),
     }
@@ -94,8 +95,12 @@ def load_network(folder: str | Path) -> Encoder:
             )
         graphs = [_graph_from_json(description[mode], tensors, mode) for mode in ("train", "eval")]
         traced = Traced(graphs[0], graphs[1], tuple(description["names"]))
-        network = Network(traced, tuple(description["input_shape"]), frozenset(description["frozen"]))
+        state_dict = {key: (leaf, dtype) for key, leaf, dtype in description["state_dict"]}
+        network = Network(traced, tuple(description["input_shape"]), frozenset(description["frozen"]), state_dict)
         parts = [_below(tensors, kind) for kind in ("param/", "stat/")]
+        there = {name.replace("/", ".") for part in parts for name in part}
+        if any(leaf not in there or dtype not in DTYPE_NAMES for leaf, dtype in state_dict.values()):
+            raise ValueError("state_dict speaks of tensors that aren't there")
         variables = Variables(*map(unflatten, parts))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, CheckpointFormatError):

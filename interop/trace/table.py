@@ -1,7 +1,8 @@
 """All operators by torch's names, and how to add one.
 
 A name with its overload ("aten.max.dim") goes before the name alone ("aten.max"), which stands for all overloads. Each
-family of operators has a file: pointwise, activation, shape, create, reduce, linear, conv, pool, resize, norm, random.
+family of operators has a file: pointwise, activation, shape, create, reduce, linear, recurrent, conv, pool, resize,
+norm, random.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from interop.trace import (
     ops_pointwise,
     ops_pool,
     ops_random,
+    ops_recurrent,
     ops_reduce,
     ops_resize,
     ops_shape,
@@ -32,6 +34,7 @@ OPERATORS: dict[str, Operator] = {
     **ops_create.TABLE,
     **ops_reduce.TABLE,
     **ops_linear.TABLE,
+    **ops_recurrent.TABLE,
     **ops_conv.TABLE,
     **ops_pool.TABLE,
     **ops_resize.TABLE,

@@ -18,9 +18,9 @@ from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import import_torch
 from interop.trace.export import noted_outputs
-from interop.trace.ops_random import FIXED_DRAW
+from interop.trace.without_chance import FIXED_DRAW
 
-__all__ = ["verify_encoder"]
+__all__ = ["SMALLEST_SCALE", "relative_difference", "verify_encoder", "without_chance"]
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-2}
 """Of the largest value. Measured in float64: 9e-14 for torchvision's mobilenet_v2 in training, 2e-15 for convnext_tiny.
@@ -35,7 +35,7 @@ def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Varia
 
     Args:
         module: the original; only read.
-        encoder: the traced network, with what draws replaced by `ops_random.FIXED`.
+        encoder: the traced network, with what draws replaced by `without_chance.FIXED`.
         example: [2, ...] as the module takes it.
         variables: the module's, as NumPy arrays.
 
@@ -86,24 +86,24 @@ def _first_difference(encoder: Encoder, variables: Variables, seen: Seen, train:
     wrong = [
         (f"buffer {name}", distance)
         for name, wanted in seen.buffers.items()
-        if not (distance := _distance(stats[name.replace(".", "/")], wanted)) <= tolerance
+        if not (distance := relative_difference(stats[name.replace(".", "/")], wanted)) <= tolerance
     ]
-    if seen.output is not None and not (distance := _distance(features, seen.output)) <= tolerance:
+    if seen.output is not None and not (distance := relative_difference(features, seen.output)) <= tolerance:
         wrong.insert(0, ("the output", distance))
     if not wrong:
         return None
     for name, wanted in seen.layers.items():
-        if not (distance := _distance(ours(name)[0], wanted)) <= tolerance:
+        if not (distance := relative_difference(ours(name)[0], wanted)) <= tolerance:
             return name, distance
     return wrong[0]
 
 
-def _distance(ours: Any, wanted: np.ndarray) -> float:
-    """The largest difference over the largest value; infinite where the shapes differ."""
+def relative_difference(ours: Any, wanted: np.ndarray, smallest_scale: float = SMALLEST_SCALE) -> float:
+    """The largest difference over the largest value, or over `smallest_scale`; infinite where the shapes differ."""
     ours = np.asarray(ours)
     if ours.shape != wanted.shape:
         return float("inf")
-    scale = max(float(np.abs(wanted).max(initial=0)), SMALLEST_SCALE)
+    scale = max(float(np.abs(wanted).max(initial=0)), smallest_scale)
     return float(np.abs(ours.astype(np.float64) - wanted.astype(np.float64)).max(initial=0) / scale)
 
 
@@ -122,7 +122,7 @@ def _run_torch(module: Any, example: Any, train: bool) -> Seen:
         module = module.to(example.dtype)
     module.train(train)
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.no_grad(), _without_chance(torch), noted_outputs(module) as noted:
+    with torch.no_grad(), without_chance(torch), noted_outputs(module) as noted:
         output = module(example.cpu().clone())
     changed = [name for name, buffer in module.named_buffers() if train and not torch.equal(before[name], buffer)]
     return Seen(
@@ -133,8 +133,8 @@ def _run_torch(module: Any, example: Any, train: bool) -> Seen:
     )
 
 
-def _without_chance(torch: Any) -> Any:
-    """A mode in which torch draws what `ops_random.FIXED` draws."""
+def without_chance(torch: Any) -> Any:
+    """A mode in which torch draws what `without_chance.FIXED` draws."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class WithoutChance(TorchDispatchMode):

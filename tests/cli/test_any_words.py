@@ -64,7 +64,18 @@ NAMES += [
     "fashion-mnist",
 ]
 CHOICES = ["adam", "adamw", "lars", "sgd", "cosine", "constant", "simclr", "byol", "none", "online", "target"]
-CHOICES += ["small_cnn", "resnet18", "resnet50-cifar", "torchvision:vgg16", "avgpool", "-2", "a:1", "a:99999", ":1"]
+CHOICES += [
+    "small_cnn",
+    "resnet18",
+    "resnet50-cifar",
+    "torchvision:vgg61",
+    "no.where:net",
+    "avgpool",
+    "-2",
+    "a:1",
+    "a:99999",
+    ":1",
+]
 
 ARGUMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 VALUES = st.one_of(*(st.sampled_from(words) for words in (NUMBERS, NAMES, CHOICES)), ARGUMENTS)

@@ -24,14 +24,14 @@ POSITIONALS = {
 }
 OPTIONS = {
     "train": "network image-size batch-size steps epochs seed out checkpoint-every log-every resume overwrite init-from"
-    " workers hidden-layer moving-average-decay learning-rate projection-size num-processes process-id"
+    " weights workers hidden-layer moving-average-decay learning-rate projection-size num-processes process-id"
     " coordinator-address",
     "evaluate": "data json which k labels",
-    "embed": "data out which project overwrite",
+    "embed": "data out which project overwrite network weights init-from image-size channels hidden-layer",
     "export": "out which overwrite",
     "import": "out network overwrite",
     "convert": "overwrite json",
-    "preview": "out image-size augment seed count",
+    "preview": "out image-size augment seed count network weights init-from hidden-layer",
     "bench": "out",
     "demo": "out overwrite steps seed",
     "env": "json",

@@ -47,7 +47,48 @@ WRONG = {
     "two channels": ([*TRAIN, "--channels", "2"], ["--channels: '2' is not one of 1, 3"]),
     "no workers": ([*TRAIN, "--workers", "0"], ["--workers: '0'"]),
     "unknown network": ([*TRAIN, "--network", "resnet81"], ["--network: 'resnet81'", "resnet18 is the nearest"]),
-    "a network of torchvision": ([*TRAIN, "--network", "torchvision:vgg16"], ["--network", "yet", "byol_jax.pretrain"]),
+    "a library without a network": ([*TRAIN, "--network", "timm:"], ["--network: 'timm:'", "which: timm:NAME"]),
+    "a network of a file": ([*TRAIN, "--network", "mine/net.py:make"], ["--network", "nor package.module:factory"]),
+    "a colon and a name": ([*TRAIN, "--network", ":make"], ["--network: ':make'"]),
+    "weights of a native network": ([*TRAIN, "--weights", "DEFAULT"], ["--network resnet18", "file with --init-from"]),
+    "weights of a factory": (
+        [*TRAIN, "--network", "mine.net:make", "--weights", "DEFAULT"],
+        ["--network mine.net:make", "only torchvision and timm name weights"],
+    ),
+    "a file for a name of weights": (
+        [*TRAIN, "--network", "timm:resnet18", "--weights", "weights.safetensors"],
+        ["--weights weights.safetensors", "--init-from"],
+    ),
+    "two kinds of weights": (
+        [*TRAIN, "--network", "timm:resnet18", "--weights", "DEFAULT", "--init-from", "weights.safetensors"],
+        ["--weights and --init-from", "give one of them"],
+    ),
+    "neither a run nor a network": (
+        ["embed", "--data", "photos", "--out", "new.npz"],
+        ["RUN is missing", "byol-jax train", "--network NAME"],
+    ),
+    "a run and a network": ([*EMBED, "--network", "resnet18"], ["either RUN or --network, not both"]),
+    "two runs": ([*EMBED, "run"], ["'run' is one word too many"]),
+    "another size than the run's": (
+        [*EMBED, "--image-size", "8", "--weights", "DEFAULT", "--hidden-layer", "fc"],
+        ["--image-size needs --network", "--weights needs --network", "--hidden-layer needs --network"],
+    ),
+    "projections of a network": (
+        ["embed", "--network", "resnet18", "--data", "photos", "--out", "new.npz", "--project"],
+        ["--project needs RUN"],
+    ),
+    "the target of a network": (
+        ["embed", "--network", "resnet18", "--data", "photos", "--out", "new.npz", "--which", "target"],
+        ["--which target needs RUN"],
+    ),
+    "a preview of weights alone": (
+        ["preview", "photos", "--out", "new.png", "--weights", "DEFAULT"],
+        ["--weights needs --network"],
+    ),
+    "an import into a network of torchvision": (
+        ["import", "weights.safetensors", "--out", "new.safetensors", "--network", "torchvision:vgg16"],
+        ["--network: 'torchvision:vgg16' is not one of resnet18"],
+    ),
     "unknown augmentation": ([*TRAIN, "--augment", "simcrl"], ["--augment", "simclr is the nearest"]),
     "an address without a port": ([*TRAIN, "--coordinator-address", "host"], ["--coordinator-address", "host:port"]),
     "absent data": (["train", "potos", "--out", "new", "--steps", "3"], ["'potos' doesn't exist", "'photos'"]),

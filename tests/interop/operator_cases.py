@@ -112,6 +112,7 @@ CASES = {
     "pixel_unshuffle": (aten.pixel_unshuffle.default, lambda d: (d.normal(2, 3, 6, 4), 2)),
     "channel_shuffle": (aten.channel_shuffle.default, lambda d: (d.normal(2, 6, 3, 4), 3)),
     "embedding": (aten.embedding.default, lambda d: (d.normal(5, 3), d.integers(5, 2, 4), 1)),
+    "one_hot": (aten.one_hot.default, lambda d: (d.integers(5, 2, 4), 6)),
     "tril": (aten.tril.default, lambda d: (d.normal(3, 4, 4), 1)),
     "triu": (aten.triu.default, lambda d: (d.normal(3, 4, 4), -1)),
     "diagonal": (aten.diagonal.default, lambda d: (d.normal(3, 4, 5), 1, 0, 2)),

@@ -1,9 +1,26 @@
 """What to call the operators of layers with: products, convolutions, pooling, resizing, norms."""
 
+from functools import partial
+
 import torch
 from operator_draws import image
 
 aten = torch.ops.aten
+
+
+def recurrent(d, *, layers=1, directions=1, batch_first=False, biases=True, projected=0):
+    """Of five numbers, with cells of four."""
+    size, weights = projected or 4, []
+    for layer in range(layers):
+        inputs = 5 if layer == 0 else size * directions
+        for _ in range(directions):
+            weights += [d.normal(16, inputs), d.normal(16, size)]
+            weights += [d.normal(16), d.normal(16)] if biases else []
+            weights += [d.normal(size, 4)] if projected else []
+    states = [d.normal(layers * directions, 2, size), d.normal(layers * directions, 2, 4)]
+    sequence = d.normal(2, 3, 5) if batch_first else d.normal(3, 2, 5)
+    return sequence, states, weights, biases, layers, 0.0, False, directions == 2, batch_first
+
 
 CASES = {
     "linear": (aten.linear.default, lambda d: (d.normal(2, 3, 5), d.normal(4, 5), d.normal(4))),
@@ -156,6 +173,14 @@ CASES = {
         aten.convolution.default,
         lambda d: (image(d, 4), d.normal(4, 3, 3, 3), d.normal(3), [2, 2], [1, 1], [1, 1], True, [1, 1], 1),
     ),
+    **{
+        f"lstm {name}": (aten.lstm.input, partial(recurrent, **options))
+        for name, options in {
+            "once": {},
+            "both ways, twice, batch first": {"layers": 2, "directions": 2, "batch_first": True},
+            "without biases, projected": {"biases": False, "projected": 3},
+        }.items()
+    },
     "_adaptive_avg_pool2d": (aten._adaptive_avg_pool2d.default, lambda d: (image(d), [3, 4])),
     "_adaptive_avg_pool3d": (aten._adaptive_avg_pool3d.default, lambda d: (d.normal(2, 2, 4, 5, 6), [2, 3, 1])),
     "adaptive_max_pool1d": (aten.adaptive_max_pool1d.default, lambda d: (d.normal(2, 3, 7), [3])),

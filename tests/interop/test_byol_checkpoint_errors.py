@@ -46,18 +46,10 @@ def test_any_fault_is_named(data):
         assert key in message
 
 
-def renamed(state_dict, *pairs):
-    for old, new in pairs:
-        state_dict = {key.replace(old, new): value for key, value in state_dict.items()}
-    return state_dict
-
-
 def without(state_dict, start):
     return {key: value for key, value in state_dict.items() if not key.startswith(start)}
 
 
-HEADS_OF_B = (("encoder.projector.", "encoder.projector.net."), ("online_predictor.", "online_predictor.net."))
-HEADS_OF_D0 = (("encoder.projector.", "encoder.projector.0."), ("online_predictor.", "online_predictor.0."))
 REFUSED = {
     "plain into simplicial": ("C", "D1", r"layout C, the learner has D1: make .* simplicial_embeddings=False$"),
     "simplicial into plain": ("D1", "C", r"make the learner with simplicial_embeddings=True$"),
@@ -71,16 +63,6 @@ def test_another_layout_says_how_to_make_the_learner(case):
     file, learner, words = REFUSED[case]
     with pytest.raises(CheckpointFormatError, match=words):
         interop.load_byol_checkpoint(theirs(file), like=shapes(learner))
-
-
-def test_other_releases_are_named():
-    b, like = renamed(theirs("C"), *HEADS_OF_B), shapes("C")
-    for state_dict in (b, without(b, "net.")):
-        with pytest.raises(CheckpointFormatError, match=r"0\.0\.1 to 0\.5\.7 \(layout A or B\): take \.net out"):
-            interop.load_byol_checkpoint(state_dict, like=like)
-    for layout, name in (("C", "D0"), ("C-sim", "D0-sim")):
-        with pytest.raises(CheckpointFormatError, match=rf"0\.9\.0 \(layout {name}\).*take the network alone"):
-            interop.load_byol_checkpoint(renamed(theirs(layout), *HEADS_OF_D0), like=like)
 
 
 def test_what_no_learner_can_hold_is_refused():

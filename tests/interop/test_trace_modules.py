@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from traced_modules import MODULES, Chance, Residual, Several, Signal, Stopped, Tied
+from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied
 
 import interop
 from byol_jax.errors import (
@@ -148,6 +148,16 @@ def test_chance_comes_from_the_key_alone() -> None:
     with pytest.raises(ConfigurationError, match="needs a key"):
         apply(None)
     close(apply(None, train=False), module.eval()(torch.ones(64, 3, 4, 4, dtype=torch.float64)).detach().numpy())
+
+
+@pytest.mark.slow
+def test_chance_inside_other_operators_is_verified_and_drawn() -> None:
+    encoder = from_torch_module(ChanceInside().double(), image_size=4)  # verify would refuse what draws on one side
+    variables, images = encoder.init(None, (4, 4, 3)), jnp.ones((2, 4, 4, 3))
+    first, other = (
+        encoder.apply(variables, images, train=True, hidden_layer=-1, key=jax.random.key(seed))[0] for seed in (0, 1)
+    )
+    assert (first != other).any()
 
 
 def test_an_output_that_is_no_tensor_leaves_the_layers() -> None:

@@ -83,6 +83,7 @@ DAMAGE = {
     "format 99": lambda d: json.dumps(d | {"format": 99}),
     "isn't as it was written": lambda d: json.dumps({k: v for k, v in d.items() if k != "names"}),
     "as it was written": lambda d: json.dumps(d | {"train": {"nodes": [[1]]}}),
+    "written .ValueError: state_dict": lambda d: json.dumps(d | {"state_dict": [["x", "other", "int64"]]}),
     "as it was  ?written": lambda d: json.dumps(d | {"eval": []}),
     "no traced network": lambda d: "[" * 100_000,
 }

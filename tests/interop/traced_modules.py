@@ -152,6 +152,21 @@ class Chance(nn.Module):
         return self.drop(y.flatten(1))
 
 
+class ChanceInside(nn.Module):
+    """Dropout inside attention and between recurrent layers, where no operator of its own shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 2, stride=2)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.3, batch_first=True)
+        self.lstm = nn.LSTM(8, 4, num_layers=2, dropout=0.5, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        y = self.conv(x).flatten(2).transpose(1, 2)
+        y, _ = self.attention(y, y, y, need_weights=False)
+        return self.lstm(y)[0].mean(1)
+
+
 class Signal(nn.Module):
     """No images: [N, channels, time]."""
 

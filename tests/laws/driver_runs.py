@@ -1,16 +1,21 @@
 """One learner under every driver: what test_drivers.py and test_replicas.py run and how they compare. No tests here."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
+from torch import nn
 
 from byol_jax import augment, make_learner, nets, parallel
 from byol_jax.tree import leaf_names
+from interop import from_torch_module
 
 DRIVERS = ("jit", "pmap", "shard_map", "shard_map unchecked")
 BATCH, SIZE, STEPS = 16, 16, 3
+SMALL = nets.small_cnn((8,))
 
 
 def light(key, image):
@@ -20,9 +25,18 @@ def light(key, image):
     return augment.random_flip_left_right(second, image) * brightness
 
 
-def learner(axis_name: str | None, *, widths=(8,), **options):
+def learner(axis_name: str | None, *, encoder=SMALL, **options):
     sizes = {"projection_size": 16, "projection_hidden_size": 32, "dtype": jnp.float64, "image_size": SIZE}
-    return make_learner(nets.small_cnn(widths), axis_name=axis_name, **(sizes | options))
+    return make_learner(encoder, axis_name=axis_name, **(sizes | options))
+
+
+@functools.cache
+def traced():
+    """A torch module with batch statistics in two places, as an encoder."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7), nn.BatchNorm1d(7)]
+    return from_torch_module(nn.Sequential(*body, *head), image_size=SIZE)
 
 
 def batches(steps: int = STEPS, *, uneven: bool = False) -> list[np.ndarray]:

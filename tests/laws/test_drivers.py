@@ -24,10 +24,11 @@ from driver_runs import (
     light,
     on_host,
     spread,
+    traced,
     whole,
 )
 
-from byol_jax import parallel
+from byol_jax import nets, parallel
 from byol_jax.errors import ConfigurationError
 
 STATE, METRICS = 1e-9, 1e-6
@@ -82,6 +83,15 @@ def test_every_driver_gives_the_whole_batchs_numbers(driver: str, devices: int, 
     assert metrics <= METRICS
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("driver", "devices"), [("jit", 8), ("pmap", 4), ("shard_map", 2), ("shard_map unchecked", 4)])
+def test_every_driver_with_a_torch_module(driver: str, devices: int, reference) -> None:
+    options = {"encoder": traced(), "hidden_layer": -1, "augment_fn": light}
+    state, metrics = differences(driver, devices, options, reference)
+    assert state <= STATE
+    assert metrics <= METRICS
+
+
 @pytest.mark.long
 def test_every_driver_on_every_number_of_devices_with_every_option(reference, share, figure) -> None:
     cases = share(list(product(DRIVERS, (1, 2, 4, 8), OPTIONS)))
@@ -101,7 +111,7 @@ def test_every_driver_on_every_number_of_devices_with_every_option(reference, sh
 @pytest.mark.long
 def test_every_driver_with_the_default_augmentation(reference, share, figure) -> None:
     cases = share(list(product(DRIVERS, (8, 4, 2, 1))))
-    options = {"widths": (32, 64, 128)}
+    options = {"encoder": nets.small_cnn((32, 64, 128))}
     found = [differences(driver, devices, options, reference) for driver, devices in cases]
     state, metrics = (max(column) for column in zip(*found, strict=True))
     assert state <= STATE

@@ -60,9 +60,14 @@ def test_every_form_of_convolution_equals_xlas(size, kernel_size, channels, stri
         x, kernel = numbers(2, *size, channels), numbers(kernel_size, kernel_size, channels, 4, seed=1)
         fast = partial(conv2d, stride=stride, padding=padding)
         plain = partial(plain_conv, stride=stride, padding=padding)
-        got, expected = jax.jit(partial(values_and_gradients, (fast, plain)))(x, kernel)
-        for mine, wanted in zip(got, expected, strict=True):
-            np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-12)
+
+        def torchs(x, kernel):
+            return conv2d(x, kernel.transpose(3, 2, 0, 1), stride=stride, padding=padding, layout="OIHW")
+
+        *ours, expected = jax.jit(partial(values_and_gradients, (fast, torchs, plain)))(x, kernel)
+        for got in ours:
+            for mine, wanted in zip(got, expected, strict=True):
+                np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -70,6 +75,11 @@ def test_every_form_of_convolution_equals_xlas(size, kernel_size, channels, stri
 def test_convolution_keeps_the_dtype(dtype, kernel_size, channels):
     x, kernel = jnp.ones((1, 6, 6, channels), dtype), jnp.ones((kernel_size, kernel_size, channels, 2), dtype)
     assert conv2d(x, kernel, padding=kernel_size // 2).dtype == dtype
+
+
+def test_another_layout_is_refused():
+    with pytest.raises(ConfigurationError, match='layout \'OHWI\': use "HWIO" or "OIHW"'):
+        conv2d(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 3, 3, 3)), layout="OHWI")
 
 
 def test_same_padding_is_tensorflows_closed_form():

@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from driver_runs import BATCH, SIZE, batches, double_and_quickly_compiled, largest_difference, learner, on_host
+from driver_runs import (
+    BATCH,
+    SIZE,
+    batches,
+    double_and_quickly_compiled,
+    largest_difference,
+    learner,
+    on_host,
+    traced,
+)
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -50,6 +59,7 @@ ENCODERS = {
     "bottleneck": lambda axis_name: nets.resnet((1, 1, 1, 1), block="bottleneck", width=8, num_classes=10),
     "linen": lambda axis_name: from_linen(LinenNet(axis_name)),
     "nnx": lambda axis_name: from_nnx(NnxNet(axis_name)),
+    "torch": lambda axis_name: traced(),
 }
 
 

@@ -60,7 +60,8 @@ def test_a_fresh_folder(tmp_path):
     assert run.read_config(paths.root) == CONFIG
     names = [path.name for path in paths[1:]]
     files = (
-        "config.json environment.json images.json metrics.jsonl train.log views.png checkpoints exported tensorboard"
+        "config.json environment.json images.json metrics.jsonl train.log views.png network checkpoints exported"
+        " tensorboard"
     )
     assert names == [*files.split(), "report.html", "evaluation.json"]
 

@@ -1,7 +1,7 @@
 """byol-pytorch as a reference: a learner of it without randomness, and its numbers under our leaf names."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ LEAVES = {
     "running_var": "var",
     "num_batches_tracked": "num_batches_tracked",
 }
-STATISTICS = ("mean", "var", "num_batches_tracked")
+STATISTICS = ("mean", "var", "running_mean", "running_var", "num_batches_tracked")
 ROOTS = {
     "online": {
         "encoder": "online_encoder.net.",
@@ -50,44 +50,49 @@ def flip(images: torch.Tensor) -> torch.Tensor:
     return images.flip(-1)
 
 
-def our_name(key: str, ndim: int) -> str:
-    """Our leaf's name for a torch key: path with "/", and the leaf's own name by its kind."""
+Leaf = Callable[[str, np.ndarray], tuple[str, np.ndarray]]
+"""From a torch key and its tensor to our leaf's name, path with "/", and our layout."""
+
+
+def native(key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """As a network of ours names it, by its kind: kernels are HWIO, or [in, out]."""
     *path, last = key.split(".")
-    leaf = "kernel" if last == "weight" and ndim > 1 else LEAVES[last]
-    return "/".join([*path, leaf])
+    leaf = "kernel" if last == "weight" and array.ndim > 1 else LEAVES[last]
+    ours = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0)) if array.ndim > 1 else array
+    return "/".join([*path, leaf]), ours
 
 
-def our_leaves(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.ndarray]:
-    """Every tensor below `prefix`, named and laid out as our leaves."""
+def traced(key: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    """As a traced network has it: torch's own."""
+    return key.replace(".", "/"), array
+
+
+def below(tensors: Mapping[str, torch.Tensor], roots: Mapping[str, str], encoder: Leaf) -> dict[str, np.ndarray]:
+    """Every tensor below one of the `roots`, as our leaves; `encoder` says how the encoder's are named."""
     leaves = {}
-    for key, tensor in state_dict.items():
-        if key.startswith(prefix):
-            array = tensor.detach().numpy().copy()
-            name = our_name(key[len(prefix) :], array.ndim)
-            leaves[name] = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0)) if array.ndim > 1 else array
+    for part, root in roots.items():
+        named = encoder if part == "encoder" else native
+        for key, tensor in tensors.items():
+            if key.startswith(root):
+                name, array = named(key[len(root) :], tensor.detach().numpy().copy())
+                leaves[f"{part}/{name}"] = array
     return leaves
 
 
-def our_gradients(learner: BYOL) -> dict[str, np.ndarray | None]:
+def our_gradients(learner: BYOL, encoder: Leaf = native) -> dict[str, np.ndarray | None]:
     """The online network's gradients, as the last backward pass left them; None where it left none."""
     parameters = dict(learner.named_parameters(remove_duplicate=False))
-    found: dict[str, np.ndarray | None] = {}
-    for part, root in ROOTS["online"].items():
-        own = {key: parameter for key, parameter in parameters.items() if key.startswith(root)}
-        given = our_leaves({key: one.grad for key, one in own.items() if one.grad is not None}, root)
-        names = [our_name(key.removeprefix(root), parameter.ndim) for key, parameter in own.items()]
-        found |= {f"{part}/{name}": given.get(name) for name in names}
-    return found
+    given = {key: one.grad for key, one in parameters.items() if one.grad is not None}
+    names = below(parameters, ROOTS["online"], encoder)
+    return dict.fromkeys(names) | below(given, ROOTS["online"], encoder)
 
 
-def our_networks(learner: BYOL) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+def our_networks(learner: BYOL, encoder: Leaf = native) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """{"online": {"params": {"encoder/conv1/kernel": …}, "stats": {…}}, "target": …}, as TrainState names them."""
-    state_dict = learner.state_dict()
     networks: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for network, roots in ROOTS.items():
         networks[network] = {"params": {}, "stats": {}}
-        for part, root in roots.items():
-            for name, leaf in our_leaves(state_dict, root).items():
-                kind = "stats" if name.rsplit("/", 1)[-1] in STATISTICS else "params"
-                networks[network][kind][f"{part}/{name}"] = leaf
+        for name, leaf in below(learner.state_dict(), roots, encoder).items():
+            kind = "stats" if name.rsplit("/", 1)[-1] in STATISTICS else "params"
+            networks[network][kind][name] = leaf
     return networks

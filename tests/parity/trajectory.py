@@ -1,6 +1,7 @@
 """byol-pytorch and a learner of ours side by side: the same start, the same images, compared after every step."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,8 @@ from torch import nn
 
 from byol_jax import make_learner, nets, schedules
 from byol_jax.tree import flatten
-from interop import load_byol_checkpoint
-from tests.parity.reference import flip, our_gradients, our_networks, torch_learner
+from interop import load_byol_checkpoint, load_state_dict, save_byol_checkpoint
+from tests.parity.reference import Leaf, flip, native, our_gradients, our_networks, torch_learner
 
 QUICK = {"xla_backend_optimization_level": 0}
 """LLVM's optimisations off: these networks compile in half the time (0.9 s instead of 1.8 s) and compute the same."""
@@ -46,11 +47,12 @@ SCHEDULE = schedules.target_decay(0.9, 2 * STEPS)
 
 
 class Network(NamedTuple):
-    """One network twice, the images' side, and layers to take the representation from."""
+    """One network twice, the images' side, and how our leaves are named."""
 
     theirs: Callable[[], nn.Module]
     ours: Callable[[], Any]
     size: int
+    leaf: Leaf = native
 
 
 def torch_small_cnn(size: int) -> nn.Module:
@@ -61,6 +63,9 @@ SMALL = Network(lambda: torch_small_cnn(17), lambda: nets.small_cnn((5, 7), num_
 """Odd sizes everywhere: 17 pixels become 8, then 4, by kernels of 4 and 3 with stride 2 and padding 1."""
 
 RESNET18 = Network(torchvision.models.resnet18, nets.resnet18, 32)
+
+
+RESULT = "largest difference {:.1e}; {:.1e} in biases whose gradient is rounding alone"
 
 
 class Case(NamedTuple):
@@ -127,19 +132,22 @@ def follow(
     *,
     scheduled: bool = False,
     options: Mapping[str, Any] = QUICK,
+    leaf: Leaf = native,
 ) -> Followed:
     """Both from the reference's state, through the loader, step by step; raises at the first step that differs."""
     state = load_byol_checkpoint(reference.state_dict(), like=blank(learner))
-    start, advance = our_networks(reference)["online"]["params"], compiled(learner, options)
+    start, advance = our_networks(reference, leaf)["online"]["params"], compiled(learner, options)
     largest, of_rounding = 0.0, 0.0
     for number, batch in enumerate(batches):
         value, state = advance(state, batch)
         wanted = torch_step(reference, optimizer, batch, float(SCHEDULE(number)) if scheduled else None)
-        noisy = {name for name, leaf in our_gradients(reference).items() if leaf is not None and is_rounding(leaf)}
-        exact, loose = compare(number, value, state, wanted, our_networks(reference), noisy)
+        noisy = {
+            name for name, leaf in our_gradients(reference, leaf).items() if leaf is not None and is_rounding(leaf)
+        }
+        exact, loose = compare(number, value, state, wanted, our_networks(reference, leaf), noisy)
         largest, of_rounding = max(largest, exact), max(of_rounding, loose)
-    unused = [name for name, gradient in our_gradients(reference).items() if gradient is None]
-    for params in (flatten(state.online.params), our_networks(reference)["online"]["params"]):
+    unused = [name for name, gradient in our_gradients(reference, leaf).items() if gradient is None]
+    for params in (flatten(state.online.params), our_networks(reference, leaf)["online"]["params"]):
         moved = [name for name in unused if not np.array_equal(params[name], start[name])]
         assert not moved, f"without gradient, yet changed: {', '.join(moved)}"
     return Followed(state, advance, largest, of_rounding)
@@ -212,8 +220,29 @@ def check(network: Network, case: Case, *, options: Mapping[str, Any] = QUICK, *
     reference, learner = both_learners(network, case, "float64", **changes)
     optimizer = OPTIMIZERS[case.optimizer][0](reference.parameters())
     scheduled = case.target == "scheduled"
-    return follow(reference, optimizer, learner, images, scheduled=scheduled, options=options)
+    return follow(reference, optimizer, learner, images, scheduled=scheduled, options=options, leaf=network.leaf)
 
 
 def some_images(network: Network, count: int = STEPS) -> np.ndarray:
     return np.random.default_rng(1).random((count, BATCH, network.size, network.size, 3))
+
+
+def named(case: Case) -> str:
+    return " ".join([*map(str, case[:-1]), "simplicial" if case.simplicial else "plain"])
+
+
+def check_there_and_back(network: Network, case: Case, folder: Path, options: Any = QUICK) -> np.ndarray:
+    """Five steps compared; then a new learner of theirs loads what ours saved, and has our next loss.
+
+    Returns the largest difference met, of all that has a gradient or a value of its own, and of the rest.
+    """
+    with jax.enable_x64(True):
+        state, advance, *largest = check(network, case, options=options)
+        save_byol_checkpoint(folder / "learner.safetensors", state, layout="byol_pytorch")
+        batch = some_images(network, STEPS + 1)[-1]
+        ours = float(advance(state, batch)[0])
+        theirs, _ = both_learners(network, case, "float64", seed=1)
+    saved = load_state_dict(folder / "learner.safetensors")
+    theirs.load_state_dict({key: torch.from_numpy(array) for key, array in saved.items()}, strict=True)
+    np.testing.assert_allclose(ours, theirs(torch_images(batch)).item(), rtol=1e-12)
+    return np.array(largest)

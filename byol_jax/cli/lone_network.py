@@ -1,0 +1,106 @@
+"""A network without a run: ready to embed images, with everything checked that training would check.
+
+The learner around it has heads of width 1, which nothing uses; so images are prepared, and a layer is found, by the
+very code that does it for a run.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from byol_jax.artifacts import start_from
+from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.cli.networks import loaded_weights
+from byol_jax.cli.recipe import HIDDEN_LAYER, augmentations
+from byol_jax.errors import HiddenLayerNotFoundError
+from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
+from byol_jax.types import Encoder, Learner, TrainState
+
+__all__ = ["LoneNetwork", "lone_network", "summary"]
+
+
+class LoneNetwork(NamedTuple):
+    """A network as `embed` uses it.
+
+    Attributes:
+        image_shape: of one image, [H, W, C].
+        hidden_layer: the representation's layer, by name, or -1.
+        encoder, learner, state: the network, and around it what prepares images; heads are of width 1.
+    """
+
+    image_shape: tuple[int, int, int]
+    hidden_layer: str | int
+    encoder: Encoder
+    learner: Learner
+    state: TrainState
+
+
+def lone_network(
+    options: argparse.Namespace,
+    make_network: Callable[..., Any],
+    *,
+    image_size: int | tuple[int, int],
+    channels: int,
+    seed: int = 0,
+) -> LoneNetwork:
+    """The network of `--network`, with the weights of `--weights`, `--init-from` or `seed`.
+
+    Raises:
+        ConfigurationError, InteropError's children: it can't take such images, or has no such layer or weights.
+    """
+    start = loaded_weights(options.init_from)
+    hidden_layer = HIDDEN_LAYER if options.hidden_layer is None else options.hidden_layer
+    _, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
+    view, _, normalize = augmentations("none", image_size, channels)
+    learner = make_learner(
+        encoder,
+        image_size=image_size,
+        hidden_layer=hidden_layer,
+        projection_size=1,
+        projection_hidden_size=1,
+        use_momentum=False,
+        num_channels=channels,
+        augment_fn=view,
+        normalize=normalize,
+        optimizer=optax.identity(),
+    )
+    state = learner.init(jax.random.key(seed))
+    if options.init_from is not None:
+        state = start_from(options.init_from, state, encoder)
+    height, width = np.broadcast_to(image_size, 2).tolist()
+    layer = resolve_hidden_layer(encoder.hidden_layers(encoder_variables(state)), hidden_layer)
+    return LoneNetwork((height, width, channels), layer, encoder, learner, state)
+
+
+def summary(name: str, network: LoneNetwork) -> list[str]:
+    """Lines for a person: what goes in, how many parameters, how wide each child's output is; nothing is computed."""
+    variables = encoder_variables(network.state)
+    images = jax.ShapeDtypeStruct((2, *network.image_shape), np.float32)
+    size = jax.eval_shape(network.learner.embed, network.state, images).shape[1]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+    layer = "the output" if network.hidden_layer == OUTPUT else network.hidden_layer
+    shape = " x ".join(map(str, network.image_shape))
+    widths = {child: _width(network, child, images) for child in top_level(network.encoder.hidden_layers(variables))}
+    longest = max(map(len, widths), default=0)
+    return [
+        f"{name} takes {shape}: {parameters:,} parameters, {size:,} features at {layer}",
+        *(f"  {child:{longest}}  {width}" for child, width in widths.items()),
+    ]
+
+
+def _width(network: LoneNetwork, child: str, images: Any) -> str:
+    """How many numbers a child gives for an image; "-" where it gives none."""
+
+    def features(variables: Any, images: Any) -> Any:
+        return network.encoder.apply(variables, images, train=False, hidden_layer=child, key=None, axis_name=None)[0]
+
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            shape = jax.eval_shape(features, encoder_variables(network.state), images).shape
+    except HiddenLayerNotFoundError:
+        return "-"
+    return f"{int(np.prod(shape[1:])):,}"

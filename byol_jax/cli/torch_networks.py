@@ -1,0 +1,97 @@
+"""Networks that are torch modules: made by name where torch is, and kept in a run's folder for where it isn't."""
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from byol_jax.run import read_config, refuse_differences, run_paths
+from byol_jax.types import Encoder
+
+__all__ = ["find_kept", "find_traced", "load_kept"]
+
+
+def find_traced(name: str, weights: str | None) -> Callable[..., tuple[dict[str, Any], Encoder]]:
+    """`find_network` for a torch module."""
+    from interop.trace.named import find_module
+
+    with _aside():
+        return partial(_traced, name, weights, find_module(name, weights=weights))
+
+
+def find_kept(run: Path, name: str, weights: str | None) -> Callable[..., tuple[dict[str, Any], Encoder]] | None:
+    """The same from the folder of a run that has checkpoints and keeps its network: torch isn't needed to go on.
+
+    None where there is no such run. The configuration is compared before the network is loaded, since that was traced
+    for one size of images.
+    """
+    paths = run_paths(run)
+    if not paths.network.is_dir() or not any(paths.checkpoints.glob("*/manifest.json")):
+        return None
+    return partial(_kept, run, name, weights)
+
+
+def load_kept(run: Path) -> Encoder:
+    """The network that a run's folder keeps.
+
+    Raises:
+        CheckpointFormatError: there is none, or it is damaged.
+    """
+    import interop
+
+    return interop.load_network(run_paths(run).network)
+
+
+def _traced(
+    name: str,
+    weights: str | None,
+    make_module: Callable[..., Any],
+    *,
+    image_size: Any,
+    channels: int,
+    seed: int,
+    start: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], Encoder]:
+    import interop
+
+    with _aside():
+        module = make_module(channels=channels, image_size=image_size, seed=seed)
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the graph that it gives up at
+            encoder = interop.from_torch_module(module, image_size=image_size, channels=channels)
+    return _description(name, weights, channels), encoder
+
+
+def _kept(
+    run: Path,
+    name: str,
+    weights: str | None,
+    *,
+    image_size: Any,
+    channels: int,
+    seed: int,
+    start: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], Encoder]:
+    stored, network = read_config(run), _description(name, weights, channels)
+    given = {"network": network, "image_size": image_size}
+    refuse_differences(run, {key: stored.get(key) for key in given}, given)
+    return network, load_kept(run)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Meanwhile what others' code prints goes to stderr: it is no result. What torch logs, it also raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _description(name: str, weights: str | None, channels: int) -> dict[str, Any]:
+    return {"name": name, "weights": weights, "channels": channels}

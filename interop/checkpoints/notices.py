@@ -1,0 +1,18 @@
+"""What a load or a save says without refusing: the state is right, but something beside it isn't as it was.
+
+Each is a category of Python's warnings, for those who want to make it an error or to silence it.
+"""
+
+__all__ = ["AbsentTargetWarning", "EmbeddingsWarning", "PaddingWarning"]
+
+
+class AbsentTargetWarning(UserWarning):
+    """A file holds no target network; the online network's copy stands in its place."""
+
+
+class EmbeddingsWarning(UserWarning):
+    """byol-pytorch 0.9.0's simplicial embeddings stand where nothing here has any; projections and losses differ."""
+
+
+class PaddingWarning(UserWarning):
+    """The network pads otherwise than the one that the weights were trained in."""

@@ -1,0 +1,107 @@
+"""solo-learn's BYOL learners, as its Lightning checkpoints hold them.
+
+    backbone.*, momentum_backbone.*          {online, target}.encoder.*; encoder.*, momentum_encoder.* up to 1.0.2
+    projector.*, momentum_projector.*        {online, target}.projector.*
+    predictor.*                              online.predictor.*
+    classifier.*, momentum_classifier.*      {online, target}.encoder.fc.*
+
+Heads have all biases. For CIFAR solo-learn pads its 3×3 stem by 2, which no file tells, where `nets.resnet(...,
+stem="cifar")` pads by 1. Source: solo-learn 1.0.2 and its successors, `solo/methods/byol.py` and `base.py`.
+"""
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.checkpoints.cut_names import renaming
+from interop.checkpoints.fitting import check_heads, fitted, own_arrays, own_names
+from interop.checkpoints.notices import PaddingWarning
+from interop.checkpoints.order import defined_order
+from interop.checkpoints.plain import representation_is_pooled, translated
+from interop.checkpoints.states import state_leaves
+
+__all__ = ["LAYOUTS", "from_state_dict", "recognises", "to_state_dict"]
+
+LAYOUTS = {"solo-learn-backbone": "backbone", "solo-learn-encoder": "encoder"}
+"""What the network is called: since 1.0.3, and up to 1.0.2."""
+
+HEADS = {
+    "projector": "online.projector",
+    "momentum_projector": "target.projector",
+    "predictor": "online.predictor",
+}
+CLASSIFIERS = {"classifier": "online.encoder.fc", "momentum_classifier": "target.encoder.fc"}
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether a state dict with these keys is a solo-learn BYOL learner's.
+
+    Example:
+        >>> recognises(["backbone.conv1.weight", "projector.0.weight", "predictor.0.weight", "classifier.bias"])
+        True
+    """
+    return {"projector.0.weight", "predictor.0.weight"} <= set(keys) and _network(keys) is not None
+
+
+def _network(keys: Collection[str]) -> str | None:
+    return next((name for name in LAYOUTS.values() if any(key.startswith(f"{name}.") for key in keys)), None)
+
+
+def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
+    """`like` with the networks of a solo-learn learner.
+
+    Raises:
+        CheckpointFormatError: no such learner, or `like` has other heads.
+        StateDictMismatchError: lists everything that doesn't fit.
+    """
+    name = _network(state_dict)
+    if name is None or not recognises(state_dict):
+        raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
+    networks = {name: "online.encoder", f"momentum_{name}": "target.encoder"}
+    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
+    given = translated(state_dict, CLASSIFIERS | HEADS | networks, wanted, renaming)
+    state = fitted(given, like=like, library="solo-learn", where=where)
+    _warn_of_padding(given, like, where)
+    return state
+
+
+def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
+    """What a solo-learn learner has for this state: all of its keys in its order.
+
+    `fc` becomes its online classifier, without which solo-learn doesn't load strictly; the target's has no place.
+
+    Args:
+        layout: one of `LAYOUTS`; anything else is "solo-learn-backbone".
+
+    Raises:
+        CheckpointFormatError: the state's heads, or its representation, are none that solo-learn has.
+    """
+    name = LAYOUTS.get(layout, "backbone")
+    arrays = own_arrays(state)
+    check_heads(arrays, library="solo-learn", where=where)
+    representation_is_pooled(arrays, library="solo-learn", where=where)
+    roots = {name: "online.encoder", "classifier": "online.encoder.fc", f"momentum_{name}": "target.encoder"} | HEADS
+    written = {}
+    for theirs, ours in roots.items():
+        names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
+        names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
+        written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
+    return written
+
+
+def _warn_of_padding(given: Mapping[str, Any], like: Any, where: str) -> None:
+    """A native network with a 3×3 stem pads by 1; a traced one as its own code says."""
+    stem = given.get("online.encoder.conv1.weight")
+    native = any(path.endswith("online/encoder/conv1/kernel") for path in state_leaves(like))
+    if stem is None or stem.shape[2:] != (3, 3) or not native:
+        return
+    warnings.warn(
+        PaddingWarning(
+            f"{where}: solo-learn pads its 3×3 stem by 2 pixels, nets.resnet by 1, and no file tells: give the network "
+            "images that are padded by one more zero on every side (after normalisation), and it computes the same"
+        ),
+        stacklevel=4,
+    )

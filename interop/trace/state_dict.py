@@ -1,0 +1,76 @@
+"""A traced network's variables as the state dict of its module, and back: the module's own names, in its order.
+
+A tied tensor is one leaf and has all its names; integers have torch's types; buffers that the module doesn't save are
+left out. Files are `interop.files`' business, native networks `interop.convert`'s. torch isn't needed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.types import Encoder, Variables
+from interop.arrays import as_numpy, dtype_named, fresh
+from interop.convert import matched
+from interop.names import Leaf, named_leaves
+from interop.trace.encoder import traced_parts
+
+__all__ = ["from_module_state_dict", "to_module_state_dict"]
+
+
+def to_module_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np.ndarray]:
+    """What `module.load_state_dict(..., strict=True)` takes, for the module that `encoder` was traced from.
+
+    Args:
+        encoder: what `from_torch_module` or `load_network` returned.
+        variables: the encoder's, trained or not.
+
+    Returns:
+        Fresh arrays; floating dtypes as in `variables`, integer ones as in the module.
+
+    Raises:
+        ConfigurationError: another encoder.
+
+    Example:
+        >>> import torch
+        >>> from interop.trace.encoder import from_torch_module
+        >>> encoder = from_torch_module(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), image_size=4)
+        >>> to_module_state_dict(encoder, encoder.init(None, (4, 4, 3)))["0.num_batches_tracked"].dtype
+        dtype('int64')
+    """
+    network, _ = traced_parts(encoder)
+    leaves = named_leaves(variables)
+    state_dict = {}
+    for key, (leaf, dtype_name) in network.state_dict.items():
+        array, dtype = fresh(as_numpy(leaves[_path(leaf)], key)), dtype_named(dtype_name)
+        state_dict[key] = array.astype(dtype) if array.dtype.kind == dtype.kind == "i" else array
+    return state_dict
+
+
+def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, like: Variables) -> Variables:
+    """The inverse: `like` with the values of a state dict, which must be exactly the module's.
+
+    Args:
+        encoder: what `from_torch_module` or `load_network` returned.
+        state_dict: the module's names to arrays or tensors; of a tied tensor's names one is enough.
+        like: the encoder's variables, which decide types; buffers that the module doesn't save stay as they are there.
+
+    Raises:
+        ConfigurationError: another encoder.
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+    """
+    import jax
+
+    network, _ = traced_parts(encoder)
+    leaves = named_leaves(like)
+    names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
+    given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}
+    saved = {path: leaf for path, leaf in leaves.items() if path in names}
+    arrays, mismatch = matched(given, saved, names, strict=True, cast_to_like=True)
+    mismatch.raise_if_any("the state dict doesn't fit the network")
+    values = [jax.numpy.asarray(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), values)
+
+
+def _path(leaf: str) -> str:
+    return leaf.replace(".", "/")

@@ -1,0 +1,59 @@
+"""Stand-ins for the operators that draw, so that networks can be compared: every coin shows heads, dropout keeps all.
+
+`verify.without_chance` has the same in torch.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interop.trace.context import Context
+from interop.trace.kinds import Operator
+from interop.trace.ops_linear import attention
+from interop.trace.ops_random import draw, draw_like
+from interop.trace.ops_recurrent import lstm
+from interop.trace.values import Value, plain
+
+__all__ = ["FIXED", "FIXED_DRAW"]
+
+FIXED_DRAW = 0.5
+"""What every uniform or normal number is."""
+
+
+def _kept(context: Context, x: jax.Array, rate: float) -> jax.Array:
+    """`ops_random.dropped` where everything is kept."""
+    return x / (1 - rate) if rate < 1 else x
+
+
+def _dropout(context: Context, x: Value, p: float, train: bool | None = True) -> Value:
+    return Value(_kept(context, x.array, p), x.order) if train else x
+
+
+def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Value:
+    return Value(jnp.full(x.array.shape, 0.0 if p == 0 else 1.0, x.dtype), x.order)
+
+
+def _numbers(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jnp.full(shape, FIXED_DRAW, dtype)
+
+
+def _fill(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
+    return Value(jnp.full(x.array.shape, FIXED_DRAW, x.dtype), x.order)
+
+
+FIXED: dict[str, Operator] = {
+    "aten.dropout": _dropout,
+    "aten.native_dropout": lambda context, x, p, train: (_dropout(context, x, p, train), None),
+    "aten.scaled_dot_product_attention": attention(_kept),
+    "aten.lstm": lstm(_kept),
+    "aten.bernoulli": _bernoulli,
+    "aten.rand": draw(_numbers),
+    "aten.randn": draw(_numbers),
+    "aten.rand_like": draw_like(_numbers),
+    "aten.randn_like": draw_like(_numbers),
+    "aten.uniform": _fill,
+    "aten.normal_functional": _fill,
+    "aten.randperm": lambda context, n, **options: plain(jnp.arange(n, dtype=jnp.int32)),
+}
+"""By name without overload, to go before the table's."""

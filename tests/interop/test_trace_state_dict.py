@@ -1,0 +1,99 @@
+"""A traced network's variables as its module's state dict: the very keys, in order, and nothing that isn't saved."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from traced_modules import Buffers, Residual, Tied
+
+from byol_jax import nets
+from byol_jax.errors import ConfigurationError, StateDictMismatchError
+from byol_jax.types import Variables
+from interop import from_torch_module, load_network, save_network
+from interop.trace.encoder import is_traced
+from interop.trace.state_dict import from_module_state_dict, to_module_state_dict
+
+
+class OddNames(nn.Module):
+    """Names that a native network has, and none that only torch's have."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.arange(8.0).reshape(2, 4))
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :4] @ self.kernel.T * self.scale
+
+
+MODULES = [Residual, Tied, Buffers, OddNames]
+
+
+def both(kind):
+    torch.manual_seed(0)
+    module = kind()
+    encoder = from_torch_module(module, image_size=4, verify=False)
+    return module, encoder, encoder.init(jax.random.key(0), (4, 4, 3))
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_it_is_the_modules_own(kind) -> None:
+    module, encoder, variables = both(kind)
+    state_dict = to_module_state_dict(encoder, variables)
+    wanted = module.state_dict()
+    assert list(state_dict) == list(wanted)
+    for name, array in state_dict.items():
+        np.testing.assert_array_equal(array, wanted[name].numpy(), strict=True)
+    other = kind()
+    other.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()}, strict=True)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_there_and_back_changes_nothing(kind) -> None:
+    _, encoder, variables = both(kind)
+    changed = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), variables)
+    back = from_module_state_dict(encoder, to_module_state_dict(encoder, changed), like=variables)
+    saved = {leaf.replace(".", "/") for leaf, _ in encoder.init.args[0].state_dict.values()}
+    for (path, ours), theirs, first in zip(
+        jax.tree_util.tree_leaves_with_path(back), jax.tree.leaves(changed), jax.tree.leaves(variables), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/").partition("/")[2]
+        np.testing.assert_array_equal(ours, theirs if name in saved else first, strict=True)
+
+
+def test_one_name_of_a_tied_tensor_is_enough() -> None:
+    _, encoder, variables = both(Tied)
+    state_dict = to_module_state_dict(encoder, variables)
+    given = {name: array for name, array in state_dict.items() if name.startswith("second.")}
+    given["again.bias"] = state_dict["again.bias"]
+    back = from_module_state_dict(encoder, given, like=variables)
+    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), back, variables))
+
+
+def test_everything_that_doesnt_fit_is_listed() -> None:
+    _, encoder, variables = both(Residual)
+    state_dict = to_module_state_dict(encoder, variables)
+    del state_dict["fc.bias"]
+    state_dict["conv1.weight"] = np.zeros((1, 2), np.float32)
+    state_dict["other"] = np.zeros(1, np.float32)
+    with pytest.raises(StateDictMismatchError) as caught:
+        from_module_state_dict(encoder, state_dict, like=variables)
+    for part in ("1 missing: fc.bias", "1 unexpected: other", "conv1.weight (given [1, 2], expected [8, 3, 3, 3])"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_kept_network_knows_it_too(kind, tmp_path) -> None:
+    module, encoder, variables = both(kind)
+    save_network(tmp_path, encoder)
+    kept = load_network(tmp_path)
+    assert is_traced(kept)
+    assert list(to_module_state_dict(kept, variables)) == list(module.state_dict())
+
+
+def test_only_traced_networks_have_one() -> None:
+    encoder = nets.small_cnn()
+    assert not is_traced(encoder)
+    with pytest.raises(ConfigurationError, match="wasn't traced"):
+        to_module_state_dict(encoder, Variables({}, {}))
