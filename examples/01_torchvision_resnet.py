@@ -29,9 +29,7 @@ def sample_unlabelled_images(step: int) -> jax.Array:
 
 def main() -> None:
     resnet = models.resnet50(weights=None)
-    encoder = byol_jax.nets.resnet50()
-    like = encoder.init(jax.random.key(0), (IMAGE_SIZE, IMAGE_SIZE, 3))
-    encoder = byol_jax.nets.with_variables(encoder, interop.from_torch_state_dict(resnet.state_dict(), like=like))
+    encoder = interop.from_torch_module(resnet, image_size=IMAGE_SIZE)
 
     learner = byol_jax.make_learner(encoder, image_size=IMAGE_SIZE, hidden_layer="avgpool", optimizer=optax.adam(3e-4))
     state = learner.init(jax.random.key(0))

@@ -7,6 +7,7 @@ Long tests take two fixtures: `share`, so that a fixed tenth of them can run els
 
 import json
 import os
+import subprocess
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -44,15 +45,28 @@ def compiled_functions_forgotten():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def commit():
+    """The commit that the files are at; "+ changes" where the code, tests or build differ from it."""
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "byol_jax", "interop", "tests", "pyproject.toml", "constraints.txt")
+    return git("rev-parse", "--short=10", "HEAD") + (" + changes" if changed else "")
+
+
 @pytest.fixture
 def figure(request):
     """`figure("kill -9 while saving", cases=20, result="the newest is whole")`: a row of docs/long.md."""
     path = request.config.getoption("--figures")
 
     def add(what, *, cases, result):
-        row = {"what": what, "cases": cases, "result": result, "test": request.node.nodeid.split("[")[0]}
         if path:
-            with open(path, "a", encoding="utf-8") as file:  # whole lines, so that several workers may add
+            test, at = request.node.nodeid.split("[")[0], request.getfixturevalue("commit")
+            row = {"what": what, "cases": cases, "result": result, "test": test, "commit": at}
+            absolute = request.config.rootpath / path  # the test may stand in a folder of its own
+            with open(absolute, "a", encoding="utf-8") as file:  # whole lines, so that several workers may add
                 file.write(json.dumps(row) + "\n")
 
     return add

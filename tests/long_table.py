@@ -7,34 +7,23 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 HEAD = """# What `make long` measured
 
-`make long`, {date}, commit {commit}, {processors} processors ({machine}), Python {python}, no accelerator. Continuous
+`make long`, {date}, {processors} processors ({machine}), Python {python}, no accelerator. Continuous
 integration runs a fixed tenth of the same cases (`.ci/run`).
 
-| what | cases | result | test |
-|---|---:|---|---|
+| what | cases | result | test | commit |
+|---|---:|---|---|---|
 """
 
 
-def commit():
-    """The commit that the files are at; "+ changes" where the code, tests or build differ from it."""
-
-    def git(*arguments):
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "byol_jax", "interop", "tests", "pyproject.toml", "constraints.txt")
-    return f"`{git('rev-parse', '--short=10', 'HEAD')}`" + (" + changes" if changed else "")
-
-
 def table(rows):
-    """Markdown of the rows, each {"what", "cases", "result", "test"}, in order of test and what."""
+    """Markdown of the rows, each {"what", "cases", "result", "test", "commit"}, in order of test and what."""
     lines = [
-        f"| {row['what']} | {row['cases']:,} | {row['result']} | `{row['test']}` |"
+        f"| {row['what']} | {row['cases']:,} | {row['result']} | `{row['test']}` | `{row['commit']}` |"
         for row in sorted(rows, key=lambda row: (row["test"], row["what"]))
     ]
     return "\n".join(lines) + "\n"
@@ -45,7 +34,6 @@ def main():
     rows = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
     head = HEAD.format(
         date=datetime.datetime.now(datetime.UTC).date(),
-        commit=commit(),
         processors=os.cpu_count(),
         machine=platform.machine(),
         python=platform.python_version(),

@@ -138,8 +138,10 @@ def _keep_stdout_for_results() -> None:
     """From here on only Python prints to the true stdout; what writes to file descriptor 1 itself goes to stderr.
 
     The C++ library that connects CPU processes (Gloo) prints its notes there, from its own threads, at any time until
-    the process has ended: hence for good.
+    the process has ended: hence for good. Nothing happens inside another program that has a stdout of its own.
     """
+    if sys.stdout is not sys.__stdout__:
+        return
     sys.stdout.flush()
     results = os.dup(1)
     os.dup2(2, 1)
