@@ -46,11 +46,12 @@ def compiled_functions_forgotten():
 
 
 @pytest.fixture(scope="session")
-def commit():
+def commit(request):
     """The commit that the files are at; "+ changes" where the code, tests or build differ from it."""
 
     def git(*arguments):
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(request.config.rootpath), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     changed = git("status", "--porcelain", "--", "byol_jax", "interop", "tests", "pyproject.toml", "constraints.txt")
     return git("rev-parse", "--short=10", "HEAD") + (" + changes" if changed else "")
