@@ -12,8 +12,8 @@ from pathlib import Path
 
 HEAD = """# What `make long` measured
 
-`make long`, {date}, {processors} processors ({machine}), Python {python}, no accelerator. Continuous
-integration runs a fixed tenth of the same cases (`.ci/run`).
+`make long`, {date}, each row at the commit that it names; {processors} processors ({machine}), Python {python}, no
+accelerator. Continuous integration runs a fixed tenth of the same cases (`.ci/run`).
 
 | what | cases | result | test | commit |
 |---|---:|---|---|---|

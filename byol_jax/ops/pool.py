@@ -5,6 +5,7 @@ gradient (`select_and_scatter`) took 89 ms where slices and selects take 14 ms (
 """
 
 from functools import partial
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -83,19 +84,24 @@ def _max_along(x, axis, window, stride):
 
 
 def _max_along_forward(x, axis, window, stride):
-    highest = _max_along(x, axis, window, stride)
-    return highest, (x, highest)
+    return _max_along(x, axis, window, stride), x
 
 
-def _max_along_backward(axis, window, stride, residuals, cotangent):
-    """Each window's gradient to its first maximum; then the windows' shares are woven by position modulo stride."""
-    x, highest = residuals
-    taken = jnp.zeros(highest.shape, bool)
+def _max_along_backward(axis, window, stride, x, cotangent):
+    """Each window's gradient to its first maximum; then the windows' shares are woven by position modulo stride.
+
+    The first maximum is the first value that none behind it exceeds. The maximum that the forward pass kept is no help:
+    XLA may compute x again here, rounded otherwise, and then nothing equals it (a batch norm before the pool, CPU).
+    """
+    candidates = _slices(x, axis, window, stride)
+    behind = list(accumulate(reversed(candidates[1:]), jnp.maximum))[::-1]  # behind[k]: the maximum of all after k
+    undecided = jnp.ones(cotangent.shape, bool)
     shares = []  # shares[k] belongs to the windows' k-th positions
-    for candidate in _slices(x, axis, window, stride):
-        first = (candidate == highest) & ~taken
+    for candidate, rest in zip(candidates[:-1], behind, strict=True):
+        first = undecided & (candidate >= rest)
         shares.append(jnp.where(first, cotangent, 0))
-        taken |= first
+        undecided &= ~first
+    shares.append(jnp.where(undecided, cotangent, 0))
     # Position stride·q + r of x is position r + stride·a of window q - a, for every a.
     length = -(-x.shape[axis] // stride)
     columns = []

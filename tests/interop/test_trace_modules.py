@@ -251,3 +251,29 @@ def test_another_size_is_refused() -> None:
         encoder.init(None, (8, 8, 3))
     with pytest.raises(UnsupportedModuleError, match="image_size=None"):
         from_torch_module(Residual())
+
+
+def test_gradients_through_pools_are_torchs_under_jit() -> None:
+    """XLA computed the batch norm again in the pool's backward pass, rounded otherwise, and lost all gradient."""
+    pools = [nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 1, 1)]
+    module = nn.Sequential(nn.Conv2d(3, 192, 1), nn.BatchNorm2d(192), nn.ReLU(), *pools, nn.Conv2d(192, 8, 1))
+    encoder = from_torch_module(module, image_size=20, verify=False)
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float64), encoder.init(None, (20, 20, 3)))
+    x = numbers(3, 3, 20, 20)
+    theirs = copy.deepcopy(module).double().train()
+    output = theirs(x)
+    weights = numbers(*output.shape, seed=2)
+    (output * weights).sum().backward()
+
+    @jax.jit
+    def gradient(params, images, weights):
+        def total(params):
+            given = variables._replace(params=params)
+            features, _ = encoder.apply(given, images, train=True, hidden_layer=-1, key=None)
+            return (features * weights).sum()
+
+        return jax.grad(total)(params)
+
+    ours = gradient(variables.params, as_jax(x), jnp.asarray(weights.numpy()))
+    close(ours["1"]["bias"], theirs[1].bias.grad.numpy())
+    close(ours["1"]["weight"], theirs[1].weight.grad.numpy())

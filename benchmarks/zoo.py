@@ -1,0 +1,237 @@
+"""One network in torch and, traced, in JAX: how far outputs, gradients and buffers are apart. No tables, no lists.
+
+In float64 and in training mode, as `interop.trace.verify` compares: what would be random is the same on both sides.
+Beyond what `verify` does, gradients by every parameter are compared, all buffers after the step, and then the output
+in evaluation mode with those buffers.
+"""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, UnsupportedOpError
+from byol_jax.tree import cast, flatten
+from byol_jax.types import Encoder, Variables
+from interop.trace.encoder import from_torch_module, network_encoder, traced_parts
+from interop.trace.export import noted_outputs
+from interop.trace.verify import relative_difference, verify_encoder, without_chance
+from interop.trace.without_chance import FIXED
+
+__all__ = ["BATCH", "LIMIT", "measure"]
+
+BATCH = 3
+"""With two, a batch norm over maps of one pixel gives ±1 whatever comes in, and its gradient is rounding."""
+
+LIMIT = 1e-6
+"""Up to which a network counts as exact: `verify`'s own for float64. Most are at 1e-13; a wrong operator is at 1e-2."""
+
+SMALLEST_SHARE = 1e-4
+"""Of the largest value among all tensors of a kind: what smaller ones are compared to. The gradient of a bias before a
+batch norm is zero in truth, and 2e-14 of the largest by rounding (starnet_s050). A tensor that is wrong altogether is
+still found from 1e-10 of the largest upwards."""
+
+COMPILER: Any = {"xla_backend_optimization_level": 1}
+"""Each program runs once: at 0 grouped convolutions in float64 take 22 s where they take 0.6 s at 1 (dla46x_c)."""
+
+
+def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str, Any]:
+    """How a module and its traced network compare; the module is changed (noise, float64) and of no use afterwards.
+
+    Args:
+        module: a `torch.nn.Module` of RGB images, in float32.
+        image_size: H = W.
+        layer: what to compare as output, for modules whose own isn't one tensor: a sub-module's name.
+
+    Returns:
+        `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran,
+        `forward, gradients, buffers, evaluation`: the largest relative error of each; `worst`: the tensors that have
+        them; `zero_gradients`: parameters whose gradient is zero but for rounding; `tensors`, how many parameters;
+        `trace_seconds, compile_seconds`.
+    """
+    _stir(module)
+    parameters = sum(p.numel() for p in module.parameters())
+    start = time.perf_counter()
+    try:
+        encoder = from_torch_module(module, image_size=image_size, verify=False)
+    except (UnsupportedModuleError, UnsupportedOpError) as error:
+        return {"outcome": "refused", "parameters": parameters, "reason": f"{type(error).__name__}: {error}"}
+    seconds = time.perf_counter() - start
+    network, variables = traced_parts(encoder)
+    encoder = network_encoder(network, variables, stand_ins=FIXED)
+    images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
+    with _one_thread():
+        wanted, weights = _in_torch(module, images, layer)
+    gc.collect()
+    ours, compile_seconds = _in_jax(encoder, variables, images, weights, layer)
+    result = _compared(ours, wanted)
+    if result["outcome"] == "differs":
+        result["reason"] += _first_sub_module(module, encoder, variables, images)
+    return result | {"parameters": parameters, "trace_seconds": seconds, "compile_seconds": compile_seconds}
+
+
+def _stir(module: Any) -> None:
+    """Seeded noise on every parameter: layer scales and last batch norms that begin at zero would hide all else."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+            is_vector = sum(n > 1 for n in parameter.shape) <= 1
+            parameter += noise * (0.1 if is_vector else 0.1 * spread if spread > 0 else 0.02)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch's threads wait for each other busily: beside other work two took ten times as long as one (resnet18)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[str, Any], np.ndarray]:
+    """Torch's tensors by kind, and the weights of the output's sum that was differentiated."""
+    import torch
+
+    module = module.double().train()
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+    def output() -> Any:
+        if layer == -1:
+            return module(x)
+        with noted_outputs(module) as noted:
+            module(x)
+        return noted[str(layer)]
+
+    with _in_double(torch), without_chance(torch):
+        features = output()
+        weights = np.random.default_rng(1).standard_normal(tuple(features.shape))
+        (features * torch.from_numpy(weights)).sum().backward()
+        buffers = {name: buffer.numpy().copy() for name, buffer in module.named_buffers()}
+        module.eval()
+        with torch.no_grad():
+            evaluation = output().numpy()
+    gradients = {
+        name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        for name, parameter in module.named_parameters()
+    }
+    forward = features.detach().numpy()
+    return {
+        "forward": {"the output": forward},
+        "gradients": gradients,
+        "buffers": buffers,
+        "evaluation": {"the output": evaluation},
+    }, weights
+
+
+def _in_double(torch: Any) -> Any:
+    """A mode in which torch's code that says float32 gets float64, as a traced graph in float64 does."""
+    from torch.overrides import TorchFunctionMode
+
+    def doubled(argument: Any) -> Any:
+        return torch.float64 if argument is torch.float32 else argument
+
+    class InDouble(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            function = torch.Tensor.double if function is torch.Tensor.float else function
+            options = {name: doubled(value) for name, value in (kwargs or {}).items()}
+            return function(*map(doubled, args), **options)
+
+        def __enter__(self) -> Any:
+            torch.set_default_dtype(torch.float64)
+            return super().__enter__()
+
+        def __exit__(self, *error: Any) -> Any:
+            torch.set_default_dtype(torch.float32)
+            return super().__exit__(*error)
+
+    return InDouble()
+
+
+def _in_jax(
+    encoder: Encoder, variables: Variables, images: np.ndarray, weights: np.ndarray, layer: str | int
+) -> tuple[dict[str, Any], float]:
+    """JAX's tensors by kind, and the seconds that tracing and compiling took; compiled once for all of them."""
+
+    def run(params: Any, stats: Any, images: jax.Array, weights: jax.Array) -> Any:
+        def total(params: Any) -> Any:
+            features, new = encoder.apply(
+                Variables(params, stats), images, train=True, hidden_layer=layer, key=jax.random.key(0)
+            )
+            return (features * weights).sum(), (features, new)
+
+        (_, (features, new)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+        evaluation, _ = encoder.apply(
+            Variables(params, new), images, train=False, hidden_layer=layer, key=jax.random.key(0)
+        )
+        return features, gradients, new, evaluation
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        given = (*cast(jax.tree.map(jnp.asarray, variables), jnp.float64), jnp.asarray(images), jnp.asarray(weights))
+        start = time.perf_counter()
+        compiled = jax.jit(run).lower(*given).compile(COMPILER)
+        seconds = time.perf_counter() - start
+        features, gradients, buffers, evaluation = jax.tree.map(np.asarray, compiled(*given))
+    return {
+        "forward": {"the output": features},
+        "gradients": _named(gradients),
+        "buffers": _named(buffers),
+        "evaluation": {"the output": evaluation},
+    }, seconds
+
+
+def _named(tree: Any) -> dict[str, np.ndarray]:
+    return {name.replace("/", "."): leaf for name, leaf in flatten(tree).items()}
+
+
+def _compared(ours: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {"worst": {}}
+    for kind, tensors in ours.items():
+        largest = max((float(np.abs(wanted[kind][name]).max(initial=0)) for name in tensors), default=0.0)
+        if not np.isfinite(largest):
+            raise ArithmeticError(f"torch's own {kind} aren't finite: nothing to compare with")
+        floor = SMALLEST_SHARE * largest or 1.0  # all zero: any difference counts as it is
+        errors = {name: _error(array, wanted[kind][name], floor) for name, array in tensors.items()}
+        result[kind] = max(errors.values(), default=0.0)
+        result["worst"][kind] = max(errors, key=errors.__getitem__, default="")
+        if kind == "gradients":
+            result["tensors"] = len(errors)
+            result["zero_gradients"] = sum(float(np.abs(wanted[kind][name]).max(initial=0)) <= floor for name in errors)
+    wrong = [kind for kind in ours if not result[kind] <= LIMIT]
+    if not wrong:
+        return result | {"outcome": "exact"}
+    parts = [f"{kind} by {result[kind]:.1e} ({result['worst'][kind]})" for kind in wrong]
+    return result | {"outcome": "differs", "reason": ", ".join(parts)}
+
+
+def _error(ours: np.ndarray, wanted: np.ndarray, floor: float) -> float:
+    """Integers are compared exactly; what isn't a number is infinitely far away."""
+    if wanted.dtype.kind != "f":
+        return 0.0 if np.array_equal(ours, wanted) else float("inf")
+    error = relative_difference(ours, wanted, floor)
+    return error if np.isfinite(error) else float("inf")
+
+
+def _first_sub_module(module: Any, encoder: Encoder, variables: Variables, images: np.ndarray) -> str:
+    """Where the outputs part; empty where they don't, but the gradients do."""
+    import torch
+
+    for name, buffer in flatten(variables.stats, separator=".").items():  # as they were before the step
+        module.get_buffer(name).copy_(torch.from_numpy(buffer))
+    try:
+        verify_encoder(module, encoder, torch.from_numpy(images[:2].transpose(0, 3, 1, 2).copy()), variables)
+    except ConversionMismatchError as error:
+        return f"; {error}"
+    return ""

@@ -1,0 +1,101 @@
+"""docs/torch_modules.md from the rows' JSON files. Pure functions; nothing here measures or judges."""
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["OUTCOMES", "page"]
+
+OUTCOMES = ("exact", "differs", "refused", "failed")
+
+HEAD = """# Networks that were traced and compared
+
+    python -m benchmarks.torch_modules
+
+runs what isn't measured yet, row by row, and writes this page from `benchmarks/results/torch_modules/`; `--only NAME`
+runs those rows again.
+
+{counts}
+
+Each network has random weights and seeded noise on every parameter, so that nothing begins at zero. It is traced by
+`from_torch_module`, compiled by `jax.jit`, and compared with torch's own run on a batch of {batch} random images, in
+float64 and in training mode; dropout and stochastic depth keep everything on both sides. Errors are relative to each
+tensor's largest value (to {share:.0e} of the largest of its kind where a tensor is smaller: gradients that are zero in
+truth), and the largest over all tensors:
+
+- **output**: in training mode; **evaluation**: in evaluation mode afterwards, with the buffers that training left;
+- **gradients**: by every parameter, of a random sum of the output;
+- **buffers**: all of them after the step, integers exactly.
+
+*exact*: none above {limit:.0e}, which is `from_torch_module`'s own limit. *refused*: by an error that names the
+reason. Seconds are to trace both modes and to compile, on {cores} cores that had other work: an order of size, no more.
+Gradients at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded to float32.
+
+{versions}
+"""
+
+TITLES = (
+    "network",
+    "pixels",
+    "parameters",
+    "outcome",
+    "output",
+    "gradients",
+    "buffers",
+    "evaluation",
+    "trace",
+    "compile",
+)
+
+
+def page(rows: Sequence[dict[str, Any]], *, code: str, batch: int, limit: float, share: float) -> str:
+    """The whole page.
+
+    Args:
+        rows: as `benchmarks.torch_modules` stores them.
+        code: the hash of the code as it is now; rows of another are marked.
+        batch, limit, share: what the measurement used.
+    """
+    rows = sorted(rows, key=lambda row: row["name"])
+    versions = "; ".join(sorted({_versions(row) for row in rows}))
+    head = HEAD.format(
+        counts=_counts(rows, code),
+        batch=batch,
+        limit=limit,
+        share=share,
+        cores=" or ".join(sorted({str(row["cores"]) for row in rows})),
+        versions=f"Versions: {versions}.",
+    )
+    parts = [head]
+    for library in sorted({row["name"].partition(":")[0] for row in rows}, reverse=True):
+        own = [row for row in rows if row["name"].startswith(f"{library}:")]
+        parts.append(f"## {library}: {len(own)}\n\n{_table(own, code)}\n")
+    reasons = [f"- `{row['name']}`, {row['outcome']}: {row['reason']}" for row in rows if row["outcome"] != "exact"]
+    if reasons:
+        parts.append("## Why not exact\n\n" + "\n".join(reasons) + "\n")
+    return "\n".join(parts)
+
+
+def _counts(rows: Sequence[dict[str, Any]], code: str) -> str:
+    numbers = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
+    text = ", ".join(f"{number} {outcome}" for outcome, number in numbers.items())
+    text = f"**{len(rows)} networks: {text}.**"
+    older = sum(row["code"] != code for row in rows)
+    marked = f"; {older} of them, marked *, were measured with another state of the code" if older else ""
+    return f"{text} Code when this page was written: `{code}`{marked}."
+
+
+def _versions(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(row["versions"].items()))
+
+
+def _table(rows: Sequence[dict[str, Any]], code: str) -> str:
+    lines = [f"| {' | '.join(TITLES)} |", f"|---|---:|---:|---|{'---:|' * 6}"]
+    for row in rows:
+        cells = [row["name"].partition(":")[2] + ("" if row["code"] == code else " *")]
+        cells += [str(row["size"]), f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "", row["outcome"]]
+        cells += [
+            f"{row[kind]:.0e}" if kind in row else "" for kind in ("forward", "gradients", "buffers", "evaluation")
+        ]
+        cells += [f"{row[kind]:.0f} s" if kind in row else "" for kind in ("trace_seconds", "compile_seconds")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

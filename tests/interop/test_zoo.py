@@ -1,0 +1,136 @@
+"""The zoo's measurement finds what is wrong, its page is what was measured, and a fixed tenth of it is measured anew.
+
+The whole zoo takes hours and isn't part of `make long`: `python -m benchmarks.torch_modules` measures it over several
+sittings, and its rows are committed. What is always measured here, by `make long` and by `make tenth` alike, is the
+tenth that `SAMPLE` names.
+"""
+
+import json
+import re
+import warnings
+
+import jax
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import torch_modules
+from benchmarks.torch_modules import RESULTS, stored, table
+from benchmarks.zoo import LIMIT, measure
+from benchmarks.zoo_rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
+from byol_jax.errors import ConfigurationError
+from interop.trace import table as operators
+
+PAGE = torch_modules.ROOT / "docs" / "torch_modules.md"
+LEAST = {"torchvision": 30, "timm": 30}
+"""Rows that the page has at least; it is to have 60 and 80, and grows by sittings."""
+KINDS = ("forward", "gradients", "buffers", "evaluation")
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def sigmoid_weighted(gradient_too):
+    """SiLU as it is, or with a gradient that is its sigmoid alone."""
+
+    def silu(context, x):
+        gate = jax.nn.sigmoid(x.array)
+        return x._replace(array=x.array * (gate if gradient_too else jax.lax.stop_gradient(gate)))
+
+    return silu
+
+
+WRONG = {
+    ("forward", "gradients", "evaluation"): {"aten.silu": operators.OPERATORS["aten.relu"]},
+    ("gradients",): {"aten.silu": sigmoid_weighted(gradient_too=False)},
+    (): {"aten.silu": sigmoid_weighted(gradient_too=True)},
+}
+
+
+@pytest.mark.parametrize("kinds", WRONG)
+def test_what_is_wrong_is_found_where_it_is(kinds: tuple[str, ...], monkeypatch) -> None:
+    monkeypatch.setattr(operators, "OPERATORS", operators.OPERATORS | WRONG[kinds])
+    result = measure(small(), image_size=5)
+    assert result["outcome"] == ("differs" if kinds else "exact")
+    assert {kind for kind in KINDS if result[kind] > 1e-3} == set(kinds)
+    assert {kind for kind in KINDS if result[kind] < 1e-9} == set(KINDS) - set(kinds)
+    assert result["parameters"] == 3 * 4 * 9 + 4 + 8
+    assert result["zero_gradients"] == 1  # the convolution's bias, before a batch norm
+    if "forward" in kinds:
+        assert "first at 2" in result["reason"]
+
+
+def test_a_wrong_buffer_is_found(monkeypatch) -> None:
+    name = "aten._native_batch_norm_legit_functional"
+    norm = operators.OPERATORS[name]
+
+    def forgetful(context, x, weight, bias, mean, *rest, **options):
+        results = norm(context, x, weight, bias, mean, *rest, **options)
+        return (*results[:3], mean, *results[4:])
+
+    monkeypatch.setattr(operators, "OPERATORS", operators.OPERATORS | {name: forgetful})
+    result = measure(small(), image_size=5)
+    assert result["worst"]["buffers"] == "1.running_mean"
+    assert {kind for kind in KINDS if result[kind] > 1e-3} == {"buffers", "evaluation"}
+
+
+def test_an_unknown_operator_is_refused_by_name(monkeypatch) -> None:
+    known = {name: operator for name, operator in operators.OPERATORS.items() if name != "aten.silu"}
+    monkeypatch.setattr(operators, "OPERATORS", known)
+    result = measure(small(), image_size=5)
+    assert result["outcome"] == "refused"
+    assert re.match(r"UnsupportedOpError: .*aten\.silu\.default \(in 2\)", result["reason"])
+
+
+def test_rows_are_found_by_name() -> None:
+    assert row_named("resnet18") == row_named("torchvision:resnet18")
+    assert len({row.name for row in ROWS}) == len(ROWS) == len(TORCHVISION) + len(TIMM)
+    assert len({row_named(name).name for name in SAMPLE}) == len(SAMPLE) >= len(ROWS) // 10
+    with pytest.raises(ConfigurationError, match="expected one of"):
+        row_named("densenet121")  # both libraries have it
+
+
+def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch_modules, "ROOT", tmp_path)
+    monkeypatch.setattr(torch_modules, "CODE", ("*.py",))
+    file = tmp_path / "a.py"
+    hashes = []
+    for text in ('"""One."""\nx = 1\n', '"""Two."""\nx = 1  # said\n"""A constant."""\n', "x = 2\n"):
+        file.write_text(text)
+        hashes.append(torch_modules.code_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_page_is_made_from_the_rows() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    code = re.search(r"Code when this page was written: `(\w+)`", page)
+    assert code is not None
+    assert page == table(code[1]), "run python -m benchmarks.torch_modules --minutes 0"
+
+
+def test_at_least_95_in_100_are_exact_and_the_others_refused_by_name() -> None:
+    rows = stored()
+    assert {json.loads(file.read_text())["name"] for file in RESULTS.glob("*.json")} == {row["name"] for row in rows}
+    for library, least in LEAST.items():
+        assert sum(row["name"].startswith(f"{library}:") for row in rows) >= least
+    exact = [row for row in rows if row["outcome"] == "exact"]
+    assert len(exact) >= 0.95 * len(rows)
+    assert all(row[kind] <= LIMIT for row in exact for kind in KINDS)
+    assert all(row["zero_gradients"] < row["tensors"] / 2 for row in exact)  # else little was compared
+    others = [row for row in rows if row["outcome"] != "exact"]
+    assert [row["name"] for row in others if row["outcome"] != "refused"] == []
+    assert all(re.match(r"Unsupported(Op|Module)Error: .", row["reason"]) for row in others)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_tenth_of_the_zoo_is_still_exact(name: str, figure) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm and torchvision warn of their own ways
+        row = row_named(name)
+        result = measure(build(row), image_size=row.size, layer=row.layer)
+    assert result["outcome"] == "exact", result
+    if name == SAMPLE[0]:
+        figure("zoo, the tenth", cases=len(SAMPLE), result=f"output, gradients and buffers within {LIMIT:.0e}")
