@@ -59,7 +59,7 @@ SHORTCUT = (
 )
 
 PADDING_SIZES = "0.56 at 64 pixels, 0.18 at 224, none at 65 or 225 (a multiple of 32 and one more)"
-"""Relative L2 difference of a ResNet-50's embeddings, untrained weights: docs/parity.md; the order of it is tested."""
+"""Relative L2 difference of a ResNet-50's embeddings, untrained weights; docs/parity.md has measured ones."""
 
 
 def is_experiment(content: Any) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from two_classes import write_two_classes
 
 from byol_jax.cli.main import main
 
@@ -23,12 +24,7 @@ pytestmark = pytest.mark.slow
 def world(tmp_path_factory):
     """A folder with `photos/dark` and `photos/light`, six images each, and `run`, trained on them."""
     root = tmp_path_factory.mktemp("world")
-    random = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 128)):
-        (root / "photos" / name).mkdir(parents=True)
-        for number in range(6):
-            pixels = random.integers(low, low + 128, (20, 24, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "photos" / name / f"{number}.png")
+    write_two_classes(root / "photos")
     words = ["train", root / "photos", "--out", root / "run", *NETWORK, *LENGTH]
     assert main([str(word) for word in words]) == 0
     return root

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
+from two_classes import write_two_classes
 
 import interop
 from byol_jax import checkpoint
@@ -69,12 +69,7 @@ SEED = ["--seed", "3"]
 def world(tmp_path_factory):
     """A folder with `photos/dark` and `photos/light`, six images each, a module of ours, and `run`, trained on them."""
     root = tmp_path_factory.mktemp("world")
-    random = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("light", 128)):
-        (root / "photos" / name).mkdir(parents=True)
-        for number in range(6):
-            pixels = random.integers(low, low + 128, (20, 24, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / "photos" / name / f"{number}.png")
+    write_two_classes(root / "photos")
     (root / "tiny_net_of_a_person.py").write_text(FACTORY)
     (root / "tiny_parts_of_a_person.py").write_text("def same(network):\n    return network\n")
     with pytest.MonkeyPatch.context() as patch:
