@@ -152,7 +152,8 @@ def test_a_forgotten_loader_ends_its_thread():
 
 
 INTERRUPTED = """
-import sys, threading, time
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 import numpy as np
 from byol_jax.data import Loader
 from byol_jax.data.dataset import Dataset
