@@ -67,6 +67,7 @@ def test_the_original_codes_outputs_are_reproduced(name, size, state_of):
     assert max(off.values()) <= TOLERANCE, off
 
 
+@pytest.mark.slow
 @BOTH
 def test_pickles_of_2020_and_of_today_give_the_same_state(name, folder, state_of):
     state, like = state_of(name), blank(learner_of(name), step=7)

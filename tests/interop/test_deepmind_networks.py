@@ -100,6 +100,7 @@ def leaves(state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(networks)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"block": "bottleneck", "stages": (2, 11)}, {"num_classes": None}, {"stages": (1,) * 4, "width": 10}],
@@ -120,6 +121,7 @@ def test_any_depth_and_width_comes_out_as_it_went_in(options):
     assert loaded.online.stats["encoder"]["padding"] == {"same": {}}
 
 
+@pytest.mark.slow
 def test_the_classifier_stays_where_there_is_an_fc():
     state = random_state(learner())
     without = blank(learner(num_classes=None))

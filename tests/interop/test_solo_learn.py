@@ -64,6 +64,7 @@ def cifar_learner(padding):
     return learner(encoder=encoder._replace(apply=apply))
 
 
+@pytest.mark.slow
 def test_cifars_stem_pads_by_two_which_is_said(tmp_path):
     """With the padding that the warning asks for the embeddings are solo-learn's; without it they are far off."""
     module = randomised(SoloLearn(resnet(stem="cifar", padding=2))).eval()

@@ -49,6 +49,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", WRONG)
 def test_what_is_wrong_is_found_where_it_is(kinds: tuple[str, ...], monkeypatch) -> None:
     monkeypatch.setattr(operators, "OPERATORS", operators.OPERATORS | WRONG[kinds])

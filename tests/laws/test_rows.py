@@ -34,7 +34,9 @@ def arrays(seed):
     return {name: jnp.asarray(random.standard_normal(shape), jnp.float32) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS if name != "adam")]
+)
 def test_an_optimisers_step_is_the_same(name):
     optimizer, params, gradient = OPTIMIZERS[name], arrays(0), arrays(1)
 

@@ -38,6 +38,7 @@ NEVER_IN_JAX = {
 }
 
 
+@pytest.mark.slow
 def test_trajectory_of_a_traced_network(tmp_path: Path) -> None:
     assert check_there_and_back(TRACED_SMALL, DEFAULT, tmp_path)[0] <= TOLERANCE
 
