@@ -29,7 +29,7 @@ ELEMENTWISE = frozenset({
 
 
 def cond_in_rows(predicate: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:
-    """`lax.cond(predicate, on_true, on_false)`, bit for bit.
+    """`lax.cond(predicate, on_true, on_false)`: the same operations on the same numbers.
 
     Both functions are written down as operations. Arrays of rank 3 and more with fewer than `WIDE` elements along the
     last axis enter, leave and go through element-wise operations as [first axis, all others]; every other operation
@@ -76,14 +76,15 @@ def _evaluate(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) ->
 
 def _operate(equation: Any, inputs: list[Any]) -> list[Any]:
     """The results of one operation, as rows where they are narrow."""
-    name, options, out = equation.primitive.name, equation.params, equation.outvars[0].aval
+    name, options = equation.primitive.name, equation.params
+    shapes = [variable.aval.shape for variable in equation.outvars]  # none where something is only said or shown
     if name in ("jit", "pjit"):
         inner = options["jaxpr"]
         return _evaluate(inner.jaxpr, [_in_rows(value) for value in inner.consts], inputs)
-    if name in ELEMENTWISE and all(variable.aval.shape in ((), out.shape) for variable in equation.invars):
+    if name in ELEMENTWISE and all(variable.aval.shape in ((), *shapes) for variable in equation.invars):
         return [equation.primitive.bind(*inputs, **options)]
-    if name == "broadcast_in_dim" and len(inputs) == 1 and jnp.ndim(inputs[0]) == 0 and _narrow(out.shape):
-        return [jnp.broadcast_to(inputs[0], _rows(out.shape))]
+    if name == "broadcast_in_dim" and len(inputs) == 1 and jnp.ndim(inputs[0]) == 0 and _narrow(shapes[0]):
+        return [jnp.broadcast_to(inputs[0], _rows(shapes[0]))]
     own = [_shaped(value, variable.aval.shape) for value, variable in zip(inputs, equation.invars, strict=True)]
     results = equation.primitive.bind(*own, **equation.primitive.get_bind_params(options))
     return [_in_rows(value) for value in (results if equation.primitive.multiple_results else [results])]

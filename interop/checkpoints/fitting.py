@@ -15,7 +15,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
 from interop.checkpoints.notices import AbsentTargetWarning
-from interop.checkpoints.states import rebuilt, state_leaves
+from interop.checkpoints.states import NETWORKS, rebuilt, state_leaves
 from interop.convert import matched, to_torch_array
 from interop.mismatch import Mismatch
 from interop.names import Leaf, torch_names
@@ -35,7 +35,6 @@ __all__ = [
     "under",
 ]
 
-NETWORKS = ("online", "target")
 CLASSIFIER = ("encoder.fc.weight", "encoder.fc.bias")
 """Where other libraries' online linear classifier is kept: torchvision's `fc`, which ResNets here have too."""
 

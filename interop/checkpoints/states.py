@@ -8,7 +8,7 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.names import named_leaves
 
-__all__ = ["rebuilt", "state_leaves"]
+__all__ = ["NETWORKS", "rebuilt", "state_leaves"]
 
 NETWORKS = ("online", "target")
 

@@ -111,6 +111,19 @@ def test_it_works_under_vmap_and_shard_map_and_is_differentiable():
     np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-6)
 
 
+def test_what_gives_nothing_back_still_happens():
+    seen, kernel = [], arrays(0)["conv"]
+
+    def work():
+        jax.debug.callback(seen.append, kernel)
+        return kernel * 2
+
+    doubled = jax.jit(lambda good: cond_in_rows(good, work, lambda: kernel))(True)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(doubled, kernel * 2)
+    assert [value.shape for value in seen] == [kernel.shape]
+
+
 def test_branches_that_differ_are_refused():
     with pytest.raises(TypeError):
         cond_in_rows(jnp.asarray(True), lambda: (jnp.ones(2),), lambda: [jnp.ones(2)])
