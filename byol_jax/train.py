@@ -69,7 +69,8 @@ def pretrain(
         resume: go on after the newest checkpoint, bit for bit; from the beginning where there is none.
         workers: threads that decode images. Has no influence on the result.
         checkpoint_every, log_every: steps between checkpoints, and between rows of metrics.jsonl.
-        init_from: file of weights (PyTorch's or ours) for the encoder to start from.
+        init_from: file of weights (PyTorch's or ours) to start from: an encoder's, or a whole learner's, of which heads
+            and target are taken where their sizes are the same.
         network, options: what config.json says about the encoder and the learner, for programs that rebuild them.
         progress: show progress on stderr.
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.

@@ -13,6 +13,8 @@ from .errors import UnsupportedModuleError as UnsupportedModuleError
 from .errors import UnsupportedOpError as UnsupportedOpError
 from .files import load_state_dict as load_state_dict
 from .files import save_state_dict as save_state_dict
+from .optimizer_state import from_torch_opt_state as from_torch_opt_state
+from .optimizer_state import to_torch_opt_state as to_torch_opt_state
 from .trace.checks import check as check
 from .trace.checks import missing_ops as missing_ops
 from .trace.encoder import from_torch_module as from_torch_module
@@ -33,6 +35,7 @@ __all__ = [
     "UnsupportedOpError",
     "check",
     "from_torch_module",
+    "from_torch_opt_state",
     "from_torch_state_dict",
     "load_byol_checkpoint",
     "load_network",
@@ -42,6 +45,7 @@ __all__ = [
     "save_byol_checkpoint",
     "save_network",
     "save_state_dict",
+    "to_torch_opt_state",
     "to_torch_state_dict",
     "update_torch_module",
 ]

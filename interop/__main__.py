@@ -1,5 +1,6 @@
-"""`python -m interop convert IN OUT` and `python -m interop inspect FILE`: weight files without JAX.
+"""`python -m interop convert IN OUT` and `python -m interop inspect FILE`: weight files, whole learners among them.
 
+JAX isn't needed; torch only to write PyTorch's own files.
 Results on stdout; exit 0, or 2 with one line on stderr.
 """
 
@@ -14,6 +15,10 @@ from byol_jax.errors import InteropError
 from interop.commands import convert_file, describe, inspect_file
 
 __all__ = ["main"]
+
+
+WRITTEN = ".safetensors, .pt, .pth, .ckpt or .npz"
+READ = f"{WRITTEN}, or DeepMind's .pkl"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -48,13 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert", help="change a weight file's format", description="Change a weight file's format, bit for bit."
     )
-    convert.add_argument("source", metavar="IN", help=".safetensors, .pt, .pth, .ckpt or .npz; told by content")
-    convert.add_argument("target", metavar="OUT", help="the same endings; the ending decides the format")
+    convert.add_argument("source", metavar="IN", help=f"{READ}; told by content")
+    convert.add_argument("target", metavar="OUT", help=f"{WRITTEN}; the ending decides the format")
     convert.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     inspect = commands.add_parser(
-        "inspect", help="show what is in a weight file", description="Show what is in a weight file."
+        "inspect",
+        help="show what is in a weight file",
+        description="Show what is in a weight file: whose learner or network, its architecture and heads, every leaf "
+        "with its statistics, and what wouldn't convert.",
     )
-    inspect.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth, .ckpt or .npz; told by content")
+    inspect.add_argument("file", metavar="FILE", help=f"{READ}; told by content")
     inspect.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 

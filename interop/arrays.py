@@ -12,7 +12,17 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, MissingDependencyError, UnsafeCheckpointError
 
-__all__ = ["DTYPE_NAMES", "as_numpy", "as_tensor", "dtype_named", "fresh", "import_torch"]
+__all__ = [
+    "DTYPE_NAMES",
+    "as_numpy",
+    "as_tensor",
+    "contiguous",
+    "dtype_named",
+    "fresh",
+    "import_torch",
+    "tensor_dtype",
+    "tensor_view",
+]
 
 EXTENSION_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Types that both torch and ml_dtypes have by these names, and NumPy lacks."""
@@ -38,7 +48,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingDependencyError(
-            'PyTorch files and modules need torch: pip install "byol-jax[torch]" (.safetensors and .npz do without)'
+            'modules and writing .pt files need torch: pip install "byol-jax[torch]" (.safetensors and .npz do without)'
         ) from error
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
@@ -94,12 +104,9 @@ def as_numpy(value: Any, name: str) -> np.ndarray:
 
 
 def _tensor_to_numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else str(tensor.layout)
-        raise CheckpointFormatError(f"{name}: a {kind} tensor; expected a dense one with values")
-    dtype_name = str(tensor.dtype).removeprefix("torch.")
-    if dtype_name not in DTYPE_NAMES:
-        raise CheckpointFormatError(f"{name}: {tensor.dtype} isn't supported; use one of {', '.join(DTYPE_NAMES)}")
+    if tensor.is_meta:
+        raise CheckpointFormatError(f"{name}: a meta tensor; expected a dense one with values")
+    dtype_name = tensor_dtype(tensor, name)
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if dtype_name in EXTENSION_DTYPES:
         carrier = {1: torch.uint8, 2: torch.uint16}[tensor.element_size()]
@@ -107,10 +114,39 @@ def _tensor_to_numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
     return tensor.numpy()
 
 
+def tensor_dtype(tensor: Any, name: str) -> str:
+    """The name in `DTYPE_NAMES` of a dense torch tensor's type.
+
+    Raises:
+        CheckpointFormatError: a sparse, quantised or nested tensor, or one of another type.
+    """
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized or tensor.is_nested:
+        kind = "quantised" if tensor.is_quantized else str(tensor.layout)
+        raise CheckpointFormatError(f"{name}: a {kind} tensor; expected a dense one with values")
+    dtype_name = str(tensor.dtype).removeprefix("torch.")
+    if dtype_name not in DTYPE_NAMES:
+        raise CheckpointFormatError(f"{name}: {tensor.dtype} isn't supported; use one of {', '.join(DTYPE_NAMES)}")
+    return dtype_name
+
+
 def as_tensor(array: np.ndarray) -> Any:
     """The same bits as a torch tensor on the CPU with memory of its own."""
+    return tensor_view(fresh(array))
+
+
+def tensor_view(array: np.ndarray) -> Any:
+    """The same bits as a torch tensor in the array's own memory; in a copy where the array is read-only or strided.
+
+    (torch knows no read-only tensors.)
+
+    Example:
+        >>> array = np.zeros(2, np.float32)
+        >>> tensor_view(array)[0] = 1
+        >>> array.tolist()
+        [1.0, 0.0]
+    """
     torch = import_torch()
-    array = fresh(array)
+    array = contiguous(array) if array.flags.writeable else fresh(array)
     if array.dtype.name in EXTENSION_DTYPES:
         carrier = {1: np.uint8, 2: np.uint16}[array.dtype.itemsize]
         return torch.from_numpy(array.view(carrier)).view(getattr(torch, array.dtype.name))
@@ -120,3 +156,16 @@ def as_tensor(array: np.ndarray) -> Any:
 def fresh(array: np.ndarray) -> np.ndarray:
     """A contiguous, writable copy; a scalar stays a scalar (`np.ascontiguousarray` would make it a vector)."""
     return np.array(array, order="C", copy=True)
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array itself where it is contiguous, else a contiguous copy; for reading only.
+
+    (A side of 1 may have any stride, and torch refuses negative ones.)
+
+    Example:
+        >>> array = np.zeros((2, 3))
+        >>> contiguous(array) is array, contiguous(array.T).flags.c_contiguous
+        (True, True)
+    """
+    return array if array.flags.c_contiguous and min(array.strides, default=0) >= 0 else fresh(array)

@@ -1,23 +1,30 @@
 """What the command lines call: change a weight file's format, and look into one. Plain functions, no printing.
 
-They need NumPy and safetensors alone; torch only where a PyTorch file is read or written.
+They need NumPy and safetensors alone; torch only where a PyTorch file is written.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.files import EXTENSIONS, load_state_dict, save_state_dict, stored_format
+from interop.anatomy import architecture, head_layers, layers_in_words
+from interop.contents import Contents, read_contents
+from interop.files import EXTENSIONS, save_state_dict
+from interop.recognition import Recognised, encoder_state_dict, learner_arrays, recognised
+from interop.refusals import refusals
 from interop.tables import recognise
 
 __all__ = ["convert_file", "describe", "inspect_file"]
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of names that aren't parameters."""
+
+LISTED = 4
+"""Names that are printed where one reason holds for many."""
 
 
 def convert_file(
@@ -35,7 +42,8 @@ def convert_file(
 
     Raises:
         CheckpointFormatError: `target` exists, its ending isn't known, it can't be written; or see `load_state_dict`.
-        UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
+        UnsafeCheckpointError: see `load_state_dict`.
+        MissingDependencyError: `target` is PyTorch's and torch is absent.
 
     Example:
         >>> import tempfile
@@ -49,7 +57,7 @@ def convert_file(
         raise CheckpointFormatError(f"{target}: unknown ending; use {', '.join(EXTENSIONS)}")
     if os.path.lexists(target) and not overwrite:
         raise CheckpointFormatError(f"{target}: exists already; give another name or --overwrite")
-    state_dict = load_state_dict(source)
+    state_dict = read_contents(source).state_dict
     try:
         save_state_dict(target, state_dict)
     except OSError as error:
@@ -57,7 +65,7 @@ def convert_file(
     return {
         "source": os.fspath(source),
         "target": target,
-        "kind": recognise({name: array.shape for name, array in state_dict.items()}),
+        "kind": _kind(recognised(state_dict), state_dict),
         "tensors": len(state_dict),
         "bytes": sum(array.nbytes for array in state_dict.values()),
     }
@@ -67,13 +75,23 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What is in a weight file, as a JSON-able dict.
 
     Returns:
-        `path`; `format`; `kind`, the network as far as its names and shapes tell; `tensors`, `parameters` (values
-        that training changes), `values` (all), `bytes`; `leaves`, one dict each of `name, dtype, shape, min, mean,
-        max, std` (over finite values, in float64; None where there are none, std that of the population) and `nan`,
-        `inf` (counts); `problems`, a list of lines, empty where nothing is wrong.
+        `path`; `format`; `kind`, the network or learner as far as its names and shapes tell; `prefixes`, taken off the
+        names by loading, and `owner`, what still stands before all of them.
+
+        `source`: whose learner it is, with its layout and releases; "" where it is none. `architecture`: `name`,
+        `details` (what differs from torchvision's network of that name), `features` (of the pooled representation)
+        and `classes` (of its classifier), None where nothing tells. `heads`: "projector" and "predictor" to layers, in
+        order, each with `name`, `kind` and sizes; empty in a network by itself. `target`: whether there is a target
+        network. `container`: `beside` (what the file holds besides), `optimiser` (whether an optimiser's state is
+        there), `step`, `epoch`, `lightning` (its version).
+
+        `tensors`, `parameters` (values that training changes), `values` (all), `bytes`; `leaves`, one dict each of
+        `name, dtype, shape, min, mean, max, std` (over finite values, in float64; None where there are none, std that
+        of the population) and `nan`, `inf` (counts). `would_not_convert`: `name`, `verdict` ("refused" or "left out")
+        and `reason` of each leaf that loading wouldn't take. `problems`, a list of lines, empty where nothing is wrong.
 
     Raises:
-        CheckpointFormatError, UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
+        CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
 
     Example:
         >>> import tempfile
@@ -82,20 +100,54 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> inspect_file(path)["problems"]
         ['fc.bias: 1 NaN of 2 values']
     """
-    state_dict = load_state_dict(path)
+    contents = read_contents(path)
+    state_dict = contents.state_dict
+    found = recognised(state_dict)
     leaves = [_leaf(name, array) for name, array in state_dict.items()]
-    parameters = [array.size for name, array in state_dict.items() if name.rpartition(".")[2] not in BUFFERS]
+    parameters = [array.size for name, array in state_dict.items() if _is_parameter(name)]
     return {
         "path": os.fspath(path),
-        "format": stored_format(path),
-        "kind": recognise({name: array.shape for name, array in state_dict.items()}),
+        "format": contents.format,
+        "kind": _kind(found, state_dict),
+        **_made_of(found, contents),
         "tensors": len(leaves),
         "parameters": sum(parameters),
         "values": sum(array.size for array in state_dict.values()),
         "bytes": sum(array.nbytes for array in state_dict.values()),
         "leaves": leaves,
+        "would_not_convert": [refusal._asdict() for refusal in refusals(found, state_dict)],
         "problems": [problem for leaf in leaves for problem in _problems(leaf)],
     }
+
+
+def _kind(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> str:
+    """In words; "unknown" where nothing tells."""
+    if found.source:
+        return f"BYOL learner, {found.title}"
+    return recognise({name.removeprefix(found.owner): array.shape for name, array in state_dict.items()})
+
+
+def _made_of(found: Recognised, contents: Contents) -> dict[str, Any]:
+    encoder = encoder_state_dict(found, contents.state_dict, wanted=("conv1.weight",))
+    network = architecture({name: array.shape for name, array in encoder.items()})
+    padding = ("padding SAME",) if found.source == "deepmind" else ()
+    arrays = learner_arrays(found, contents.state_dict)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    heads = {head: head_layers(shapes, f"online.{head}.") for head in ("projector", "predictor")}
+    return {
+        "prefixes": list(contents.prefixes),
+        "owner": found.owner,
+        "source": found.title,
+        "architecture": network._asdict() | {"details": [*network.details, *padding]},
+        "heads": {head: layers for head, layers in heads.items() if layers},
+        "target": any(name.startswith("target.") for name in shapes),
+        "container": contents.facts(),
+    }
+
+
+def _is_parameter(name: str) -> bool:
+    """DeepMind's statistics have trees of their own, "online_state/…"."""
+    return name.rpartition(".")[2] not in BUFFERS and not name.partition("/")[0].endswith("_state")
 
 
 def _leaf(name: str, array: np.ndarray) -> dict[str, Any]:
@@ -145,10 +197,47 @@ def describe(inspection: Mapping[str, Any]) -> str:
         f"{inspection['tensors']} tensors, {inspection['parameters']:,} parameters, "
         f"{inspection['values']:,} values, {inspection['bytes']:,} bytes"
     )
+    refused = [
+        f"would not convert: {verdict}, {reason}: {_first_of(names)}"
+        for (verdict, reason), names in _grouped(inspection["would_not_convert"]).items()
+    ]
     problems = [f"problem: {problem}" for problem in inspection["problems"]] or ["no problems"]
-    return "\n".join(
-        [f"{inspection['path']}: {inspection['kind']} ({inspection['format']})", *table, totals, *problems]
-    )
+    head_line = f"{inspection['path']}: {inspection['kind']} ({inspection['format']})"
+    return "\n".join([head_line, *_facts(inspection), *table, totals, *refused, *problems])
+
+
+def _facts(inspection: Mapping[str, Any]) -> list[str]:
+    """One line for each thing that is known."""
+    network, container = inspection["architecture"], inspection["container"]
+    known = [network["name"], *network["details"]]
+    known += [] if network["features"] is None else [f"{network['features']} features"]
+    known += [] if network["classes"] is None else [f"classifier of {network['classes']} classes"]
+    told = network["name"] != "unknown"
+    beside = [*container["beside"]]
+    beside += [f"{name} {container[name]}" for name in ("step", "epoch") if container[name] is not None]
+    facts = {
+        "taken off the names": ", ".join(inspection["prefixes"]),
+        "before all names": inspection["owner"],
+        "architecture": ", ".join(known) if told else "",
+        **{head: layers_in_words(layers) for head, layers in inspection["heads"].items()},
+        "target network": ("present" if inspection["target"] else "absent") if inspection["source"] else "",
+        "beside the weights": ", ".join(beside),
+        "optimiser's state": "present" if container["optimiser"] else "",
+    }
+    return [f"{name}: {text}" for name, text in facts.items() if text]
+
+
+def _grouped(refused: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """Verdict and reason to the names that share them."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for one in refused:
+        names.setdefault((one["verdict"], one["reason"]), []).append(one["name"])
+    return names
+
+
+def _first_of(names: Sequence[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from byol_jax.errors import CheckpointFormatError
 
-__all__ = ["CONTAINERS", "find_state_dict", "without_wrappers"]
+__all__ = ["CONTAINERS", "find_state_dict", "listed", "without_wrappers"]
 
 CONTAINERS = (
     *("state_dict", "model_state_dict", "model", "net", "network"),
@@ -50,15 +50,15 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
         others = [f"{name} ({type(value).__name__})" for name, value in loaded.items() if not is_tensor(value)]
         if others and len(others) == len(loaded):
             raise CheckpointFormatError(
-                f"{where}: no state dict found in {_listed(others)}; expected tensors or one of {', '.join(CONTAINERS)}"
+                f"{where}: no state dict found in {listed(others)}; expected tensors or one of {', '.join(CONTAINERS)}"
             )
         if others:
             raise CheckpointFormatError(
-                f"{where}: holds {_listed(others)} beside tensors; save module.state_dict() by itself"
+                f"{where}: holds {listed(others)} beside tensors; save module.state_dict() by itself"
             )
         strange = [repr(name) for name in loaded if not isinstance(name, str)]
         if strange:
-            raise CheckpointFormatError(f"{where}: names must be text, got {_listed(strange)}")
+            raise CheckpointFormatError(f"{where}: names must be text, got {listed(strange)}")
         return loaded
     raise CheckpointFormatError(f"{where}: more than {DEEPEST} containers inside one another")
 
@@ -84,7 +84,7 @@ def without_wrappers(state_dict: Mapping[str, Any], *, where: str) -> dict[str, 
         names = {name: names[name].removeprefix("module.") for name in rest}
     twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
     if twice:
-        raise CheckpointFormatError(f"{where}: without wrapper prefixes these names occur twice: {_listed(twice)}")
+        raise CheckpointFormatError(f"{where}: without wrapper prefixes these names occur twice: {listed(twice)}")
     return {short: state_dict[name] for name, short in names.items()}
 
 
@@ -95,7 +95,13 @@ def _without_segments(name: str) -> str:
     return ".".join([*(branch for branch in branches if branch not in WRAPPERS), leaf])
 
 
-def _listed(items: Iterable[str], *, at_most: int = 12) -> str:
+def listed(items: Iterable[str], *, at_most: int = 12) -> str:
+    """A line of the first items and how many more there are; for messages.
+
+    Example:
+        >>> listed(["a", "b", "c"], at_most=2)
+        'a, b and 1 more'
+    """
     items = list(items)
     rest = len(items) - at_most
     return ", ".join(items[:at_most]) + (f" and {rest} more" if rest > 0 else "")

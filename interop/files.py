@@ -5,23 +5,31 @@ nothing in a file is ever executed or extracted. Writing is atomic. Names inside
 JAX network is `interop.convert`'s business.
 """
 
-import contextlib
 import os
-import secrets
-import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
-from interop.arrays import as_numpy, fresh, import_torch
+from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsafeCheckpointError
+from interop.arrays import as_numpy, contiguous, import_torch
 from interop.containers import without_wrappers
 from interop.formats import npz_file, safetensors_file, torch_file
+from interop.formats.damage import reading
+from interop.formats.disk import atomic_path, open_regular
+from interop.formats.sharded_file import index_for, looks_like_index, read_sharded, write_sharded
 
-__all__ = ["EXTENSIONS", "atomic_path", "file_kind", "load_state_dict", "save_state_dict", "stored_format"]
+__all__ = [
+    "EXTENSIONS",
+    "atomic_path",
+    "file_kind",
+    "load_state_dict",
+    "save_state_dict",
+    "stored_format",
+    "torch_container",
+]
 
 EXTENSIONS = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".npz": "npz"}
 """What a name's ending means when writing."""
@@ -47,17 +55,19 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
     Args:
         path: a .safetensors, .pt, .pth, .ckpt or .npz file; its content decides, not its name. Containers
             (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of wrappers ("module.",
-            "_orig_mod.") are taken off where all names share them.
-        max_bytes: the most that the file may unpack to; None is 32 times its size, at least 256 MiB.
+            "_orig_mod.") are taken off where all names share them. Of sharded safetensors the index
+            (model.safetensors.index.json), the folder that holds one, or the name of the whole file.
+        max_bytes: the most that the file may unpack to, all shards together; None is 32 times its size, at least
+            256 MiB.
 
     Returns:
         Torch's names to C-contiguous arrays that own their memory, in the file's order, shapes and types; bfloat16
-        and float8 are `ml_dtypes`' types. int64 stays int64.
+        and float8 are `ml_dtypes`' types. int64 stays int64. Each is read straight into its memory, so that reading
+        needs no more than the arrays, and of a PyTorch checkpoint only the weights are read.
 
     Raises:
         CheckpointFormatError: absent, unreadable, truncated, damaged, or of a format that isn't known.
         UnsafeCheckpointError: pickled code or objects, a bomb, offsets or names that lead out of the file.
-        MissingDependencyError: a PyTorch file without torch >= 2.10.
 
     Example:
         >>> import tempfile
@@ -67,45 +77,30 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         {'fc.bias': array([0., 0., 0.], dtype=float32)}
     """
     where = os.fspath(path)
-    try:
-        with _opened(where) as (file, size):
+    with reading(where):
+        where = index_for(where)
+        with open_regular(where) as (file, size):
             if max_bytes is not None and size > max_bytes:
                 raise UnsafeCheckpointError(f"{where}: {size} bytes, more than max_bytes={max_bytes}")
-            limit = max(ROOM, GROWTH * size) if max_bytes is None else max_bytes
-            kind = file_kind(file, where=where)
-            file.seek(0)
-            if kind == "safetensors":
-                arrays = safetensors_file.read_safetensors(file, where=where, size=size)
-            else:
-                arrays = READERS[kind](file, where=where, size=size, limit=limit)
-        return {name: fresh(array) for name, array in without_wrappers(arrays, where=where).items()}
-    except InteropError:
-        raise
-    except OSError as error:
-        raise CheckpointFormatError(f"{where}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file makes zipfile, zlib, json, struct and NumPy raise a dozen kinds
-        raise CheckpointFormatError(f"{where}: damaged: {type(error).__name__}: {_one_line(error)}") from error
+            arrays = _read(file, where=where, size=size, max_bytes=max_bytes)
+        return without_wrappers(arrays, where=where)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-@contextlib.contextmanager
-def _opened(where: str) -> Iterator[tuple[IO[bytes], int]]:
-    status = os.stat(where)
-    if stat.S_ISDIR(status.st_mode):
-        raise CheckpointFormatError(f"{where}: is a folder; expected a weight file")
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        raise CheckpointFormatError(f"{where}: is no regular file")
-    if status.st_size == 0:
-        raise CheckpointFormatError(f"{where}: is empty")
-    with open(where, "rb") as file:
-        yield file, status.st_size
+def _read(file: IO[bytes], *, where: str, size: int, max_bytes: int | None) -> dict[str, np.ndarray]:
+    limit = max(ROOM, GROWTH * size) if max_bytes is None else max_bytes
+    kind = file_kind(file, where=where)
+    file.seek(0)
+    if kind == "safetensors":
+        return safetensors_file.read_safetensors(file, where=where, size=size)
+    if kind == "safetensors-index":
+        return read_sharded(file, where=where, size=size, limit=max_bytes)
+    return READERS[kind](file, where=where, size=size, limit=limit)
 
 
 def file_kind(file: IO[bytes], *, where: str) -> str:
-    """ "safetensors", "npz", "torch" or "torch-legacy", by the file's first bytes (and a zip's directory).
+    """ "safetensors", "safetensors-index", "npz", "torch" or "torch-legacy", by a file's first bytes.
+
+    Of a zip archive its directory is read.
 
     Raises:
         UnsafeCheckpointError: a plain pickle.
@@ -118,6 +113,8 @@ def file_kind(file: IO[bytes], *, where: str) -> str:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
         return "npz" if all(name.endswith(".npy") for name in names) else "torch"
+    if looks_like_index(beginning):
+        return "safetensors-index"
     if safetensors_file.looks_like_safetensors(beginning):
         return "safetensors"
     if beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -131,24 +128,46 @@ def file_kind(file: IO[bytes], *, where: str) -> str:
 def stored_format(path: str | os.PathLike[str]) -> str:
     """The format of a weight file, by content; see `file_kind`."""
     where = os.fspath(path)
-    with _opened(where) as (file, _):
-        return file_kind(file, where=where)
+    with reading(where):
+        where = index_for(where)
+        with open_regular(where) as (file, _):
+            return file_kind(file, where=where)
 
 
-def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> None:
+def torch_container(path: str | os.PathLike[str]) -> Any:
+    """All that a PyTorch file holds, the optimiser's state and counters too; a tensor's values aren't read.
+
+    What isn't a number, text, a list or a dict comes as an `interop.formats.torch_pickle` tuple: `Tensor` has `dtype`
+    and `shape`.
+
+    Raises:
+        CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
+    """
+    where = os.fspath(path)
+    with reading(where), open_regular(where) as (file, size):
+        return torch_file.read_container(file, where=where, size=size, limit=max(ROOM, GROWTH * size))
+
+
+def save_state_dict(
+    path: str | os.PathLike[str], state_dict: Mapping[str, Any], *, max_shard_bytes: int | None = None
+) -> None:
     """Writes a state dict, atomically: afterwards there is the whole new file, or whatever was there before.
 
     Args:
         path: its ending decides: .safetensors (no torch needed, the one to prefer), .npz, or .pt, .pth, .ckpt.
         state_dict: torch's names to NumPy arrays, JAX arrays or torch tensors, of any strides; tensors that share
             memory are written once each. The same values give the same bytes.
+        max_shard_bytes: the most bytes of values in one file, .safetensors only. More are split as Hugging Face does:
+            model-00001-of-00003.safetensors and so on beside model.safetensors.index.json; what stood there under
+            `path` or its index goes. None is one file, whatever its size.
 
     Raises:
         CheckpointFormatError: an ending that isn't known, no such folder, or a name, value or type that the format
             can't hold; nothing was written.
+        ConfigurationError: `max_shard_bytes` isn't a positive number, or `path` no .safetensors.
         UnsafeCheckpointError: an array of Python objects, or a name that leads out of an .npz.
         MissingDependencyError: a PyTorch file without torch >= 2.10.
-        OSError: the disk is full or read-only; the temporary file is gone.
+        OSError: the disk is full or read-only; the temporary files are gone.
 
     Example:
         >>> save_state_dict("net.onnx", {})
@@ -161,6 +180,13 @@ def save_state_dict(path: str | os.PathLike[str], state_dict: Mapping[str, Any])
         raise CheckpointFormatError(f"{where}: unknown ending; use {', '.join(EXTENSIONS)}")
     if kind == "torch":
         import_torch()
+    if max_shard_bytes is not None:
+        if type(max_shard_bytes) is not int or max_shard_bytes < 1:
+            raise ConfigurationError(f"max_shard_bytes={max_shard_bytes}: expected a number of bytes, at least 1")
+        if not where.endswith(".safetensors"):
+            raise ConfigurationError(f"{where}: only .safetensors can be split into shards; leave max_shard_bytes out")
+        write_sharded(where, _checked(state_dict, where=where), where=where, max_shard_bytes=max_shard_bytes)
+        return
     arrays = _checked(state_dict, where=where)
     with atomic_path(where) as temporary:
         if kind == "safetensors":
@@ -184,44 +210,4 @@ def _checked(state_dict: Any, *, where: str) -> dict[str, np.ndarray]:
                 name.encode()
             except UnicodeEncodeError as error:
                 raise CheckpointFormatError(f"{where}: the name {name!r} isn't valid text") from error
-    return {name: fresh(as_numpy(value, name)) for name, value in state_dict.items()}
-
-
-@contextlib.contextmanager
-def atomic_path(path: str) -> Iterator[str]:
-    """A temporary name beside `path` to write to; on success it takes `path`'s place, on any failure it is removed.
-
-    Permissions are the replaced file's, or those of any new file. The file and its folder are flushed to the disk
-    (fsync), so that a power cut leaves the old or the new file.
-
-    Raises:
-        CheckpointFormatError: the folder doesn't exist, or `path` is a folder.
-        OSError: the system refused to write.
-    """
-    target = os.path.realpath(path)  # a link keeps pointing where it pointed
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise CheckpointFormatError(f"{path}: the folder {folder} doesn't exist")
-    if os.path.isdir(target):
-        raise CheckpointFormatError(f"{path}: is a folder; expected a file's name")
-    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = stat.S_IMODE(os.stat(target if os.path.exists(target) else temporary).st_mode)
-        yield temporary
-        os.chmod(temporary, mode)  # safetensors makes its files private to the user
-        _flush(temporary, os.O_RDWR)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _flush(folder, os.O_RDONLY)
-
-
-def _flush(path: str, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return {name: contiguous(as_numpy(value, name)) for name, value in state_dict.items()}

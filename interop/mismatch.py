@@ -22,6 +22,11 @@ class Mismatch:
     dtypes: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
 
+    def once(self) -> None:
+        """Leaves out what is said twice: several leaves may be parts of one of torch's tensors."""
+        for kind in (self.shapes, self.dtypes, self.values):
+            kind[:] = dict.fromkeys(kind)
+
     def raise_if_any(self, what: str, *, hint: str = "") -> None:
         """Raises one line that lists everything, or returns.
 

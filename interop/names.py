@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from byol_jax.errors import StateDictMismatchError
+from interop.packed import PARTS, part_key
 from interop.rules import TORCH_ONLY, torch_leaf
 
 __all__ = ["Leaf", "named_leaves", "torch_names"]
@@ -21,7 +22,8 @@ class Leaf(NamedTuple):
     """Where a leaf of the JAX side is found in torch.
 
     Attributes:
-        key: torch's name, joined by ".".
+        key: torch's name, joined by "."; where torch packs several leaves into one tensor, that of the part
+            (`interop.packed`).
         rule: the leaf's name for `interop.rules`: its own in a native network, "" (nothing changes but the counters'
             integer type) in a traced one.
     """
@@ -70,6 +72,8 @@ def torch_names(paths: Iterable[str]) -> dict[str, Leaf]:
         'bn1.weight'
         >>> torch_names(["block/scale", "block/conv/weight"])["block/scale"].key
         'block.scale'
+        >>> torch_names(["self_attention/value/kernel"])["self_attention/value/kernel"].key
+        'self_attention.in_proj_weight[value]'
     """
     paths = list(paths)
     parts = {path.partition("/")[0] for path in paths}
@@ -91,4 +95,6 @@ def _part(path: str, split: bool) -> str:
 def _leaf(path: str, *, native: bool) -> Leaf:
     *branches, last = path.split("/")
     rule = last if native or last == "num_batches_tracked" else ""
+    if native and branches[-2:-1] == ["self_attention"] and branches[-1] in PARTS:
+        return Leaf(part_key(".".join(branches[:-1]), torch_leaf(last), branches[-1]), rule)
     return Leaf(".".join([*branches, torch_leaf(last) if native else last]), rule)

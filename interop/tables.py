@@ -1,16 +1,21 @@
-"""Torchvision's ResNets by name: which keys, of which shapes. Made by rule, from five numbers each.
+"""Networks by name, ResNets here and vision transformers from `interop.transformers`: which keys, of which shapes.
 
-Used to check a state dict against a named architecture and to recognise what a file holds. Other families (vision
-transformers, whole BYOL learners) are recognised by a few tell-tale names only.
+Made by rule, from a few numbers each. Used to check a state dict against a named architecture and to recognise what a
+file holds. Other families (whole BYOL learners among them) are recognised by a few tell-tale names only.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from byol_jax.errors import ConfigurationError, nearest
+from interop.transformers import TRANSFORMERS, Transformer, transformer_shapes
 
-__all__ = ["ARCHITECTURES", "Residual", "expected_shapes", "known_architecture", "recognise"]
+__all__ = ["ARCHITECTURES", "HEADS", "Residual", "expected_shapes", "is_head", "known_architecture", "recognise"]
+
+HEADS = ("fc", "heads.head", "head", "head.fc", "classifier")
+"""What torchvision and timm call a linear layer that is a whole classifier."""
 
 
 class Residual(NamedTuple):
@@ -23,7 +28,7 @@ class Residual(NamedTuple):
     groups: int = 1
 
 
-ARCHITECTURES = {
+RESNETS = {
     "resnet18": Residual((2, 2, 2, 2), 2),
     "resnet34": Residual((3, 4, 6, 3), 2),
     "resnet50": Residual((3, 4, 6, 3), 3),
@@ -37,10 +42,24 @@ ARCHITECTURES = {
 }
 """Source: torchvision.models.resnet; timm's networks of these names have the same keys."""
 
+ARCHITECTURES = RESNETS | TRANSFORMERS
+"""Every network that has a name here."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
-def known_architecture(name: str) -> Residual:
+def is_head(key: str) -> bool:
+    """Whether `key` is of a classifier, as far as its name says.
+
+    Example:
+        >>> is_head("fc.bias"), is_head("layer1.0.fc.bias")
+        (True, False)
+    """
+    module, _, leaf = key.rpartition(".")
+    return module in HEADS and leaf in ("weight", "bias")
+
+
+def known_architecture(name: str) -> Residual | Transformer:
     """The table's entry.
 
     Raises:
@@ -52,7 +71,7 @@ def known_architecture(name: str) -> Residual:
 
 
 def expected_shapes(name: str, *, channels: int = 3, num_classes: int | None = 1000) -> Shapes:
-    """Key to shape of a torchvision ResNet's state dict, in its order; `num_classes=None` leaves `fc` out.
+    """Key to shape of a network's state dict, in its order; `num_classes=None` leaves the classifier out.
 
     Raises:
         ConfigurationError: the name isn't in the table.
@@ -62,6 +81,8 @@ def expected_shapes(name: str, *, channels: int = 3, num_classes: int | None = 1
         320
     """
     network = known_architecture(name)
+    if isinstance(network, Transformer):
+        return transformer_shapes(network, channels=channels, num_classes=num_classes)
     shapes: Shapes = {"conv1.weight": (64, channels, 7, 7)} | _batch_norm("bn1", 64)
     entering = 64
     for stage, blocks in enumerate(network.blocks):
@@ -102,14 +123,44 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str:
         >>> recognise(expected_shapes("resnet18"))
         'torchvision resnet18'
     """
-    if "conv1.weight" in shapes and "layer1.0.conv1.weight" in shapes:
-        channels = (*shapes["conv1.weight"], 0, 0)[1]
-        classes = shapes["fc.weight"][0] if len(shapes.get("fc.weight", ())) == 2 else None
-        for name in ARCHITECTURES:
-            expected = expected_shapes(name, channels=channels, num_classes=classes)
-            if expected == dict(shapes):
-                return f"torchvision {name}" + ("" if classes is not None else " without fc")
-    return next((family for family, test in FAMILIES if test(shapes)), "unknown")
+    named = _named_residual(shapes) if _residual(shapes) else _named_transformer(shapes)
+    return named or next((family for family, test in FAMILIES if test(shapes)), "unknown")
+
+
+def _named_residual(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    channels = (*shapes["conv1.weight"], 0, 0)[1]
+    classes = _classes(shapes, "fc")
+    for name in RESNETS:
+        if expected_shapes(name, channels=channels, num_classes=classes) == dict(shapes):
+            return f"torchvision {name}" + ("" if classes is not None else " without fc")
+    return None
+
+
+def _named_transformer(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The image's size is in timm's names; torchvision's have one, 224, and any other is told."""
+    for name, network in TRANSFORMERS.items():
+        is_timm = network.library == "timm"
+        patches, head = ("patch_embed.proj.weight", "head") if is_timm else ("conv_proj.weight", "heads.head")
+        positions = shapes.get("pos_embed" if is_timm else "encoder.pos_embedding", ())
+        if len(positions) != 3 or positions[2] != network.width:
+            continue
+        classes, channels = _classes(shapes, head), (*shapes.get(patches, ()), 0, 0)[1]
+        usual = transformer_shapes(network, channels=channels, num_classes=classes)
+        own = (
+            usual
+            if is_timm
+            else transformer_shapes(network, channels=channels, num_classes=classes, tokens=positions[1])
+        )
+        if own == dict(shapes):
+            other_size = "" if own == usual else f" at {network.patch_size * math.isqrt(positions[1] - 1)} px"
+            return f"{network.library} {name}{other_size}" + ("" if classes is not None else f" without {head}")
+    return None
+
+
+def _classes(shapes: Mapping[str, tuple[int, ...]], head: str) -> int | None:
+    """None where there is no head."""
+    shape = shapes.get(f"{head}.weight", ())
+    return shape[0] if len(shape) == 2 else None
 
 
 def _any_start(keys: Collection[str], *prefixes: str) -> bool:

@@ -9,6 +9,7 @@ from interop.arrays import as_numpy, as_tensor, dtype_named, import_torch
 from interop.convert import cast, cast_problem, to_torch_array
 from interop.mismatch import Mismatch, compare_names
 from interop.names import named_leaves, torch_names
+from interop.packed import packed, whole_key
 
 __all__ = ["update_torch_module"]
 
@@ -76,11 +77,11 @@ def _values(variables: Any, tensors: dict[str, Any]) -> tuple[dict[str, Any], li
     for path, leaf in leaves.items():
         own_name = path.replace("/", ".")
         key, rule = (own_name, "") if own_name in tensors else names[path]
-        if key in tensors:
+        if whole_key(key) in tensors:
             values[key] = to_torch_array(as_numpy(leaf, path), rule)
         else:
             unexpected.append(path)
-    return values, unexpected
+    return packed(values), unexpected
 
 
 def _staged(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tuple[list[Staged], Mismatch]:

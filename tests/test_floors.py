@@ -19,7 +19,10 @@ FLOORS = [
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 PROGRAMS = len(FLOORS) - 1
 
-NUMPY_ONLY = ("names", "rules", "tables", "convert", "files", "checkpoints.learners")
+NUMPY_ONLY = (
+    *("names", "rules", "tables", "convert", "packed", "transformers", "files", "checkpoints.learners"),
+    *("torch_optimizers", "commands", "contents", "recognition", "anatomy", "refusals"),
+)
 WAIST = {f"byol_jax.{name}" for name in ("types", "tree", "errors", "hidden")}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 

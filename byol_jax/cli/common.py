@@ -56,7 +56,10 @@ def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, de
         "--weights", metavar="NAME", help="torchvision's or timm's weights: DEFAULT, IMAGENET1K_V2, a tag (random)"
     )
     parser.add_argument(
-        "--init-from", type=values.existing_file, metavar="FILE", help="start from these weights (a torch state dict)"
+        "--init-from",
+        type=values.existing_file,
+        metavar="FILE",
+        help="start from these weights: a network's or a whole BYOL learner's",
     )
 
 

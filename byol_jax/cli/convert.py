@@ -1,4 +1,7 @@
-"""`byol-jax convert IN OUT`: the same tensors in another file format. Needs neither jax nor torch for most of them."""
+"""`byol-jax convert IN OUT`: the same tensors in another file format. Needs neither jax nor torch for most of them.
+
+Names stay; another library's are what `byol-jax import --layout` gives.
+"""
 
 import argparse
 import json
@@ -15,7 +18,10 @@ USAGE = "IN OUT [--overwrite] [--json]"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
-        "source", type=values.existing_file, metavar="IN", help="a .pt, .pth, .ckpt, .safetensors or .npz file"
+        "source",
+        type=values.existing_file,
+        metavar="IN",
+        help="a .pt, .pth, .ckpt, .safetensors or .npz file, or DeepMind's .pkl",
     )
     parser.add_argument(
         "target", type=values.new_file(*WEIGHT_FILES), metavar="OUT", help=f"a file in {', '.join(WEIGHT_FILES)}"

@@ -1,13 +1,24 @@
-"""`byol-jax export RUN --out FILE`: the trained encoder as a PyTorch state dict, its own names or torchvision's."""
+"""`byol-jax export RUN --out FILE`: the trained encoder as a PyTorch state dict, its own names or torchvision's.
+
+With `--layout` the whole learner, as another library's file has it.
+"""
 
 import argparse
 
+from byol_jax.cli import values
 from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
 
-__all__ = ["USAGE", "WEIGHT_FILES", "add_arguments", "check", "run"]
+__all__ = ["LAYOUTS", "USAGE", "WEIGHT_FILES", "add_arguments", "add_layout", "check", "check_layout", "run"]
 
-USAGE = "RUN --out FILE [--which online|target] [options]"
+USAGE = "RUN --out FILE [--which online|target | --layout NAME] [options]"
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".npz")
+
+LAYOUTS = (
+    *("byol-pytorch", "A", "B", "C", "C-sim", "D0", "D0-sim", "D1", "D1-sim"),
+    *("lightly", "lightly-examples", "lightly-benchmarks", "lightly-cifar", "lightly-models"),
+    *("solo-learn", "solo-learn-backbone", "solo-learn-encoder"),
+)
+"""What `interop.save_byol_checkpoint` writes; named here so that help loads nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,24 +26,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_output(parser, *WEIGHT_FILES, text="the weights")
     add_which(parser)
+    add_layout(parser)
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Adds `--layout NAME`."""
+    parser.add_argument(
+        "--layout",
+        type=values.one_of(LAYOUTS),
+        metavar="NAME",
+        help="write the whole learner, not the encoder alone, as this library's file has it, one of "
+        f"{', '.join(LAYOUTS)}; A to D1-sim are byol-pytorch's releases",
+    )
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite)
+    return check_output(options.out, overwrite=options.overwrite) + check_layout(options)
+
+
+def check_layout(options: argparse.Namespace) -> list[str]:
+    """The complaint about one network of a file that holds both."""
+    if options.layout is not None and options.which == "target":
+        return ["--which target with --layout: a learner has both networks, leave one of the two options out"]
+    return []
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the encoder's weights; prints the file's name."""
+    """Writes the encoder's weights, or the learner's; prints the file's name."""
     import interop
     from byol_jax import encoder_variables
     from byol_jax.artifacts import encoder_state_dict
     from byol_jax.cli.opened_run import open_run
 
     opened = open_run(options.run, options.which)
+    name, step = opened.config["network"]["name"], int(opened.state.step)
+    if options.layout is not None:
+        with folder_for(options.out):
+            interop.save_byol_checkpoint(options.out, opened.state, layout=options.layout)
+        print(f"learner of {name} after step {step} as {options.layout} has it: {options.out}")
+        return 0
     state_dict = encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
     with folder_for(options.out):
         interop.save_state_dict(options.out, state_dict)
-    name, step = opened.config["network"]["name"], int(opened.state.step)
     print(f"{len(state_dict)} tensors of {name} after step {step}: {options.out}")
     return 0

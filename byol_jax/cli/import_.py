@@ -1,57 +1,175 @@
-"""`byol-jax import FILE --out FILE`: a PyTorch state dict, checked against a network, rewritten as .safetensors.
+"""`byol-jax import FILE --out FILE`: PyTorch's weights, checked against a network, rewritten as .safetensors.
 
-What is written can be given to `byol-jax train --init-from`; so can the original. This command says beforehand, and for
-every tensor, whether it fits.
+FILE holds a network, or a whole BYOL learner of another library's: then its encoder is written, or with `--layout` all
+of it. What is written can be given to `byol-jax train --init-from`; so can the original. This command says beforehand,
+and for every tensor, whether it fits.
 """
 
 import argparse
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_output, check_output, folder_for
-from byol_jax.cli.networks import NETWORKS, encoder_from, network_from, network_name
+from byol_jax.cli.common import add_output, add_which, check_output, folder_for
+from byol_jax.cli.export import add_layout, check_layout
+from byol_jax.cli.networks import NETWORKS, SMALL_IMAGES, encoder_from, network_from, network_name
+from byol_jax.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from byol_jax.types import Encoder
+    from interop.recognition import Recognised
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
-USAGE = "FILE --out FILE [--network NAME] [options]"
+USAGE = "FILE --out FILE [--network NAME] [--which online|target | --layout NAME] [options]"
+UNTOLD = "resnet18"
+PADDED = (
+    "was trained with TensorFlow's padding (SAME), {} pads as torchvision's: features differ, but for images whose "
+    "sides are a multiple of 32 and one more"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
-        "file", type=values.existing_file, metavar="FILE", help="a .pt, .pth, .ckpt, .safetensors or .npz"
+        "file",
+        type=values.existing_file,
+        metavar="FILE",
+        help="a .pt, .pth, .ckpt, .safetensors or .npz, of a network or a BYOL learner, or DeepMind's .pkl",
     )
     add_output(parser, ".safetensors", text="the same weights")
     parser.add_argument(
         "--network",
         type=network_name,
-        default="resnet18",
         metavar="NAME",
-        help=f"what they must fit, one of {', '.join(NETWORKS)} (resnet18)",
+        help=f"what they must fit, one of {', '.join(NETWORKS)} (what the file's names tell, else {UNTOLD})",
     )
     parser.add_argument("--channels", type=values.channels, default=3, metavar="N", help="1 for grey, 3 for colour (3)")
     parser.add_argument(
         "--image-size", type=values.image_size, default=224, metavar="N", help="pixels; matters for small_cnn (224)"
     )
+    add_which(parser)
+    add_layout(parser)
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite)
+    return check_output(options.out, overwrite=options.overwrite) + check_layout(options)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks and writes; prints the number of tensors and the file's name."""
+    """Checks and writes; prints what was written and the file's name."""
+    from interop.checkpoints.opened import opened
+    from interop.recognition import encoder_state_dict, recognised
+
+    _, given = opened(options.file)
+    found = recognised(given)
+    network = encoder_state_dict(found, given, which=options.which, wanted=("conv1.weight",))
+    if not network:
+        raise ConfigurationError(f"{options.file}: holds no {options.which} network")
+    name = options.network or _told(network, options.file)
+    encoder = encoder_from(network_from(name, options.channels, network))
+    with folder_for(options.out):
+        if options.layout is None:
+            written = _write_network(options, name, encoder, given, found)
+        else:
+            written = _write_learner(options, name, encoder, given, found)
+    if found.source == "deepmind" and options.layout is None:  # otherwise loading says so
+        warnings.warn(f"{options.file}: {PADDED.format(name)}", stacklevel=2)
+    print(f"{written}{', from ' + found.title if found.title else ''}: {options.out}")
+    return 0
+
+
+def _told(network: Mapping[str, Any], path: Path) -> str:
+    """The native network that the names and shapes are those of; `UNTOLD` where they tell nothing.
+
+    Raises:
+        ConfigurationError: they tell one that isn't native.
+    """
+    from interop.anatomy import architecture
+
+    told = architecture({name: array.shape for name, array in network.items()})
+    name = told.name + (SMALL_IMAGES if "3x3 stem" in told.details else "")
+    if told.name != "unknown" and name not in NETWORKS:
+        raise ConfigurationError(
+            f"{path}: its network is none of {', '.join(NETWORKS)}, but {told.name}; --network NAME lists what differs"
+        )
+    return name if name in NETWORKS else UNTOLD
+
+
+def _write_network(
+    options: argparse.Namespace, name: str, encoder: "Encoder", given: Mapping[str, Any], found: "Recognised"
+) -> str:
+    """Checks the encoder alone and writes it; says what was written."""
     import jax
 
     import interop
+    from byol_jax.artifacts import CLASSIFIER
+    from interop.names import named_leaves, torch_names
+    from interop.recognition import encoder_state_dict
 
-    given = interop.load_state_dict(options.file)
-    encoder = encoder_from(network_from(options.network, options.channels, given))
     size = options.image_size if isinstance(options.image_size, tuple) else (options.image_size,) * 2
     like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), (*size, options.channels)))
-    variables = interop.from_torch_state_dict(given, like=like)
+    wanted = [leaf.key for leaf in torch_names(named_leaves(like)).values()]
+    network = encoder_state_dict(found, given, which=options.which, wanted=wanted)
+    if found.title:  # a classifier beside the network is none of its layers
+        network = {name: array for name, array in network.items() if name in wanted or name not in CLASSIFIER}
+    variables = interop.from_torch_state_dict(network, like=like)
     state_dict = interop.to_torch_state_dict(variables)
-    with folder_for(options.out):
-        interop.save_state_dict(options.out, state_dict)
-    print(f"{len(state_dict)} tensors of {options.network}: {options.out}")
-    return 0
+    interop.save_state_dict(options.out, state_dict)
+    return f"{len(state_dict)} tensors of {name}"
+
+
+def _write_learner(
+    options: argparse.Namespace, name: str, encoder: "Encoder", given: Mapping[str, Any], found: "Recognised"
+) -> str:
+    """Checks the whole learner against one with heads of its sizes and writes it; says what was written."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import interop
+    from byol_jax import make_learner
+
+    if not found.source:
+        raise ConfigurationError(
+            f"{options.file}: holds no learner that can be read whole; without --layout its network is imported alone"
+        )
+    learner = make_learner(
+        encoder,
+        image_size=options.image_size,
+        num_channels=options.channels,
+        optimizer=optax.identity(),
+        **_heads(found, given),
+    )
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))  # nothing of it is kept, so nothing need be drawn
+    like = shapes.replace(step=jnp.zeros((), jnp.int32), key=jax.random.key(0))
+    state = interop.load_byol_checkpoint(options.file, like=like, source=found.source)
+    interop.save_byol_checkpoint(options.out, state, layout=options.layout)
+    return f"learner of {name} as {options.layout} has it"
+
+
+def _heads(found: "Recognised", given: Mapping[str, Any]) -> dict[str, Any]:
+    """`make_learner`'s options that give heads of the file's sizes, as far as they tell."""
+    from interop.anatomy import head_layers
+    from interop.recognition import learner_arrays
+
+    shapes = {name: array.shape for name, array in learner_arrays(found, given).items()}
+    projector, predictor = (
+        [layer for layer in head_layers(shapes, f"online.{head}.") if layer["kind"] == "linear"]
+        for head in ("projector", "predictor")
+    )
+    options: dict[str, Any] = {
+        "use_momentum": not found.layout.endswith("-sim"),
+        "simplicial_embeddings": found.layout.startswith("D1"),
+    }
+    if predictor:
+        options |= {"projection_size": predictor[0]["in"], "prediction_hidden_size": predictor[0]["out"]}
+    if len(projector) > 1:  # the last layer but one, behind simplicial embeddings too
+        options |= {"projection_hidden_size": projector[-2]["out"]}
+    classifier = shapes.get("online.encoder.fc.weight")
+    if projector and classifier is not None and projector[0]["in"] == classifier[0] != classifier[1]:
+        options["hidden_layer"] = -1
+    return options

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from byol_jax.artifacts import start_from
+from byol_jax.artifacts import start_encoder_from
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.cli.networks import loaded_weights
 from byol_jax.cli.recipe import HIDDEN_LAYER, augmentations
@@ -70,7 +70,7 @@ def lone_network(
     )
     state = learner.init(jax.random.key(seed))
     if options.init_from is not None:
-        state = start_from(options.init_from, state, encoder)
+        state = start_encoder_from(options.init_from, state, encoder)
     height, width = np.broadcast_to(image_size, 2).tolist()
     layer = resolve_hidden_layer(encoder.hidden_layers(encoder_variables(state)), hidden_layer)
     return LoneNetwork((height, width, channels), layer, encoder, learner, state)

@@ -34,7 +34,15 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 SMALL_IMAGES = "-cifar"
 """Behind a ResNet's name: a 3x3 first convolution with stride 1 and no max-pool, for images of 32 pixels or so."""
 
-NETWORKS = (*RESNETS, *(name + SMALL_IMAGES for name in RESNETS), "small_cnn")
+VARIANTS = (
+    *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("resnet50_2x", "resnet200_2x"),
+)
+"""ResNets of other widths."""
+
+TRANSFORMERS = ("vit_s16", "vit_b16", "vit_b32", "vit_l16")
+
+NETWORKS = (*RESNETS, *(name + SMALL_IMAGES for name in RESNETS), *VARIANTS, *TRANSFORMERS, "small_cnn")
 """Every native network's name, in the order of the help."""
 
 LIBRARIES = ("torchvision", "timm")
@@ -114,12 +122,14 @@ def _native(
 
 
 def loaded_weights(path: Path | None) -> Mapping[str, Any] | None:
-    """The tensors of `--init-from`, None where it isn't given."""
+    """The network in the file of `--init-from`, a learner's online one; None where it isn't given."""
     if path is None:
         return None
-    import interop
+    from interop.checkpoints.opened import opened
+    from interop.recognition import encoder_state_dict, recognised
 
-    return interop.load_state_dict(path)
+    _, given = opened(path)
+    return encoder_state_dict(recognised(given), given)
 
 
 def starts_random(network: Mapping[str, Any]) -> bool:
@@ -131,10 +141,13 @@ def starts_random(network: Mapping[str, Any]) -> bool:
 def network_from(name: str, channels: int, weights: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What `config.json` says about a native network; its classifier is as wide as in the `weights` it starts from.
 
-    The classifier isn't trained, it only has to fit: 1000 classes in a ResNet (torchvision's), 10 in small_cnn.
+    The classifier isn't trained, it only has to fit: 1000 classes (torchvision's), 10 in small_cnn.
     """
-    layer, usual = ("10", 10) if name == "small_cnn" else ("fc", 1000)  # small_cnn numbers its layers; the last is 10
-    given = (weights or {}).get(f"{layer}.weight")
+    layers, usual = (("heads.head", "head") if name in TRANSFORMERS else ("fc",)), 1000
+    if name == "small_cnn":
+        layers, usual = ("10",), 10  # it numbers its layers; the last is 10
+    weights = weights or {}
+    given = next((weights[f"{layer}.weight"] for layer in layers if f"{layer}.weight" in weights), None)
     num_classes = None if weights and given is None else usual if given is None else int(given.shape[0])
     return {"name": name, "channels": channels, "num_classes": num_classes}
 
@@ -160,9 +173,21 @@ def encoder_from(network: Mapping[str, Any]) -> "Encoder":
         "resnet50": nets.resnet50,
         "resnet101": nets.resnet101,
         "resnet152": nets.resnet152,
+        "wide_resnet50_2": nets.wide_resnet50_2,
+        "wide_resnet101_2": nets.wide_resnet101_2,
+        "resnext50_32x4d": nets.resnext50_32x4d,
+        "resnext101_32x8d": nets.resnext101_32x8d,
+        "resnext101_64x4d": nets.resnext101_64x4d,
+        "resnet50_2x": nets.resnet50_2x,
+        "resnet200_2x": nets.resnet200_2x,
+        "vit_s16": nets.vit_s16,
+        "vit_b16": nets.vit_b16,
+        "vit_b32": nets.vit_b32,
+        "vit_l16": nets.vit_l16,
+        "small_cnn": nets.small_cnn,
     }
-    if name == "small_cnn":
-        return nets.small_cnn(num_classes=num_classes)
+    if name not in RESNETS and not name.endswith(SMALL_IMAGES):
+        return makers[name](num_classes=num_classes)
     stem = "cifar" if name.endswith(SMALL_IMAGES) else "imagenet"
     return makers[name.removesuffix(SMALL_IMAGES)](num_classes=num_classes, stem=stem)
 

@@ -46,7 +46,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         type=values.positive_int,
         default=4096,
         metavar="N",
-        help="hidden width of projector and predictor (4096)",
+        help="hidden width of the projector (4096)",
+    )
+    group.add_argument(
+        "--prediction-hidden-size",
+        type=values.positive_int,
+        metavar="N",
+        help="hidden width of the predictor (the projector's)",
     )
     group.add_argument(
         "--augment",
@@ -93,8 +99,9 @@ def check_recipe(options: argparse.Namespace) -> list[str]:
 
 
 def recipe_from(options: argparse.Namespace, num_channels: int) -> dict[str, Any]:
-    """The options as `config.json` has them: every default filled in."""
-    return {
+    """The options as `config.json` has them: every default filled in, but for a predictor as wide as the projector."""
+    size = options.prediction_hidden_size
+    return ({} if size is None else {"prediction_hidden_size": size}) | {
         "hidden_layer": options.hidden_layer,
         "projection_size": options.projection_size,
         "projection_hidden_size": options.projection_hidden_size,
@@ -124,6 +131,7 @@ def learner_arguments(
     decay = recipe["moving_average_decay"]
     same = ("hidden_layer", "projection_size", "projection_hidden_size", "use_momentum", "num_channels")
     return {name: recipe[name] for name in same} | {
+        "prediction_hidden_size": recipe.get("prediction_hidden_size"),
         "moving_average_decay": schedules.target_decay(decay, total_steps) if recipe["schedule"] == "cosine" else decay,
         "augment_fn": view1,
         "augment_fn2": view2,

@@ -3,16 +3,40 @@
 from byol_jax.nets import heads
 from byol_jax.nets.cnn import small_cnn
 from byol_jax.nets.given import with_variables
+from byol_jax.nets.positions import resize_positions
 from byol_jax.nets.resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
+from byol_jax.nets.resnet_variants import (
+    resnet50_2x,
+    resnet200_2x,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    resnext101_64x4d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+from byol_jax.nets.vit import vit, vit_b16, vit_b32, vit_l16, vit_s16
 
 __all__ = [
     "heads",
+    "resize_positions",
     "resnet",
     "resnet18",
     "resnet34",
     "resnet50",
+    "resnet50_2x",
     "resnet101",
     "resnet152",
+    "resnet200_2x",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
     "small_cnn",
+    "vit",
+    "vit_b16",
+    "vit_b32",
+    "vit_l16",
+    "vit_s16",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
     "with_variables",
 ]

@@ -18,13 +18,15 @@ __all__ = ["BASIC", "BOTTLENECK", "Block", "Conv", "kernel_padding"]
 
 
 class Conv(NamedTuple):
-    """A block's convolution: its kernel's size, whether it carries the block's stride and widens to the output."""
+    """A block's convolution: its kernel's size, whether it carries the block's stride, widens to the output, and has
+    groups where the network has."""
 
     name: str
     norm: str
     kernel_size: int
     strided: bool
     widens: bool
+    grouped: bool = False
 
 
 class Block(NamedTuple):
@@ -50,7 +52,15 @@ class Block(NamedTuple):
         return self.children + (("downsample", "downsample.0", "downsample.1") if shortcut else ())
 
     def apply(
-        self, variables: Variables, x: jax.Array, *, stride: int, padding: str, keep: str | None, **norm_options: Any
+        self,
+        variables: Variables,
+        x: jax.Array,
+        *,
+        stride: int,
+        padding: str,
+        groups: int,
+        keep: str | None,
+        **norm_options: Any,
     ) -> tuple[jax.Array, PyTree, jax.Array | None]:
         """`relu(convolutions(x) + shortcut(x))`.
 
@@ -58,6 +68,7 @@ class Block(NamedTuple):
             variables: this block's; a shortcut with weights iff params hold `downsample`.
             x: `[N, H, W, C]`.
             padding: "torch" or "same".
+            groups: of the bottleneck's 3×3 convolution; a kernel there has 1 / groups of the channels.
             keep: child whose output is wanted, or None.
             norm_options: `train`, `axis_name` of every batch norm.
 
@@ -72,6 +83,7 @@ class Block(NamedTuple):
                 params[conv.name]["kernel"],
                 stride=stride if conv.strided else 1,
                 padding=kernel_padding(conv.kernel_size, padding),
+                groups=groups if conv.grouped else 1,
             )
             seen[conv.name] = y
             norm = Variables(params[conv.norm], stats[conv.norm])
@@ -112,7 +124,7 @@ BASIC = Block(
 BOTTLENECK = Block(
     convs=(
         Conv("conv1", "bn1", 1, strided=False, widens=False),
-        Conv("conv2", "bn2", 3, strided=True, widens=False),
+        Conv("conv2", "bn2", 3, strided=True, widens=False, grouped=True),
         Conv("conv3", "bn3", 1, strided=False, widens=True),
     ),
     children=("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "relu"),

@@ -1,4 +1,4 @@
-"""The layers with weights but without state, and PyTorch's ways of initialising them. Leaves: `kernel`, `bias`."""
+"""The layers without state, and PyTorch's ways of initialising them. Leaves: `kernel`, `scale`, `bias`."""
 
 import math
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.precision import at_least_float32
 
-__all__ = ["check_images", "convs_init", "linear", "linear_init"]
+__all__ = ["check_images", "convs_init", "dropout", "layer_norm", "layer_norm_init", "linear", "linear_init"]
 
 
 def convs_init(
@@ -57,22 +58,63 @@ def linear_init(
 
 
 def linear(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """`x @ kernel + bias`, the bias where there is one. `[N, in]` to `[N, out]`.
+    """`x @ kernel + bias`, the bias where there is one. `[N, in]` to `[N, out]`, `[N, T, in]` to `[N, T, out]`.
 
     Raises:
-        ConfigurationError: x is not `[N, in]`.
+        ConfigurationError: x is neither.
 
     Example:
         >>> linear({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, jnp.ones((1, 3))).tolist()
         [[4.0, 4.0]]
     """
-    if x.ndim != 2 or x.shape[1] != params["kernel"].shape[0]:
+    if x.ndim not in (2, 3) or x.shape[-1] != params["kernel"].shape[0]:
         raise ConfigurationError(
             f"a linear layer for [N, {params['kernel'].shape[0]}] got {list(x.shape)}: images of another size than the "
             "one it was initialised for?"
         )
     y = x @ params["kernel"]
     return y + params["bias"] if "bias" in params else y
+
+
+def layer_norm_init(size: int, dtype: jax.typing.DTypeLike) -> dict[str, jax.Array]:
+    """Scale 1, bias 0."""
+    return {"scale": jnp.ones(size, dtype), "bias": jnp.zeros(size, dtype)}
+
+
+def layer_norm(params: dict[str, jax.Array], x: jax.Array, *, epsilon: float = 1e-6) -> jax.Array:
+    """`(x - mean) / sqrt(var + epsilon) · scale + bias` over the last axis, with the variance divided by its length.
+
+    Args:
+        params: `{"scale": [D], "bias": [D]}`.
+        x: `[..., D]`; the sums are in float32 or wider, the result in x's dtype.
+        epsilon: 1e-6 is what torchvision's and timm's vision transformers have; `torch.nn.LayerNorm` has 1e-5.
+
+    Example:
+        >>> layer_norm(layer_norm_init(2, jnp.float32), jnp.array([[1.0, 3.0]])).round(3).tolist()
+        [[-1.0, 1.0]]
+    """
+    wide = x.astype(at_least_float32(x.dtype))
+    centred = wide - wide.mean(-1, keepdims=True)
+    normalised = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    scale, bias = (params[name].astype(wide.dtype) for name in ("scale", "bias"))
+    return (normalised * scale + bias).astype(x.dtype)
+
+
+def dropout(key: jax.Array | None, x: jax.Array, *, rate: float) -> jax.Array:
+    """Each number 0 with probability `rate`, in [0, 1), else divided by `1 - rate`. Rate 0 draws nothing.
+
+    Raises:
+        ConfigurationError: a rate above 0 and no key.
+
+    Example:
+        >>> sorted(set(dropout(jax.random.key(0), jnp.ones(99), rate=0.5).tolist()))
+        [0.0, 2.0]
+    """
+    if rate == 0:
+        return x
+    if key is None:
+        raise ConfigurationError(f"dropout with rate {rate} in training needs a key: give apply(..., key=key)")
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
 
 
 def check_images(images: jax.Array, kernel: jax.Array) -> None:

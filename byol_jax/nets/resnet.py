@@ -40,6 +40,8 @@ def resnet(
     *,
     block: str = "basic",
     width: int = 64,
+    groups: int = 1,
+    width_per_group: int = 64,
     num_classes: int | None = 1000,
     stem: str = "imagenet",
     padding: str = "torch",
@@ -52,7 +54,9 @@ def resnet(
     Args:
         stages: blocks in each stage; every stage but the first halves the map and doubles the channels.
         block: "basic" (two 3×3) or "bottleneck" (1×1, 3×3 with the stride, 1×1).
-        width: channels after the stem.
+        width: channels after the stem; all others go with it (128 is the papers' "2x").
+        groups, width_per_group: torchvision's, for bottlenecks. Their 3×3 convolution has so many groups, and its
+            channels, the inner ones, are `groups · width_per_group / 64` times as many as without.
         num_classes: of `fc`; None leaves it out, and the output is the flattened `avgpool`.
         stem: "imagenet" (7×7 stride 2, max pool) or "cifar" (3×3 stride 1; `maxpool` passes its input on).
         padding: "torch", or "same", TensorFlow's rule, as DeepMind's networks have it.
@@ -77,9 +81,10 @@ def resnet(
 
     Source: torchvision 0.29's `models/resnet.py` (He et al. 2015, with the bottleneck's stride on its 3×3).
     """
-    _check_options(stages, width, num_classes, block=block, stem=stem, padding=padding, shortcut=shortcut)
+    _check_choices(block=block, stem=stem, padding=padding, shortcut=shortcut)
     kind = {"basic": BASIC, "bottleneck": BOTTLENECK}[block]
-    net = _Net(tuple(stages), kind, width, num_classes, stem, padding, shortcut, dtype, remat)
+    net = _Net(tuple(stages), kind, width, groups, width_per_group, num_classes, stem, padding, shortcut, dtype, remat)
+    _check_sizes(net)
     compiled = jax.jit(partial(_init, net), static_argnums=1)  # operation by operation takes four times as long
 
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
@@ -119,7 +124,8 @@ class _Place(NamedTuple):
     stage: str
     index: str
     in_channels: int
-    channels: int
+    inner: int
+    out_channels: int
     stride: int
     shortcut: bool
 
@@ -130,6 +136,8 @@ class _Net(NamedTuple):
     stages: tuple[int, ...]
     block: Block
     width: int
+    groups: int
+    width_per_group: int
     num_classes: int | None
     stem: str
     padding: str
@@ -138,16 +146,17 @@ class _Net(NamedTuple):
     remat: bool
 
     def places(self) -> Iterator[_Place]:
-        """All blocks in order; `channels` are the inner ones."""
+        """All blocks in order; `inner` are the channels of all convolutions but one that widens."""
         in_channels = self.width
         for number, length in enumerate(self.stages):
             channels = self.width * 2**number
+            inner, out_channels = channels * self.width_per_group // 64 * self.groups, channels * self.block.expansion
             for index in range(length):
                 stride = 2 if number > 0 and index == 0 else 1
-                changes = stride != 1 or in_channels != channels * self.block.expansion
+                changes = stride != 1 or in_channels != out_channels
                 shortcut = index == 0 and (changes or self.shortcut == "always")
-                yield _Place(f"layer{number + 1}", str(index), in_channels, channels, stride, shortcut)
-                in_channels = channels * self.block.expansion
+                yield _Place(f"layer{number + 1}", str(index), in_channels, inner, out_channels, stride, shortcut)
+                in_channels = out_channels
 
     def names(self) -> tuple[str, ...]:
         """All modules' names but the root's, in the order of torch's `named_modules`."""
@@ -166,11 +175,11 @@ def _init(net: _Net, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
     convs, norms = {"conv1": (7 if net.stem == "imagenet" else 3, image_shape[-1], net.width)}, {"bn1": net.width}
     features = net.width
     for place in net.places():
-        path, features = f"{place.stage}/{place.index}", place.channels * net.block.expansion
-        size = place.in_channels
+        path, features, size = f"{place.stage}/{place.index}", place.out_channels, place.in_channels
         for conv in net.block.convs:
-            out = features if conv.widens else place.channels
-            convs[f"{path}/{conv.name}"], norms[f"{path}/{conv.norm}"], size = (conv.kernel_size, size, out), out, out
+            out = features if conv.widens else place.inner
+            convs[f"{path}/{conv.name}"] = (conv.kernel_size, size // net.groups if conv.grouped else size, out)
+            norms[f"{path}/{conv.norm}"], size = out, out
         if place.shortcut:
             convs[f"{path}/downsample/0"], norms[f"{path}/downsample/1"] = (1, place.in_channels, features), features
     conv_key, fc_key = jax.random.split(key)
@@ -205,7 +214,8 @@ def _apply(
     for place in net.places():
         path = f"{place.stage}.{place.index}"
         keep = str(wanted).removeprefix(f"{path}.") if str(wanted).startswith(f"{path}.") else None
-        run = partial(net.block.apply, stride=place.stride, padding=net.padding, keep=keep, **norm_options)
+        options = {"stride": place.stride, "padding": net.padding, "groups": net.groups, "keep": keep}
+        run = partial(net.block.apply, **options, **norm_options)
         run = jax.checkpoint(run) if net.remat else run
         own = Variables(params[place.stage][place.index], stats[place.stage][place.index])
         x, new_stats.setdefault(place.stage, {})[place.index], kept = run(own, x)
@@ -229,10 +239,23 @@ def _stem(net: _Net, variables: Variables, x: jax.Array, norm_options: dict) -> 
     return x, bn1, {**seen, "maxpool": x}
 
 
-def _check_options(stages: Sequence[int], width: int, num_classes: int | None, **chosen: str) -> None:
+def _check_choices(**chosen: str) -> None:
     for name, choice in chosen.items():
         if choice not in _CHOICES[name]:
             raise ConfigurationError(f"{name}={choice!r}: use one of {', '.join(_CHOICES[name])}")
-    sizes = [*stages, width, 1 if num_classes is None else num_classes]
-    if not stages or any(type(size) is not int or size < 1 for size in sizes):
-        raise ConfigurationError(f"stages={tuple(stages)}, {width=}, {num_classes=}: all must be whole numbers above 0")
+
+
+def _check_sizes(net: _Net) -> None:
+    width, groups, width_per_group, num_classes = net.width, net.groups, net.width_per_group, net.num_classes
+    sizes = [*net.stages, width, groups, width_per_group, 1 if num_classes is None else num_classes]
+    if not net.stages or any(type(size) is not int or size < 1 for size in sizes):
+        raise ConfigurationError(
+            f"stages={net.stages}, {width=}, {groups=}, {width_per_group=}, {num_classes=}: all must be whole numbers "
+            "above 0"
+        )
+    if net.block is BASIC and (groups, width_per_group) != (1, 64):
+        raise ConfigurationError(f'{groups=}, {width_per_group=}: only block="bottleneck" takes others than 1 and 64')
+    if width * width_per_group < 64:
+        raise ConfigurationError(
+            f"{width=}, {width_per_group=}: leave no channel a group; width · width_per_group must be 64 or more"
+        )

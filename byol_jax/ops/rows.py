@@ -91,7 +91,9 @@ def _operate(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _narrow(shape: Sequence[int]) -> bool:
-    return len(shape) > 2 and 0 < shape[-1] < WIDE and shape[0] > 0
+    """Axes of length 1 at the end make no loop (and XLA copies rows that get them back, twice)."""
+    rank = max((axis + 1 for axis, size in enumerate(shape) if size != 1), default=0)
+    return rank > 2 and 0 < shape[rank - 1] < WIDE and shape[0] > 0
 
 
 def _rows(shape: Sequence[int]) -> tuple[int, int]:

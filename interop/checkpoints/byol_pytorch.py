@@ -24,6 +24,7 @@ from interop.checkpoints.states import rebuilt, state_leaves
 from interop.convert import matched, to_torch_array
 from interop.mismatch import Mismatch
 from interop.names import Leaf
+from interop.packed import packed
 from interop.tables import recognise
 
 __all__ = ["LAYOUTS", "from_state_dict", "layout_of", "recognises", "to_state_dict"]
@@ -151,6 +152,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
     for path, alias in _aliases(names).items():
         arrays[alias.key] = arrays[names[path.removeprefix("alias/")].key]
+    arrays = packed(arrays)
     ordered = {
         key: arrays[key]
         for root in ORDER

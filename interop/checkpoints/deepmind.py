@@ -24,7 +24,7 @@ from interop.checkpoints.fitting import fitted
 from interop.checkpoints.notices import PaddingWarning
 from interop.checkpoints.states import state_leaves
 
-__all__ = ["LAYOUTS", "flat_names", "from_state_dict", "is_experiment", "recognises", "to_state_dict"]
+__all__ = ["LAYOUTS", "flat_names", "from_state_dict", "is_experiment", "recognises", "to_state_dict", "translated"]
 
 LAYOUTS = ()
 """Nothing is written in this format: it can't be, without pickling."""
@@ -128,7 +128,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         )
     given: dict[str, np.ndarray] = {}
     for key, value in state_dict.items():
-        for name, array in _translated(key, as_numpy(value, key)):
+        for name, array in translated(key, as_numpy(value, key)):
             if name in given:
                 raise CheckpointFormatError(f"{where}: {key} and another leaf would both be {name}")
             given[name] = array
@@ -145,12 +145,12 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     raise CheckpointFormatError(f"{where}: DeepMind's format is a pickle and isn't written; use another layout")
 
 
-def _translated(key: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def translated(key: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """The names and arrays that one leaf becomes: none, or one. An unknown one keeps its name."""
     tree, _, path = key.partition("/")
     module, _, leaf = path.rpartition("/")
     module, _, average = module.rpartition("/~/") if module.endswith(tuple(STATISTICS)) else (module, "", "")
-    layer = _layer(module, TREES[tree])
+    layer = _layer(module, TREES[tree]) if tree in TREES else None
     if layer is None:
         yield key, array
     elif layer.startswith("target.predictor"):
@@ -161,7 +161,8 @@ def _translated(key: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
         elif leaf == "counter" and average == "mean_ema":  # twice a step, as both views are counted
             yield f"{layer}.num_batches_tracked", array
     elif leaf == "w":
-        yield f"{layer}.weight", array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
+        orders = {4: (3, 2, 0, 1), 2: (1, 0)}  # anything else will be of the wrong shape
+        yield f"{layer}.weight", array.transpose(orders.get(array.ndim))
     elif leaf in ("scale", "offset"):
         yield f"{layer}.{'weight' if leaf == 'scale' else 'bias'}", array.reshape(-1)
     else:

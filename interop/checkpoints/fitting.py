@@ -19,6 +19,7 @@ from interop.checkpoints.states import NETWORKS, rebuilt, state_leaves
 from interop.convert import matched, to_torch_array
 from interop.mismatch import Mismatch
 from interop.names import Leaf, torch_names
+from interop.packed import packed
 from interop.tables import recognise
 
 __all__ = [
@@ -51,9 +52,9 @@ MLP = under("0.", LINEAR) | under("1.", NORM) | under("3.", LINEAR)
 
 WIDTH = "a hidden_layer (or image_size) that gives {} features"
 OPTIONS = {
-    "projector/0/kernel": (WIDTH, ""),
-    "projector/0/0/kernel": (WIDTH, ""),
-    "predictor/0/kernel": ("projection_size={}", "projection_hidden_size={}"),
+    "projector/0/kernel": (WIDTH, "projection_hidden_size={}"),
+    "projector/0/0/kernel": (WIDTH, "projection_hidden_size={}"),
+    "predictor/0/kernel": ("projection_size={}", "prediction_hidden_size={}"),
 }
 """Which options of `make_learner` decide a kernel's [in, out]."""
 
@@ -77,7 +78,8 @@ def own_arrays(state: Any) -> dict[str, np.ndarray]:
     """A training state's networks under those names, in torch's layouts; fresh arrays, counters as int64."""
     leaves = state_leaves(state)
     names = own_names(leaves)
-    return {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
+    arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
+    return packed(arrays)
 
 
 def check_heads(keys: Collection[str], *, library: str, where: str) -> None:

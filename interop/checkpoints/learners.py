@@ -44,7 +44,7 @@ def load_byol_checkpoint(
             message says how to make the learner.
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
         ConfigurationError: no such source.
-        UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
+        UnsafeCheckpointError: see `load_state_dict`.
 
     Example:
         >>> import tempfile, byol_jax

@@ -6,7 +6,7 @@ from typing import Any
 
 from byol_jax.errors import CheckpointFormatError
 from interop.checkpoints import deepmind
-from interop.containers import find_state_dict, without_wrappers
+from interop.containers import find_state_dict, listed, without_wrappers
 from interop.files import load_state_dict
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 
@@ -36,14 +36,22 @@ def opened(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
         )
     where = os.fspath(path_or_dict)
     if not is_plain_pickle(where):
-        return where, load_state_dict(where)
+        return where, _with_plain_names(load_state_dict(where), where=where)
     content = load_pickle(where)
     if not deepmind.is_experiment(content):
         raise CheckpointFormatError(
             f"{where}: a pickle without DeepMind's experiment_state; other learners are read from .pt, .ckpt, .npz or "
             ".safetensors"
         )
-    return where, deepmind.flat_names(content, where=where)
+    return where, _with_plain_names(deepmind.flat_names(content, where=where), where=where)
+
+
+def _with_plain_names(state_dict: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+    """The same, unless some name holds line breaks or the like: names are shown in every message that follows."""
+    strange = [repr(name[:100]) for name in state_dict if not name.isprintable()]
+    if strange:
+        raise CheckpointFormatError(f"{where}: no learner has names like {listed(strange)}")
+    return state_dict
 
 
 def without_owner(state_dict: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -23,7 +23,7 @@ from interop.checkpoints.order import defined_order
 from interop.checkpoints.plain import representation_is_pooled, translated
 from interop.checkpoints.states import state_leaves
 
-__all__ = ["LAYOUTS", "from_state_dict", "recognises", "to_state_dict"]
+__all__ = ["LAYOUTS", "from_state_dict", "recognises", "roots", "to_state_dict"]
 
 LAYOUTS = {"solo-learn-backbone": "backbone", "solo-learn-encoder": "encoder"}
 """What the network is called: since 1.0.3, and up to 1.0.2."""
@@ -50,6 +50,17 @@ def _network(keys: Collection[str]) -> str | None:
     return next((name for name in LAYOUTS.values() if any(key.startswith(f"{name}.") for key in keys)), None)
 
 
+def roots(keys: Collection[str]) -> dict[str, str]:
+    """What stands in front of such a learner's keys, and what takes its place.
+
+    Example:
+        >>> roots(["encoder.conv1.weight"])["momentum_encoder"]
+        'target.encoder'
+    """
+    name = _network(keys)
+    return CLASSIFIERS | HEADS | {name: "online.encoder", f"momentum_{name}": "target.encoder"} if name else {}
+
+
 def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
     """`like` with the networks of a solo-learn learner.
 
@@ -57,12 +68,10 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         CheckpointFormatError: no such learner, or `like` has other heads.
         StateDictMismatchError: lists everything that doesn't fit.
     """
-    name = _network(state_dict)
-    if name is None or not recognises(state_dict):
+    if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
-    networks = {name: "online.encoder", f"momentum_{name}": "target.encoder"}
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translated(state_dict, CLASSIFIERS | HEADS | networks, wanted, renaming)
+    given = translated(state_dict, roots(state_dict), wanted, renaming)
     state = fitted(given, like=like, library="solo-learn", where=where)
     _warn_of_padding(given, like, where)
     return state

@@ -8,7 +8,7 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.names import named_leaves
 
-__all__ = ["NETWORKS", "rebuilt", "state_leaves"]
+__all__ = ["NETWORKS", "placed", "rebuilt", "state_leaves"]
 
 NETWORKS = ("online", "target")
 
@@ -56,13 +56,13 @@ def rebuilt(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     networks = {}
     for network in NETWORKS:
         variables = getattr(like, network)
-        leaves = [_placed(arrays[f"{network}/{path}"], leaf) for path, leaf in named_leaves(variables).items()]
+        leaves = [placed(arrays[f"{network}/{path}"], leaf) for path, leaf in named_leaves(variables).items()]
         networks[network] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
     step, key, opt_state = fresh(kept)
     return like.replace(step=step, key=key, opt_state=opt_state, **networks)
 
 
-def _placed(array: np.ndarray, like: Any) -> Any:
+def placed(array: np.ndarray, like: Any) -> Any:
     """`array` on the devices of `like`; a NumPy array where JAX, as it is set up, can't hold the type."""
     import jax
 

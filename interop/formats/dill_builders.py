@@ -41,7 +41,7 @@ class Dtype:
 
 def _text_as_bytes(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise ValueError(f"encoding {encoding!r}: expected latin1")
+        raise ValueError("text in another encoding than latin1")
     return text.encode("latin1")
 
 
@@ -51,7 +51,7 @@ def _no_bytes() -> bytes:
 
 def _dtype(code: str, align: Any = False, copy: Any = True) -> Dtype:
     if not isinstance(code, str) or len(code) > 3 or code[:1] not in set("fiub"):
-        raise ValueError(f"dtype {code!r}: expected a number's")
+        raise ValueError("a dtype that isn't a number's")
     return Dtype(code)
 
 
@@ -67,7 +67,7 @@ def filled(array: Any, state: Any) -> np.ndarray:
     if not isinstance(array, np.ndarray) or not isinstance(dtype, Dtype) or dtype.dtype is None:
         raise ValueError("an array of unknown type")
     if not isinstance(data, bytes) or not all(type(side) is int and side >= 0 for side in shape):
-        raise ValueError(f"an array of impossible shape {shape!r}")
+        raise ValueError("an array of impossible shape")  # not shown: a nest of lists could print for ever
     complete: Any = (1, shape, dtype.dtype, bool(fortran_order), data)
     array.__setstate__(complete)  # checks the number of bytes
     return array
@@ -85,7 +85,7 @@ def _scalar(dtype: Any, data: bytes) -> Any:
 
 def _named_tuple(name: str, fields: Any, *module_and_defaults: Any) -> Fields:
     if not all(isinstance(field, str) for field in fields) or len(set(fields)) != len(fields):
-        raise ValueError(f"named tuple {name!r}: fields must be distinct words")
+        raise ValueError("a named tuple whose fields aren't distinct words")
     return Fields(tuple(fields))
 
 

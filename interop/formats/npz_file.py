@@ -4,6 +4,7 @@ bfloat16 is stored as two opaque bytes (`|V2`), which is what `np.savez` makes o
 would be one opaque byte whichever of its kinds it is, so it is refused.
 """
 
+import io
 import math
 import zipfile
 from collections.abc import Mapping
@@ -13,13 +14,18 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import DTYPE_NAMES, dtype_named
+from interop.formats.disk import read_exactly
 from interop.formats.zip_file import check_member_name, checked_members
 
 __all__ = ["read_npz", "write_npz"]
 
 SUFFIX = ".npy"
 CHUNK = 4 << 20
-"""Unpacked piece by piece, so that a member whose stated size is a lie costs no more than it holds."""
+"""Bytes that are turned into C order at a time."""
+
+LONGEST_HEADER = 1 << 16
+"""Bytes at a member's beginning that its header must lie in; NumPy refuses headers of more than 10,000 characters, but
+unpacks them first."""
 
 LONGEST_NAME = 60_000
 """A zip member's name has 16 bits for its length."""
@@ -46,27 +52,42 @@ def read_npz(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str,
 
 
 def _read_array(stream: IO[bytes], *, name: str, size: int) -> np.ndarray:
-    version = np.lib.format.read_magic(stream)
+    beginning = io.BytesIO(stream.read(LONGEST_HEADER))
+    version = np.lib.format.read_magic(beginning)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise CheckpointFormatError(f"{name}: .npy version {version}; expected 1.0 or 2.0")
-    shape, fortran_order, dtype = readers[version](stream)
+    shape, fortran_order, dtype = readers[version](beginning)
     dtype = _checked_dtype(dtype, name=name)
     if any(type(side) is not int or side < 0 for side in shape):
         raise CheckpointFormatError(f"{name}: impossible shape {shape}")
-    expected = math.prod(shape) * dtype.itemsize
-    if expected != size - stream.tell():  # before anything is allocated
-        raise CheckpointFormatError(
-            f"{name}: {size - stream.tell()} bytes of data where {shape} {dtype} needs {expected}"
-        )
-    data = bytearray()
-    while piece := stream.read(CHUNK):
-        data += piece
-    if len(data) != expected:
-        raise CheckpointFormatError(f"{name}: truncated after {len(data)} of {expected} bytes")
-    flat = np.frombuffer(data, dtype=dtype)
-    array = flat.reshape(shape, order="F" if fortran_order else "C")
-    return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
+    expected, available = math.prod(shape) * dtype.itemsize, size - beginning.tell()
+    if expected != available:  # before anything is allocated
+        raise CheckpointFormatError(f"{name}: {available} bytes of data where {shape} {dtype} needs {expected}")
+    array = np.empty(shape, dtype.newbyteorder("="))
+    fill = _fill_fortran if fortran_order else _fill
+    if fill(array, beginning, stream) != expected:
+        raise CheckpointFormatError(f"{name}: fewer than the {expected} bytes that it states")
+    return array if dtype.isnative else array.byteswap(inplace=True)
+
+
+def _fill(array: np.ndarray, *streams: IO[bytes]) -> int:
+    """Reads one stream after another into a contiguous array; how many bytes came, at most those that fit."""
+    room, done = array.reshape(-1).view(np.uint8), 0
+    for stream in streams:
+        done += read_exactly(stream, room[done:])
+    return done
+
+
+def _fill_fortran(array: np.ndarray, *streams: IO[bytes]) -> int:
+    """The same, first index fastest, piece by piece: the array is never held twice."""
+    stored, done = array.T.flat, 0
+    piece = np.empty(CHUNK // array.itemsize, array.dtype)
+    for start in range(0, array.size, len(piece)):
+        piece = piece[: array.size - start]
+        done += _fill(piece, *streams)
+        stored[start : start + len(piece)] = piece
+    return done
 
 
 def _checked_dtype(dtype: np.dtype, *, name: str) -> np.dtype:

@@ -7,6 +7,7 @@ needs: lengths, offsets, overlaps, duplicate names. The library then has to agre
 import json
 import math
 import struct
+import sys
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named
+from interop.formats.disk import read_exactly
 
-__all__ = ["looks_like_safetensors", "read_safetensors", "write_safetensors"]
+__all__ = ["looks_like_safetensors", "read_header", "read_safetensors", "strict_json", "write_safetensors"]
 
-LONGEST_HEADER = 32 << 20
-"""32 MiB is some 250,000 tensors; the format's own limit (100 MB) would let a file cost gigabytes of parsed JSON."""
+LONGEST_HEADER = 8 << 20
+"""8 MiB is some 70,000 tensors, and at most 256 MiB of parsed JSON (31 bytes for one, measured); the format's own limit
+(100 MB) would let a file cost gigabytes."""
 
 DTYPES = {
     "BOOL": "bool",
@@ -48,45 +51,70 @@ class Entry(NamedTuple):
     stop: int
 
 
+class Header(NamedTuple):
+    entries: list[Entry]
+    end: int
+    """Where the tensors' bytes begin."""
+
+
 def looks_like_safetensors(beginning: bytes) -> bool:
     """Whether a file that begins so can be one: its header is a JSON object."""
     return beginning[8:9] == b"{"
 
 
 def read_safetensors(file: IO[bytes], *, where: str, size: int) -> dict[str, np.ndarray]:
-    """All tensors of a file, as they are stored.
+    """All tensors of a file, as they are stored, each read straight into memory of its own.
 
     Raises:
         UnsafeCheckpointError: absurd header length, offsets outside the file or overlapping, a name given twice.
         CheckpointFormatError: truncated, not the format, or a type that NumPy can't hold.
+    """
+    header = read_header(file, where=where, size=size)
+    arrays = {}
+    for entry in header.entries:
+        array = np.empty(entry.shape, entry.dtype)
+        file.seek(header.end + entry.start)
+        if read_exactly(file, array) != array.nbytes:
+            raise CheckpointFormatError(f"{where}: {entry.name} ends too early: truncated")
+        arrays[entry.name] = array if sys.byteorder == "little" else array.byteswap(inplace=True)
+    return arrays
+
+
+def read_header(file: IO[bytes], *, where: str, size: int) -> Header:
+    """What a file says it holds, after all checks; no tensor is read.
+
+    Raises:
+        UnsafeCheckpointError, CheckpointFormatError: see `read_safetensors`.
     """
     (length,) = struct.unpack("<Q", file.read(8))
     if length > LONGEST_HEADER:
         raise UnsafeCheckpointError(f"{where}: states a header of {length} bytes; at most {LONGEST_HEADER} are read")
     if length > size - 8:
         raise CheckpointFormatError(f"{where}: ends in the middle of its header: truncated")
-    header = json.loads(file.read(length).decode(), object_pairs_hook=lambda pairs: _unique(pairs, where=where))
-    if not isinstance(header, dict):
-        raise CheckpointFormatError(f"{where}: the header is no JSON object")
-    metadata = header.pop("__metadata__", {})
+    fields = strict_json(file.read(length), where=where)
+    metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointFormatError(f"{where}: __metadata__ must hold text only")
-    entries = [_entry(name, fields, where=where) for name, fields in header.items()]
+    entries = [_entry(name, entry, where=where) for name, entry in fields.items()]
     _check_offsets(entries, where=where, available=size - 8 - length)
     _second_opinion(file.name, where=where)
-    arrays = {}
-    for entry in entries:
-        file.seek(8 + length + entry.start)
-        data = bytearray(entry.stop - entry.start)
-        if file.readinto(data) != len(data):  # type: ignore[attr-defined]
-            raise CheckpointFormatError(f"{where}: {entry.name} ends too early: truncated")
-        arrays[entry.name] = _array(data, entry)
-    return arrays
+    return Header(entries, 8 + length)
 
 
-def _array(data: bytearray, entry: Entry) -> np.ndarray:
-    stored = np.frombuffer(data, dtype=entry.dtype.newbyteorder("<"))
-    return stored.astype(entry.dtype.newbyteorder("="), copy=False).reshape(entry.shape)
+def strict_json(text: bytes, *, where: str) -> dict[str, Any]:
+    """A JSON object in which no name occurs twice.
+
+    Raises:
+        UnsafeCheckpointError: a name given twice; readers differ in which of the two they believe.
+        CheckpointFormatError: no JSON, or no object.
+    """
+    try:
+        content = json.loads(text.decode(), object_pairs_hook=lambda pairs: _unique(pairs, where=where))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointFormatError(f"{where}: the header is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointFormatError(f"{where}: the header is no JSON object")
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]], *, where: str) -> dict[str, Any]:

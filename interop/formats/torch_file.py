@@ -1,63 +1,54 @@
 """PyTorch's .pt: a pickle beside raw storages, in a zip archive (since torch 1.6) or one behind another (before).
 
-The pickle's program is read, not run, and must name nothing but the few functions that rebuild dense tensors. Only
-then torch loads it, with `weights_only=True`; there is no fall-back to a full unpickle. TorchScript and .pt2 archives
-hold code and are refused.
+`torch_pickle` reads the pickle as data; then those tensors that belong to the state dict, and no others, are read from
+the file straight into arrays. Reading needs no torch, writing does. TorchScript and .pt2 archives hold code and are
+refused.
 """
 
 import io
-import pickletools
-import re
+import os
+import sys
 import zipfile
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.arrays import as_numpy, as_tensor, import_torch
+from interop.arrays import dtype_named, fresh, import_torch, tensor_view
 from interop.containers import find_state_dict
-from interop.formats.zip_file import checked_members
+from interop.formats.damage import reading
+from interop.formats.disk import read_exactly
+from interop.formats.pickle_machine import Bounded, run_pickle
+from interop.formats.torch_pickle import Storage, Tensor, meaning_for
+from interop.formats.zip_file import checked_members, member_at
 
-__all__ = ["LEGACY_MAGIC", "read_torch_legacy", "read_torch_zip", "write_torch"]
+__all__ = ["LEGACY_MAGIC", "read_container", "read_torch_legacy", "read_torch_zip", "write_torch"]
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first of the five pickles that torch before 1.6 wrote (torch.serialization.MAGIC_NUMBER in protocol 2)."""
 
-LEGACY_PICKLES = 5
-
 LONGEST_PROGRAM = 64 << 20
 """Bytes of pickle; a network of 1,000 tensors needs about 100 kB."""
 
-HARMLESS = re.compile(
-    r"collections (OrderedDict|defaultdict|Counter)|(builtins|__builtin__) (set|bytearray|complex|dict|list|int|float)"
-    r"|_codecs encode|torch\._utils _rebuild_(tensor|tensor_v[23]|parameter|parameter_with_state)"
-    r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout"
-    r"|torch(\.storage)? [A-Za-z0-9]*Storage|torch (Tensor|Size|device)"
-    r"|torch (bool|u?int\d+|float\d+|bfloat16|float8_\w+|complex\d+|half|float|double|long|int|short)"
-)
-"""The names a pickle of dense tensors, numbers, text, lists and dicts may mention; torch allows a few more."""
+FEWEST_OPERATIONS, BYTES_AN_OPERATION = 1 << 17, 64
+"""An empty list costs 64 bytes, so a pickle may have an instruction for every 64 bytes of the file's limit."""
 
-NOT_DENSE = re.compile(r"torch\._utils _rebuild_(\w*(tensor|subclass)\w*)")
+Find = Callable[[Storage], tuple[IO[bytes], int]]
+"""Where a storage's bytes begin: a stream at that position, and how many bytes there are."""
 
-CALLING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
-"""Ways to name or make an object that torch.save never uses."""
+
+class Parts(NamedTuple):
+    """A file taken apart: what its pickle holds, where each storage is, in which byte order."""
+
+    loaded: Any
+    find: Find
+    order: str
 
 
 def read_torch_zip(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str, np.ndarray]:
     """The state dict in a torch archive; see `read_torch_legacy` for what is raised."""
-    with zipfile.ZipFile(file) as archive:
-        members = checked_members(archive, where=where, size=size, limit=limit)
-        _refuse_programs([member.filename for member in members], where=where)
-        for member in members:
-            if member.filename.endswith("data.pkl"):
-                if member.file_size > LONGEST_PROGRAM:
-                    raise UnsafeCheckpointError(f"{where}: a pickle of {member.file_size} bytes is no list of weights")
-                check_pickle(io.BytesIO(archive.read(member)), where=where)
-            elif member.CRC:  # torch can be told to write 0 instead
-                _check_sum(archive, member)
-    file.seek(0)
-    return _load(file, where=where, limit=limit)
+    return _read(_parts_of_zip(file, where=where, size=size, limit=limit), where=where, limit=limit)
 
 
 def read_torch_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str, np.ndarray]:
@@ -66,39 +57,74 @@ def read_torch_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> 
     Raises:
         UnsafeCheckpointError: the pickle names anything else than tensors' parts, or asks for more bytes than `limit`.
         CheckpointFormatError: damaged, no state dict in it, or tensors that aren't dense.
-        MissingDependencyError: torch is absent or too old.
     """
-    for _ in range(LEGACY_PICKLES):
-        check_pickle(file, where=where)
-    if file.tell() > size or file.tell() > LONGEST_PROGRAM:
-        raise UnsafeCheckpointError(f"{where}: a pickle of {file.tell()} bytes is no list of weights")
-    file.seek(0)
-    return _load(file, where=where, limit=limit)
+    return _read(_parts_of_legacy(file, where=where, size=size, limit=limit), where=where, limit=limit)
 
 
-def check_pickle(program: IO[bytes], *, where: str) -> None:
-    """Reads one pickle's program without running it, up to its end.
+def read_container(file: IO[bytes], *, where: str, size: int, limit: int) -> Any:
+    """All that a torch file holds, without the tensors' values: each stands as a `torch_pickle.Tensor`.
 
     Raises:
-        UnsafeCheckpointError: it names something that isn't part of a dense tensor.
-        CheckpointFormatError: it names another kind of tensor, or isn't a pickle.
+        UnsafeCheckpointError, CheckpointFormatError: see `read_torch_legacy`.
     """
-    try:
-        for operation, argument, _ in pickletools.genops(program):
-            if operation.name in CALLING:
-                raise UnsafeCheckpointError(f"{where}: its pickle builds objects ({operation.name}); nothing was run")
-            if operation.name == "GLOBAL" and not HARMLESS.fullmatch(str(argument)):
-                kind = NOT_DENSE.fullmatch(str(argument))
-                if kind:
-                    raise CheckpointFormatError(f"{where}: holds a {kind[1]}; only dense tensors can be read")
-                name = str(argument).replace(" ", ".")
-                raise UnsafeCheckpointError(
-                    f"{where}: its pickle asks for {name}, nothing was run; save module.state_dict() instead of objects"
-                )
-    except ValueError as error:
-        if isinstance(error, UnsafeCheckpointError | CheckpointFormatError):
-            raise
-        raise CheckpointFormatError(f"{where}: its pickle is damaged: {error}") from error
+    legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
+    file.seek(0)
+    parts = _parts_of_legacy if legacy else _parts_of_zip
+    return parts(file, where=where, size=size, limit=limit).loaded
+
+
+def _parts_of_zip(file: IO[bytes], *, where: str, size: int, limit: int) -> Parts:
+    archive = zipfile.ZipFile(file)
+    members = {m.filename: m for m in checked_members(archive, where=where, size=size, limit=limit)}
+    _refuse_programs(list(members), where=where)
+    (program,) = (member for name, member in members.items() if name.rpartition("/")[2] == "data.pkl")
+    if program.file_size > LONGEST_PROGRAM:
+        raise UnsafeCheckpointError(f"{where}: a pickle of {program.file_size} bytes is no list of weights")
+    for member in members.values():
+        if member.CRC:  # torch can be told to write 0 instead
+            _check_sum(archive, member)
+    folder = program.filename.removesuffix("data.pkl")
+    text = member_at(archive, program).read(program.file_size)
+    loaded = _run(io.BytesIO(text), {}, where=where, limit=limit)
+    member = members.get(f"{folder}byteorder")
+    order = "little" if member is None else member_at(archive, member).read(min(member.file_size, 9)).decode()
+    if order not in ("little", "big"):
+        raise CheckpointFormatError(f"{where}: byte order {order!r}; expected little or big")
+
+    def find(storage: Storage) -> tuple[IO[bytes], int]:
+        member = members.get(f"{folder}data/{storage.key}")
+        if member is None:
+            raise CheckpointFormatError(f"{where}: the storage {storage.key} is missing")
+        return member_at(archive, member), member.file_size
+
+    return Parts(loaded, find, order)
+
+
+def _parts_of_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> Parts:
+    program: Any = Bounded(file, min(size, LONGEST_PROGRAM))
+    storages: dict[str, Storage] = {}
+    _, _, system, loaded, keys = (_run(program, storages, where=where, limit=limit) for _ in range(5))
+    begins: dict[str, tuple[int, int]] = {}
+    for key in map(str, keys):
+        length = int.from_bytes(file.read(8), "little") * dtype_named(storages[key].dtype).itemsize
+        begins[key] = file.tell(), length
+        file.seek(length, os.SEEK_CUR)
+
+    def find(storage: Storage) -> tuple[IO[bytes], int]:
+        if storage.key not in begins:
+            raise CheckpointFormatError(f"{where}: the storage {storage.key} is missing")
+        begin, length = begins[storage.key]
+        file.seek(begin)
+        return file, length
+
+    big = isinstance(system, dict) and system.get("little_endian") is False
+    return Parts(loaded, find, "big" if big else "little")
+
+
+def _run(program: Any, storages: dict[str, Storage], *, where: str, limit: int) -> Any:
+    most = max(FEWEST_OPERATIONS, limit // BYTES_AN_OPERATION)
+    with reading(where, damaged="its pickle is damaged"):
+        return run_pickle(program, meaning_for(where, storages), where=where, most=most)
 
 
 def _refuse_programs(names: list[str], *, where: str) -> None:
@@ -117,22 +143,44 @@ def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
             pass
 
 
-def _load(file: IO[bytes], *, where: str, limit: int) -> dict[str, np.ndarray]:
-    torch = import_torch()
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointFormatError(f"{where}: torch can't read it: {reason[:200]}") from error
-
+def _read(parts: Parts, *, where: str, limit: int) -> dict[str, np.ndarray]:
     def is_tensor(value: Any) -> bool:
-        return isinstance(value, torch.Tensor)
+        return isinstance(value, Tensor)
 
-    tensors: Mapping[str, Any] = find_state_dict(loaded, where=where, is_tensor=is_tensor)
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    tensors: Mapping[str, Tensor] = find_state_dict(parts.loaded, where=where, is_tensor=is_tensor)
+    total = sum(max(tensor.size, tensor.reach) * dtype_named(tensor.dtype).itemsize for tensor in tensors.values())
     if total > limit:  # a few bytes seen through a stride of 0
         raise UnsafeCheckpointError(f"{where}: its tensors unfold to {total} bytes, more than {limit}")
-    return {name: as_numpy(tensor, f"{where}: {name}") for name, tensor in tensors.items()}
+    swapped = parts.order != sys.byteorder
+    return {
+        name: _values(tensor, parts.find, name=f"{where}: {name}", swapped=swapped) for name, tensor in tensors.items()
+    }
+
+
+def _values(tensor: Tensor, find: Find, *, name: str, swapped: bool) -> np.ndarray:
+    """The tensor's numbers, straight into their array; those of other strides over a second one."""
+    dtype = dtype_named(tensor.dtype)
+    if tensor.size == 0:
+        return np.empty(tensor.shape, dtype)
+    stream, length = find(tensor.storage)
+    stated = tensor.storage.count * dtype_named(tensor.storage.dtype).itemsize
+    start = tensor.storage.begin * dtype_named(tensor.storage.dtype).itemsize + tensor.offset * dtype.itemsize
+    if stated != length or start + tensor.reach * dtype.itemsize > stated:
+        raise CheckpointFormatError(f"{name}: reaches beyond its storage, or that one isn't of the stated size")
+    stream.seek(start, os.SEEK_CUR)
+    array = np.empty(tensor.shape if tensor.is_contiguous else tensor.reach, dtype)
+    if read_exactly(stream, array) != array.nbytes:
+        raise CheckpointFormatError(f"{name}: ends too early: truncated")
+    if not tensor.is_contiguous:
+        strides = [stride * dtype.itemsize for stride in tensor.strides]
+        array = fresh(np.lib.stride_tricks.as_strided(array, tensor.shape, strides))
+    if swapped:
+        array.byteswap(inplace=True)
+    if tensor.conjugate:
+        np.conjugate(array, out=array)
+    if tensor.negative:
+        np.negative(array, out=array)
+    return array
 
 
 def write_torch(file: IO[bytes], arrays: Mapping[str, np.ndarray], *, where: str) -> None:
@@ -142,7 +190,10 @@ def write_torch(file: IO[bytes], arrays: Mapping[str, np.ndarray], *, where: str
         OSError: the system refused to write.
     """
     torch = import_torch()
-    tensors = {name: as_tensor(array) for name, array in arrays.items()}
+    tensors, seen = {}, set()
+    for name, array in arrays.items():  # torch refuses one memory under two types
+        tensors[name] = tensor_view(fresh(array) if array.ctypes.data in seen else array)
+        seen.add(array.ctypes.data)
     try:
         torch.save(tensors, file)
     except RuntimeError as error:  # torch's writer hides the system's own error behind this

@@ -3,12 +3,14 @@
 Nothing is ever extracted to disk. Everything is checked from the archive's directory, before a byte is unpacked.
 """
 
+import os
 import re
 import zipfile
+from typing import IO, Any
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 
-__all__ = ["check_member_name", "checked_members"]
+__all__ = ["check_member_name", "checked_members", "member_at"]
 
 ENCRYPTED = 0x1
 SMALLEST_LOCAL_HEADER = 30
@@ -66,3 +68,17 @@ def checked_members(archive: zipfile.ZipFile, *, where: str, size: int, limit: i
     if end > size:
         raise CheckpointFormatError(f"{where}: ends in the middle of a member: truncated")
     return members
+
+
+def member_at(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    """A stream at the beginning of a member's content: the archive's own file where nothing is packed.
+
+    Check sums are not looked at, and what is read beyond the member's end is the next one's business.
+    """
+    if member.compress_type != zipfile.ZIP_STORED:
+        return archive.open(member)
+    file: Any = archive.fp
+    file.seek(member.header_offset)
+    header = file.read(SMALLEST_LOCAL_HEADER)
+    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+    return file

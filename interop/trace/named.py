@@ -41,7 +41,8 @@ def torch_module(
         weights: what the library names: torchvision's "DEFAULT" or "IMAGENET1K_V2", timm's "DEFAULT" or a tag such as
             "a1_in1k"; the library may download them. None: random.
         channels: of the images; only timm makes networks for others than 3, a factory knows its own.
-        image_size: of the images, for those of timm's networks that have it built in. The module is tried with it.
+        image_size: of the images, for networks that have it built in: some of timm's, torchvision's vision
+            transformers (square, and without weights, which have their own). The module is tried with it.
         seed: of random weights. torch's own random state is as it was afterwards.
 
     Raises:
@@ -120,7 +121,10 @@ def _in_torchvision(name: str, weights: str | None) -> Callable[..., Any]:
                 f"torchvision:{name} takes images of 3 channels, not {channels}: use such images, a network of timm,"
                 " or a factory of your own"
             )
-        return models.get_model(name, weights=weights)
+        sides = {image_size} if isinstance(image_size, int) else set(image_size or ())
+        built_in = len(sides) == 1 and weights is None and name.startswith("vit_")
+        size = {"image_size": sides.pop()} if built_in else {}
+        return models.get_model(name, weights=weights, **size)
 
     return construct
 

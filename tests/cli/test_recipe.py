@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from itertools import product
 
 import jax
@@ -117,15 +118,18 @@ def test_a_network_is_what_its_name_says(name):
 
 
 def test_every_name_makes_its_network():
-    blocks = {"18": 2, "34": 6, "50": 6, "101": 23, "152": 36}
+    blocks = {"18": 2, "34": 6, "50": 6, "101": 23, "152": 36, "200": 36}
     for name in NETWORKS[:-1]:
         layers = encoder_from(network_from(name, 3)).hidden_layers()
         third = {layer.split(".")[1] for layer in layers if layer.startswith("layer3.")}
-        assert len(third) == blocks[name.removeprefix("resnet").removesuffix("-cifar")]
+        depth = re.search(r"resne(?:t|xt)(\d+)", name)
+        assert len(third) == (blocks[depth[1]] if depth else 0)
+        assert ("encoder.layers.encoder_layer_11" in layers) == name.startswith("vit_")
 
 
 def test_the_classifier_is_as_wide_as_that_of_the_weights():
     assert network_from("resnet18", 3, {"fc.weight": np.zeros((7, 512))})["num_classes"] == 7
+    assert network_from("vit_s16", 3, {"head.weight": np.zeros((7, 384))})["num_classes"] == 7
     assert network_from("resnet18", 3, {"conv1.weight": np.zeros((64, 3, 7, 7))})["num_classes"] is None
 
 

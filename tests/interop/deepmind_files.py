@@ -1,20 +1,19 @@
 """DeepMind's two small checkpoints, and learners of ours with networks of their shapes.
 
-Their widths are none that `nets.resnet` and `make_learner` would choose (the stem has 64 channels, the predictor's
-hidden layer its own size), so shapes are written down here; the functions go by the arrays that they are given.
+Their stems have 64 channels beside stages of 8 or 4, which no width of `nets.resnet` gives, so shapes are written down
+here; the functions go by the arrays that they are given.
 """
 
 import io
 import tarfile
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import make_learner, nets
-from byol_jax.nets import heads
-from byol_jax.types import Learner, Variables
+from byol_jax.types import Variables
 
 FOLDER = Path(__file__).parent / "deepmind"
 SIZES = ("64", "65", "96x80", "224")
@@ -85,12 +84,14 @@ def learner_of(name, *, image_size=64, padding="same"):
     encoder = nets.resnet(**TINY[name], width=8, shortcut="always", padding=padding)
     encoder = nets.with_variables(encoder, zeros(name, padding=padding))
     size, hidden, predictor_hidden = HEADS[name]
-    learner = make_learner(
-        encoder, image_size=image_size, hidden_layer="avgpool", projection_size=size, projection_hidden_size=hidden
+    return make_learner(
+        encoder,
+        image_size=image_size,
+        hidden_layer="avgpool",
+        projection_size=size,
+        projection_hidden_size=hidden,
+        prediction_hidden_size=predictor_hidden,
     )
-    (settings,) = learner.init.args
-    settings = settings._replace(predictor=heads.mlp(predictor_hidden, size))
-    return Learner(*(partial(function.func, settings) for function in learner))
 
 
 def normalised(images):

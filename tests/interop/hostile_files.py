@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from interop.formats.torch_file import LEGACY_MAGIC
+
 
 def safetensors(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -83,6 +85,25 @@ def torch_zip(program: bytes, *more: tuple[str, bytes]) -> bytes:
     return zipped([("x/data.pkl", program), ("x/version", b"3\n"), ("x/byteorder", b"little"), *more])
 
 
+def torch_legacy(program: bytes, *, keys: list | None = None, data: bytes = b"") -> bytes:
+    return LEGACY_MAGIC + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + program + pickle.dumps(keys or [], 2) + data
+
+
+def torch_tensor(shape: bytes, *, count: int = 1, kind: bytes = b"storage", before: bytes = b"") -> bytes:
+    """A pickle of `{"b": …, "state_dict": {"a": tensor}}`; `shape` and strides are the same instruction."""
+    storage = b"(X\x07\0\0\0%bctorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08%bNtQ" % (
+        kind,
+        count.to_bytes(8, "little"),
+    )
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + shape + shape + b"\x89NtR"
+    return b"\x80\x02}X\x01\0\0\0b(" + before + b"tsX\x0a\0\0\0state_dict}X\x01\0\0\0a" + tensor + b"ss."
+
+
+def nest(depth: int = 60) -> bytes:
+    """Instructions that make a list of two lists of two lists, the last under number `depth`; shown, it is endless."""
+    return b"]q\0" + b"".join(b"](h%ch%ceq%c" % (level - 1, level - 1, level) for level in range(1, depth + 1))
+
+
 def hostile_files(sentinel: str) -> dict[str, bytes]:
     """Name to content; none needs torch to be made."""
     bomb = pickle.dumps({"a": Bomb(sentinel)}, protocol=2)
@@ -95,7 +116,7 @@ def hostile_files(sentinel: str) -> dict[str, bytes]:
         "empty.safetensors": b"",
         "code.pt": torch_zip(bomb),
         "code-protocol-4.pt": torch_zip(pickle.dumps({"a": Bomb(sentinel)}, protocol=4)),
-        "code-legacy.pt": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + pickle.dumps(1001, 2) + bomb * 3,
+        "code-legacy.pt": torch_legacy(bomb),
         "code-plain.pt": bomb,
         "code-plain-protocol-5.pkl": pickle.dumps({"a": Bomb(sentinel)}, protocol=5),
         "code-inst.pt": torch_zip(f"(S'touch {sentinel}'\nios\nsystem\n.".encode()),
@@ -103,6 +124,14 @@ def hostile_files(sentinel: str) -> dict[str, bytes]:
         "archive.pt2": zipped([("x/archive_format", b"pt2"), ("x/models/model.json", b"{}"), ("x/data.pkl", b"")]),
         "path.pt": torch_zip(pickle.dumps({}, 2), ("../../data/0", b"1234")),
         "two-pickles.pt": torch_zip(pickle.dumps({}, 2), ("x/data.pk0", bomb)).replace(b"data.pk0", b"data.pkl"),
+        "bytearray-of-a-gigabyte.pt": torch_zip(b"\x80\x02}X\x01\0\0\0ac__builtin__\nbytearray\nJ\0\0\0\x40\x85Rs."),
+        "endless-shape.pt": torch_zip(torch_tensor(b"h<", before=nest()), ("x/data/0", b"1234")),
+        "endless-shape-legacy.pt": torch_legacy(torch_tensor(b"h<", before=nest())),
+        "module-source.pt": torch_legacy(torch_tensor(b"K\1\x85", kind=b"module\0")),
+        "storage-of-terabytes.pt": torch_legacy(torch_tensor(b"K\1\x85", count=1 << 40), keys=["0"], data=bytes(12)),
+        "tensor-of-terabytes.pt": torch_legacy(torch_tensor(b"J\xff\xff\xff\x7f\x85", count=1 << 40), keys=["0"]),
+        "absent-storage.pt": torch_zip(torch_tensor(b"K\1\x85")),
+        "short-storage.pt": torch_zip(torch_tensor(b"K\2\x85", count=2), ("x/data/0", b"1234")),
         "no-pickle.zip": zipped([("word/document.xml", b"<x/>")]),
         "bomb.npz": zip_bomb(257 << 20),
         "lying-size.npz": lying_size(),

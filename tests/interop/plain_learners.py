@@ -82,15 +82,15 @@ class Head(nn.Module):
 class Lightly(nn.Module):
     """A learner whose momentum copies are called as `momentum` says, "{}_momentum"."""
 
-    def __init__(self, backbone, momentum="{}_momentum", *, classifier=False):
+    def __init__(self, backbone, momentum="{}_momentum", *, classifier=False, features=512):
         super().__init__()
-        self.backbone, self.projection_head, self.prediction_head = backbone, Head(512), Head(WIDTH)
+        self.backbone, self.projection_head, self.prediction_head = backbone, Head(features), Head(WIDTH)
         self.names = [momentum.format(name) for name in ("backbone", "projection_head")]
         self.add_module(self.names[0], copy.deepcopy(backbone))
         self.add_module(self.names[1], copy.deepcopy(self.projection_head))
         if classifier:
             self.online_classifier = nn.Module()
-            self.online_classifier.classification_head = nn.Linear(512, CLASSES)
+            self.online_classifier.classification_head = nn.Linear(features, CLASSES)
 
     def loss(self, view1, view2):
         """NegativeCosineSimilarity, both ways, halved; views one after another."""
@@ -111,13 +111,13 @@ def mlp(entering):
 class SoloLearn(nn.Module):
     """A learner whose network is called `backbone`, or `encoder` as up to 1.0.2."""
 
-    def __init__(self, net, name="backbone"):
+    def __init__(self, net, name="backbone", *, features=512):
         super().__init__()
         self.name = name
         self.add_module(name, net)
-        self.classifier = nn.Linear(512, CLASSES)
+        self.classifier = nn.Linear(features, CLASSES)
         self.add_module(f"momentum_{name}", copy.deepcopy(net))
-        self.projector, self.momentum_projector, self.predictor = mlp(512), mlp(512), mlp(WIDTH)
+        self.projector, self.momentum_projector, self.predictor = mlp(features), mlp(features), mlp(WIDTH)
         self.momentum_projector.load_state_dict(self.projector.state_dict())
 
     def loss(self, view1, view2):

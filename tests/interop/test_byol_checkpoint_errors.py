@@ -105,7 +105,7 @@ OTHER = SMALL._replace(ours=lambda: nets.resnet((1, 1), width=4))
         ),
         (
             {"projection_size": 8, "projection_hidden_size": 16},
-            r"projection_size=16 \(not 8\), projection_hidden_size=32",
+            r"projection_hidden_size=32 \(not 16\), projection_size=16 \(not 8\), prediction_hidden_size=32",
         ),
         (
             {"network": CUT},

@@ -1,5 +1,7 @@
 """Variables to torch's state dicts and back: bit-identical, strict, and everything wrong said at once."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,6 +214,66 @@ def test_dtype_like_rounds_floats_and_nothing_else():
             from_torch_state_dict(wrong, like=like, dtype="like")
 
 
+def classifier(classes, dtype=np.float32, *, name="fc", fill=1.0):
+    """What a state dict holds of it, for 4 features."""
+    return {f"{name}.weight": np.full((classes, 4), fill, dtype), f"{name}.bias": np.full(classes, fill, dtype)}
+
+
+def body():
+    """All of a state dict of `LIKE` but the classifier."""
+    return {key: array for key, array in to_torch_state_dict(LIKE).items() if not key.startswith("fc.")}
+
+
+@pytest.mark.parametrize(
+    "head", [{}, classifier(2), classifier(7), classifier(2, np.float16), classifier(3, name="head")]
+)
+def test_dropping_the_head_keeps_the_networks_own_whatever_the_files_is(head):
+    own = LIKE._replace(
+        params=LIKE.params | {"fc": {"kernel": np.full((4, 2), 3, np.float32), "bias": np.ones(2, np.float32)}}
+    )
+    loaded = from_torch_state_dict(body() | head, like=own, head="drop")
+    assert_same_variables(loaded, own)
+    assert not np.shares_memory(np.asarray(loaded.params["fc"]["kernel"]), own.params["fc"]["kernel"])
+
+
+def test_dropping_the_head_is_no_looser_about_anything_else():
+    others = {key: array for key, array in body().items() if key != "bn.weight"} | {"x": np.ones(1)}
+    with pytest.raises(StateDictMismatchError, match=r"the network; 1 missing: bn\.weight; 1 unexpected: x$"):
+        from_torch_state_dict(others | classifier(7), like=LIKE, head="drop")
+    with pytest.raises(
+        StateDictMismatchError, match=r"2 missing: fc\.\S+ fc\.\S+ .* give its values in like, not only"
+    ):
+        from_torch_state_dict(body() | classifier(2), like=abstract(LIKE), head="drop")
+
+
+def test_a_network_without_a_head_drops_the_files():
+    headless = Variables({"bn": LIKE.params["bn"]}, LIKE.stats)
+    for name in ("fc", "head", "heads.head", "classifier"):
+        loaded = from_torch_state_dict(body() | classifier(7, name=name), like=headless, head="drop")
+        assert_same_variables(loaded, headless)
+    with pytest.raises(
+        ConfigurationError, match=r'head="drop": neither .* has a classifier by a name that tells \(fc, '
+    ):
+        from_torch_state_dict(body() | classifier(7, name="10"), like=headless, head="drop")
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (classifier(7), "keeps the network's own"),
+        ({}, "keeps the network's own"),
+        (classifier(2) | classifier(2, name="head"), 'head="drop" leaves the file\'s classifier out$'),
+    ],
+)
+def test_where_only_the_head_differs_the_way_out_is_said(head, words):
+    with pytest.raises(StateDictMismatchError, match='head="drop" leaves the file') as caught:
+        from_torch_state_dict(body() | head, like=LIKE)
+    assert re.search(words, str(caught.value))
+    with pytest.raises(StateDictMismatchError, match=r"2 wrong shape") as caught:
+        from_torch_state_dict(body() | classifier(7) | {"x": np.ones(1)}, like=LIKE)
+    assert "head=" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -228,5 +290,7 @@ def test_what_is_no_networks_variables_is_refused(variables, words):
 def test_options_that_do_not_exist_are_refused():
     with pytest.raises(ConfigurationError, match="use None"):
         from_torch_state_dict({}, like=LIKE, dtype="float32")
+    with pytest.raises(ConfigurationError, match='use "keep" or "drop"'):
+        from_torch_state_dict({}, like=LIKE, head="resize")
     with pytest.raises(ConfigurationError, match="use one of resnet50, "):
         from_torch_state_dict({}, like=LIKE, arch="resnet5")

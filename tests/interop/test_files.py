@@ -1,10 +1,10 @@
 """Weight files: what is written is what is read, in every format, by us and by the formats' own libraries."""
 
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from weight_samples import FORMATS, HELD, assert_identical, small_state_dict, st
 
 from byol_jax.errors import CheckpointFormatError, InteropError, MissingDependencyError, UnsafeCheckpointError
 from interop.files import EXTENSIONS, load_state_dict, save_state_dict
-from interop.formats.torch_file import LEGACY_MAGIC
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -147,22 +146,33 @@ def test_what_cannot_be_saved_is_one_line_and_leaves_nothing(name, state_dict, e
     assert [path.name for path in tmp_path.iterdir()] == ["folder.npz"]
 
 
-def test_torch_is_asked_for_by_name_where_it_is_missing(tmp_path, monkeypatch):
-    (tmp_path / "net.pt").write_bytes(LEGACY_MAGIC + 4 * pickle.dumps(1, 2))
+def test_writing_asks_for_torch_by_name_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    for call in (lambda: load_state_dict(tmp_path / "net.pt"), lambda: save_state_dict(tmp_path / "new.pt", {})):
-        with pytest.raises(MissingDependencyError, match=r'pip install "byol-jax\[torch\]"'):
-            call()
+    with pytest.raises(MissingDependencyError, match=r'pip install "byol-jax\[torch\]"'):
+        save_state_dict(tmp_path / "new.pt", {})
     save_state_dict(tmp_path / "net.npz", {"x": np.zeros(1)})
     assert load_state_dict(tmp_path / "net.npz")["x"].tolist() == [0]
 
 
-def test_an_old_torch_is_refused(tmp_path, monkeypatch):
+def test_an_old_torch_writes_nothing(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
-    save_state_dict(tmp_path / "net.pt", {})
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(MissingDependencyError, match=r"2\.9\.1\+cpu is too old"):
-        load_state_dict(tmp_path / "net.pt")
+        save_state_dict(tmp_path / "net.pt", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_reading_needs_no_torch(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+    for name, zipped in (("new.pt", True), ("old.pt", False)):
+        torch.save({"state_dict": module.state_dict()}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    expected = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ("new.pt", "old.pt"):
+        assert_identical(load_state_dict(tmp_path / name), expected)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -229,3 +239,44 @@ def test_max_bytes_is_a_cap_on_every_format(tmp_path):
 def test_every_error_here_is_a_child_of_one_parent():
     assert issubclass(CheckpointFormatError, InteropError)
     assert issubclass(UnsafeCheckpointError, InteropError)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_a_torch_file_of_either_byte_order_is_read(order, tmp_path):
+    torch = pytest.importorskip("torch")
+    values = np.array([[1.5, -2.0], [3.0, 4e-9]], np.float32)
+    torch.save({"x": torch.from_numpy(values), "n": torch.tensor(3)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:
+        for name, data in members.items():
+            if name.endswith("byteorder"):
+                data = order.encode()
+            elif "/data/" in name and order == "big":
+                data = np.frombuffer(data, "<f4" if len(data) == 16 else "<i8").byteswap().tobytes()
+            archive.writestr(name, data)
+    assert_identical(load_state_dict(tmp_path / "y.pt"), {"x": values, "n": np.asarray(3)})
+
+
+def test_marks_of_torchs_tensors_are_heeded(tmp_path):
+    torch = pytest.importorskip("torch")
+    one, two = torch.tensor([1 + 2j, 3 - 4j]), torch.tensor([5 + 6j])
+    state_dict = {"conjugate": one.conj(), "imaginary": two.conj().imag, "part": torch.arange(9.0)[2:5]}
+    assert state_dict["imaginary"].is_neg()
+    for (
+        name,
+        tensor,
+    ) in state_dict.items():  # together, torch may take copies for one memory
+        torch.save({name: tensor}, tmp_path / "x.pt")
+        expected = tensor.resolve_conj().resolve_neg().numpy().copy()
+        assert_identical(load_state_dict(tmp_path / "x.pt"), {name: expected})
+
+
+def test_files_without_check_sums_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"x": torch.arange(3.0)}, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_state_dict(tmp_path / "x.pt")["x"].tolist() == [0, 1, 2]

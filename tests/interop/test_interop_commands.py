@@ -6,6 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from byol_learners import torch_learner
+from deepmind_files import pickles
 from weight_samples import FORMATS, assert_identical, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError
@@ -76,6 +79,80 @@ def test_inspect_prints_a_table_or_json(tmp_path, capsys):
     assert [leaf["name"] for leaf in inspection["leaves"]] == [*small_state_dict(), "none", "complex"]
 
 
+def test_inspect_tells_whose_learner_it_is(tmp_path, capsys):
+    path = str(tmp_path / "x.ckpt")
+    learner = torch_learner("C").state_dict() | {"online_predictor.1.bias": torch.zeros(32, dtype=torch.float16)}
+    state_dict = {f"module.learner.{name}": tensor for name, tensor in learner.items()}
+    content = {"state_dict": state_dict, "epoch": 2, "global_step": 70, "optimizer_states": [{"state": {}}]}
+    torch.save(content, path)
+    inspection = inspect_file(path)
+    assert inspection["kind"] == f"BYOL learner, {inspection['source']}"
+    assert inspection["source"].startswith("byol-pytorch, layout C (0.6.0 to 0.8.2")
+    assert (inspection["prefixes"], inspection["owner"], inspection["target"]) == (["module."], "learner.", True)
+    first = {"name": "0", "kind": "linear", "in": 112, "out": 32, "bias": True}
+    assert inspection["heads"]["projector"][0] == first
+    assert [layer["kind"] for layer in inspection["heads"]["predictor"]] == ["linear", "batch norm", "linear"]
+    assert inspection["container"]["step"] == 70
+    assert inspection["container"]["optimiser"]
+    (refused,) = inspection["would_not_convert"]
+    assert (refused["name"], refused["verdict"]) == ("learner.online_predictor.1.bias", "refused")
+    assert main(["inspect", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}: {inspection['kind']} (torch)"
+    for line in (
+        "taken off the names: module.",
+        "before all names: learner.",
+        "projector: Linear 112 -> 32, batch norm 32, Linear 32 -> 16",
+        "target network: present",
+        "beside the weights: epoch, global_step, optimizer_states, step 70, epoch 2",
+        "optimiser's state: present",
+        "would not convert: refused, float16, where a learner has float32: convert it first: "
+        "learner.online_predictor.1.bias",
+    ):
+        assert line in lines
+    assert main(["inspect", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == inspection
+
+
+def test_inspect_and_convert_read_deepminds_pickles(tmp_path, capsys):
+    (tmp_path / "x.pkl").write_bytes(pickles()["tiny18/pretrain.pkl"])
+    assert main(["inspect", str(tmp_path / "x.pkl")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("x.pkl: BYOL learner, DeepMind's pre-training (pickle)")
+    assert "projector: Linear 8 -> 32, batch norm 32, Linear 32 -> 16 without bias" in lines
+    assert any(line.startswith("architecture: ResNet with 1 + 1 + 1 + 1 basic blocks") for line in lines)
+    assert any("padding SAME" in line for line in lines)
+    one, other = inspect_file(tmp_path / "x.pkl"), tmp_path / "x.safetensors"
+    assert convert_file(tmp_path / "x.pkl", other)["tensors"] == one["tensors"]
+    two = inspect_file(other)
+    for key in ("kind", "architecture", "heads", "target", "parameters", "values", "problems"):
+        assert one[key] == two[key]
+    for key in ("leaves", "would_not_convert"):  # safetensors has an order of its own
+        assert sorted(one[key], key=lambda leaf: leaf["name"]) == sorted(two[key], key=lambda leaf: leaf["name"])
+    assert one["parameters"] == sum(
+        np.prod(leaf["shape"], dtype=int) for leaf in one["leaves"] if "_params/" in leaf["name"]
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02}q\x00.", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", b"\x80\x04"]
+)
+def test_other_pickles_are_refused_and_leave_the_old_file(content, tmp_path, capsys):
+    (tmp_path / "x.pkl").write_bytes(content)
+    (tmp_path / "old.npz").write_bytes(b"precious")
+    for arguments in (
+        ["inspect", "x.pkl"],
+        ["convert", "x.pkl", "old.npz", "--overwrite"],
+        ["convert", "x.pkl", "y.npz"],
+    ):
+        words = [str(tmp_path / word) if "." in word else word for word in arguments]
+        assert main(words) == 2
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.npz", "x.pkl"]
+    assert (tmp_path / "old.npz").read_bytes() == b"precious"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -124,10 +201,13 @@ def test_the_command_works_in_a_process_of_its_own(tmp_path):
 
 def test_neither_torch_nor_jax_is_loaded(tmp_path):
     save_state_dict(tmp_path / "x.safetensors", small_state_dict())
+    (tmp_path / "x.pkl").write_bytes(pickles()["tiny18/pretrain.pkl"])
     code = (
         "import sys; from interop.__main__ import main\n"
         f"assert main(['inspect', {str(tmp_path / 'x.safetensors')!r}]) == 0\n"
         f"assert main(['convert', {str(tmp_path / 'x.safetensors')!r}, {str(tmp_path / 'y.npz')!r}]) == 0\n"
+        f"assert main(['inspect', {str(tmp_path / 'x.pkl')!r}]) == 0\n"
+        f"assert main(['convert', {str(tmp_path / 'x.pkl')!r}, {str(tmp_path / 'z.safetensors')!r}]) == 0\n"
         "print([name for name in ('torch', 'jax', 'jaxlib', 'flax', 'optax') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

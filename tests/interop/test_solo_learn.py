@@ -119,6 +119,6 @@ def test_faults_are_named():
     other = randomised(SoloLearn(resnet(), "encoder")).state_dict()
     other["predictor.0.weight"] = torch.zeros(48, 16)
     with pytest.raises(
-        StateDictMismatchError, match=r"predictor\.0\.weight \(given \[48, 16\].*projection_hidden_size=48"
+        StateDictMismatchError, match=r"predictor\.0\.weight \(given \[48, 16\].*prediction_hidden_size=48"
     ):
         interop.load_byol_checkpoint(other, like=like)

@@ -3,6 +3,7 @@
 What can go wrong is in tests/cli/test_torch_networks_wrong.py.
 """
 
+import pytest
 import safetensors.torch
 import timm
 import torch
@@ -45,3 +46,9 @@ def test_weights_follow_the_seed_and_disturb_nothing():
 def test_the_size_is_built_into_networks_that_have_one():
     module = torch_module("timm:test_vit", image_size=(32, 64), channels=1)
     assert module(torch.zeros(1, 1, 32, 64)).shape == (1, 1000)
+
+
+@pytest.mark.slow
+def test_the_size_is_built_into_torchvisions_transformers():
+    positions = torch_module("torchvision:vit_b_32", image_size=(64, 64)).encoder.pos_embedding
+    assert positions.shape == (1, 1 + 2 * 2, 768)

@@ -76,6 +76,7 @@ def test_networks_that_name_nothing_give_their_output() -> None:
         ({"hidden_layer": True}, "not found"),
         ({"projection_size": 0}, "at least 1"),
         ({"projection_hidden_size": 2.5}, "at least 1"),
+        ({"prediction_hidden_size": True}, "prediction_hidden_size=True: expected a whole number of at least 1"),
         ({"moving_average_decay": 1.5}, r"\[0, 1\]"),
         ({"views": "both"}, "concatenated"),
         ({"image_size": 0}, "image_size"),

@@ -37,7 +37,10 @@ def test_parameter_counts_of_published_networks():
     assert size_of(nets.resnet18(num_classes=None)) == 11_176_512
     assert size_of(nets.resnet18(num_classes=None, shortcut="always", padding="same")) == 11_180_736
     assert size_of(nets.resnet50(num_classes=None, shortcut="always", padding="same")) == 23_508_032
-    assert size_of(nets.resnet50(num_classes=None, width=128)) == 93_907_072
+    assert size_of(nets.resnet50_2x(num_classes=None)) == 93_907_072
+    assert size_of(nets.resnet200_2x(num_classes=None, shortcut="always", padding="same")) == 250_128_512
+    assert size_of(nets.wide_resnet50_2()) == 68_883_240
+    assert size_of(nets.resnext101_32x8d()) == 88_791_336
 
 
 def test_initialisation_is_torchvisions():
@@ -49,6 +52,15 @@ def test_initialisation_is_torchvisions():
     assert all((leaf == 1).all() for name, leaf in params.items() if name.endswith("scale"))
     assert {str(leaf.dtype) for leaf in params.values()} == {"float32"}
     assert not np.array_equal(init(jax.random.key(1)).params["conv1"]["kernel"], params["conv1/kernel"])
+
+
+def test_groups_divide_the_kernels_inputs_and_its_fan_out_counts_all_outputs():
+    """As `torch.nn.init.kaiming_normal_` has it."""
+    encoder = nets.resnet((1,), block="bottleneck", width=16, groups=2, width_per_group=128, num_classes=None)
+    block = encoder.init(jax.random.key(0), (16, 16, 3)).params["layer1"]["0"]
+    kernels = [block[f"conv{index}"]["kernel"] for index in (1, 2, 3)]
+    assert [kernel.shape for kernel in kernels] == [(1, 1, 16, 64), (3, 3, 32, 64), (1, 1, 64, 64)]
+    np.testing.assert_allclose(kernels[1].std(), (2 / (9 * 64)) ** 0.5, rtol=0.05)
 
 
 def test_no_two_leaves_share_a_buffer():
@@ -145,7 +157,18 @@ def test_synchronised_devices_are_one_batch(check_vma):
 
 @pytest.mark.parametrize(
     "options",
-    [{"block": "wide"}, {"stem": "vit"}, {"padding": "SAME"}, {"shortcut": "never"}, {"width": 0}, {"num_classes": 0}],
+    [
+        {"block": "wide"},
+        {"stem": "vit"},
+        {"padding": "SAME"},
+        {"shortcut": "never"},
+        {"width": 0},
+        {"num_classes": 0},
+        {"groups": 2},
+        {"width_per_group": 128},
+        {"width_per_group": 0},
+        {"width_per_group": 8, "width": 4, "groups": 32, "block": "bottleneck"},
+    ],
 )
 def test_options_outside_their_choices_are_refused(options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):

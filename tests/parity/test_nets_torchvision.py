@@ -1,6 +1,7 @@
 """Native ResNets against torchvision's: outputs, gradients, statistics, hooks and names."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,27 +47,32 @@ def for_cifar(module):
     return module
 
 
-def basic(**options):
+def basic(**options: Any):
     return ResNet(BasicBlock, [2, 1, 1, 1], num_classes=7, **options)
 
 
-def bottleneck(**options):
+def bottleneck(**options: Any):
     return ResNet(Bottleneck, [1, 2, 1, 1], num_classes=7, **options)
 
 
 BASIC = nets.resnet((2, 1, 1, 1), num_classes=7)
 BOTTLENECK = nets.resnet((1, 2, 1, 1), block="bottleneck", num_classes=7)
+WIDE, NEXT = {"width_per_group": 96}, {"groups": 4, "width_per_group": 24}
 
 PAIRS = {
     "basic": (basic, BASIC),
     "bottleneck": (bottleneck, BOTTLENECK),
+    "wide": (partial(bottleneck, **WIDE), nets.resnet((1, 2, 1, 1), block="bottleneck", num_classes=7, **WIDE)),
+    "next": (partial(bottleneck, **NEXT), nets.resnet((1, 2, 1, 1), block="bottleneck", num_classes=7, **NEXT)),
     "cifar": (lambda: for_cifar(basic()), nets.resnet((2, 1, 1, 1), num_classes=7, stem="cifar")),
     "resnet18": (models.resnet18, nets.resnet18()),
     "resnet34": (models.resnet34, nets.resnet34()),
     "resnet50": (models.resnet50, nets.resnet50()),
 }
 SLOW = pytest.mark.slow
-WHOLE = [pytest.param(name, marks=SLOW) for name in ("basic", "cifar", "resnet18", "resnet34", "resnet50")]
+WHOLE = [
+    pytest.param(name, marks=SLOW) for name in ("basic", "wide", "next", "cifar", "resnet18", "resnet34", "resnet50")
+]
 
 
 def images(dtype, size=(33, 40), count=4):
@@ -172,6 +178,11 @@ def test_same_padding_is_tensorflows(size):
         (models.resnet50, nets.resnet50()),
         (models.resnet101, nets.resnet101()),
         (models.resnet152, nets.resnet152()),
+        (models.wide_resnet50_2, nets.wide_resnet50_2()),
+        (models.wide_resnet101_2, nets.wide_resnet101_2()),
+        (models.resnext50_32x4d, nets.resnext50_32x4d()),
+        (models.resnext101_32x8d, nets.resnext101_32x8d()),
+        (models.resnext101_64x4d, nets.resnext101_64x4d()),
     ],
 )
 def test_names_and_shapes_are_torchvisions(module, encoder):

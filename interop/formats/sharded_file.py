@@ -1,0 +1,209 @@
+"""Safetensors in several files, as Hugging Face writes them: shards, and an index that gives each name its shard.
+
+    {"metadata": {"total_size": 123}, "weight_map": {"fc.bias": "model-00001-of-00002.safetensors", ...}}
+
+An index is trusted no more than any other file: its shards are files of its own folder, and hold the names that it
+gives them, neither fewer nor more. What one shard is, `safetensors_file` knows.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
+from interop.containers import listed
+from interop.formats.disk import exchanged, open_regular
+from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
+
+__all__ = ["INDEX", "index_for", "index_names", "looks_like_index", "read_sharded", "write_sharded"]
+
+SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
+"""What the names of a file, and of the index that stands for it, end with."""
+
+LONGEST_INDEX = 16 << 20
+"""Bytes, some 170,000 names; the index of a network of 90,000 tensors has 9 MB."""
+
+SHARD = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors")
+
+
+def looks_like_index(beginning: bytes) -> bool:
+    """Whether a file that begins so can be an index: a JSON object (safetensors' length would have zeros in it)."""
+    return beginning.lstrip()[:1] == b"{" and b"\0" not in beginning[:8]
+
+
+def index_for(path: str) -> str:
+    """The index that a path means: a folder's only one, or the one beside an absent file; else the path itself.
+
+    Raises:
+        CheckpointFormatError: a folder without an index, with several, or with the whole file beside its index.
+    """
+    if os.path.isdir(path):
+        found = sorted(name for name in os.listdir(path) if name.endswith(INDEX))
+        if len(found) != 1:
+            what = f"the indices {listed(found)}" if found else "no index"
+            raise CheckpointFormatError(f"{path}: is a folder with {what}; expected a weight file, or one *{INDEX}")
+        whole = found[0].removesuffix(INDEX) + SUFFIX
+        if os.path.lexists(os.path.join(path, whole)):
+            raise CheckpointFormatError(f"{path}: holds both {whole} and {found[0]}; give one of the two")
+        return os.path.join(path, found[0])
+    beside = path.removesuffix(SUFFIX) + INDEX
+    return beside if path.endswith(SUFFIX) and not os.path.lexists(path) and os.path.lexists(beside) else path
+
+
+def read_sharded(file: IO[bytes], *, where: str, size: int, limit: int | None) -> dict[str, np.ndarray]:
+    """All tensors of all shards, in the index's order.
+
+    Args:
+        file: the index, open at its beginning.
+        where: the index's name; the shards lie in its folder.
+        size: of the index, in bytes.
+        limit: the most bytes that index and shards may have together; None is no limit.
+
+    Raises:
+        UnsafeCheckpointError: shards elsewhere, a name given twice, more bytes than `limit`, or an unsafe shard.
+        CheckpointFormatError: missing or damaged shards, or shards of other names than the index gives; all at once.
+    """
+    weight_map = _weight_map(file, where=where, size=size)
+    shards = _shard_paths(set(weight_map.values()), where=where)
+    total = size + sum(os.stat(path).st_size for path in shards.values())
+    if limit is not None and total > limit:
+        raise UnsafeCheckpointError(f"{where}: {total} bytes in all, more than max_bytes={limit}")
+    _check_names(weight_map, shards, where=where)
+    arrays: dict[str, np.ndarray] = {}
+    for shard_path in shards.values():
+        with open_regular(shard_path) as (shard, shard_size):
+            arrays |= read_safetensors(shard, where=shard_path, size=shard_size)
+    return {name: arrays[name] for name in weight_map}
+
+
+def index_names(path: str) -> list[str]:
+    """The names that the index which `path` means gives a shard, in its order."""
+    where = index_for(path)
+    with open_regular(where) as (file, size):
+        return list(_weight_map(file, where=where, size=size))
+
+
+def _weight_map(file: IO[bytes], *, where: str, size: int) -> dict[str, str]:
+    """`metadata.total_size` isn't looked at: files exist in which it counts tied weights twice."""
+    if size > LONGEST_INDEX:
+        raise UnsafeCheckpointError(f"{where}: an index of {size} bytes; at most {LONGEST_INDEX} are read")
+    weight_map = strict_json(file.read(size), where=where).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointFormatError(f"{where}: JSON without a weight_map; expected an index of safetensors files")
+    if not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointFormatError(f"{where}: weight_map must give each name the name of a file")
+    return weight_map
+
+
+def _shard_paths(names: Iterable[str], *, where: str) -> dict[str, str]:
+    """The shards' names, in order, to the paths of what are regular files where they should be."""
+    folder = os.path.dirname(os.path.abspath(where))
+    allowed = {os.path.realpath(folder), *_blob_folders(folder)}
+    elsewhere, missing, paths = [], [], {}
+    for name in sorted(names):
+        path = os.path.realpath(os.path.join(folder, name)) if _is_plain(name) else None
+        if path is None or os.path.dirname(path) not in allowed:
+            elsewhere.append(repr(name))
+        elif not os.path.exists(path) or not stat.S_ISREG(os.stat(path).st_mode):
+            missing.append(name)
+        else:
+            paths[name] = os.path.join(folder, name)
+    if elsewhere:
+        raise UnsafeCheckpointError(f"{where}: shards outside its folder: {listed(elsewhere)}; expected plain names")
+    if missing:
+        raise CheckpointFormatError(f"{where}: these shards are missing: {listed(missing)}")
+    return paths
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & set('/\\:\0"') and len(os.fsencode(name)) <= 255
+
+
+def _blob_folders(folder: str) -> set[str]:
+    """Hugging Face's cache: `snapshots/REVISION/` holds links into the `blobs/` beside `snapshots/`."""
+    parents = Path(os.path.realpath(folder)).parents
+    return {os.path.realpath(parent.parent / "blobs") for parent in parents if parent.name == "snapshots"}
+
+
+def _check_names(weight_map: Mapping[str, str], shards: Mapping[str, str], *, where: str) -> None:
+    """Compares the index with all shards' headers, before any tensor is read."""
+    missing, unexpected = set(weight_map), []
+    for shard, path in shards.items():
+        with open_regular(path) as (file, size):
+            for entry in read_header(file, where=path, size=size).entries:
+                if weight_map.get(entry.name) == shard:
+                    missing.discard(entry.name)
+                else:
+                    unexpected.append(f"{entry.name} ({shard})")
+    lines = [f"not in their shards: {listed(sorted(missing))}"] if missing else []
+    lines += [f"in shards that the index doesn't name for them: {listed(unexpected)}"] if unexpected else []
+    if lines:
+        raise CheckpointFormatError(f"{where}: {'; '.join(lines)}; index and shards are of different sets")
+
+
+def write_sharded(path: str, arrays: Mapping[str, np.ndarray], *, where: str, max_shard_bytes: int) -> None:
+    """Writes shards of at most so many bytes of values each, and their index last; one file where one is enough.
+
+    The set that stood there before goes when the new one is in place: `path` itself, its index and that one's shards.
+
+    Raises:
+        CheckpointFormatError: a name or a type that the format can't hold.
+        OSError: the system refused to write; the set that stood there before is back.
+    """
+    folder, name = os.path.dirname(os.path.abspath(path)), os.path.basename(path)
+    stem = name.removesuffix(SUFFIX)
+    shards = split(arrays, max_shard_bytes)
+    names = [f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else [name]
+    new = [*names, stem + INDEX] if len(shards) > 1 else names
+    old = [other for other in [name, stem + INDEX, *_named_by(folder, stem)] if other not in new]
+    targets, outdated = ([os.path.join(folder, other) for other in some] for some in (new, old))
+    with exchanged(targets, outdated) as temporaries:
+        for temporary, shard in zip(temporaries, shards, strict=False):
+            write_safetensors(temporary, {key: arrays[key] for key in shard}, where=where)
+        if len(shards) > 1:
+            owners = {key: names[number] for number, shard in enumerate(shards) for key in shard}
+            content: dict[str, Any] = {"metadata": {"total_size": sum(array.nbytes for array in arrays.values())}}
+            content["weight_map"] = {key: owners[key] for key in arrays}
+            with open(temporaries[-1], "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+                file.write("\n")
+
+
+def split(arrays: Mapping[str, np.ndarray], most: int) -> list[list[str]]:
+    """The names of each shard: in order, a new one where the next array would make it too large.
+
+    An array that is larger than a shard may be gets one of its own. This is how huggingface_hub splits.
+
+    Example:
+        >>> split({"a": np.zeros(3, np.int8), "b": np.zeros(9, np.int8), "c": np.zeros(2, np.int8)}, 5)
+        [['b'], ['a', 'c']]
+    """
+    shards, current, room = [], [], most
+    for name, array in arrays.items():
+        if array.nbytes > most:
+            shards.append([name])
+            continue
+        if array.nbytes > room:
+            shards.append(current)
+            current, room = [], most
+        current.append(name)
+        room -= array.nbytes
+    return [*shards, current] if current or not shards else shards
+
+
+def _named_by(folder: str, stem: str) -> set[str]:
+    """The shards of the index that is to be replaced, as far as it has any of the names that are written here."""
+    where = os.path.join(folder, stem + INDEX)
+    try:
+        with open_regular(where) as (file, size):
+            names = set(_weight_map(file, where=where, size=size).values())
+    except (OSError, CheckpointFormatError, UnsafeCheckpointError, RecursionError):
+        return set()
+    return {name for name in names if name.startswith(stem) and SHARD.fullmatch(name.removeprefix(stem))}
