@@ -6,26 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from two_shards import FIRST, INDEX, SECOND, names
 from weight_samples import assert_identical, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError, ConfigurationError
 from interop.files import load_state_dict, save_state_dict
-
-INDEX = "model.safetensors.index.json"
-FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-
-
-@pytest.fixture
-def shards(tmp_path):
-    """A folder with an index and two shards, and what they hold."""
-    state_dict = small_state_dict()
-    save_state_dict(tmp_path / "model.safetensors", state_dict, max_shard_bytes=448)
-    assert names(tmp_path) == [FIRST, SECOND, INDEX]
-    return tmp_path, state_dict
-
-
-def names(folder):
-    return sorted(os.listdir(folder))
 
 
 def contents(folder):

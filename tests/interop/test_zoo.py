@@ -119,8 +119,8 @@ def test_at_least_95_in_100_are_exact_and_the_others_refused_by_name() -> None:
     exact = [row for row in rows if row["outcome"] == "exact"]
     assert len(exact) >= 0.95 * len(rows)
     assert all(row[kind] <= LIMIT for row in exact for kind in KINDS)
-    # else little was compared; ResNet-152's gradients shrink so much on their way back that 236 of 467, the first layers',
-    # are held to the floor that rounding is held to, the next network's are 27 in 100
+    # else little was compared; ResNet-152's gradients shrink so much on their way back that 236 of 467, the first
+    # layers', are held to the floor that rounding is held to; of all other networks at most 27 in 100
     assert all(row["zero_gradients"] <= 0.51 * row["tensors"] for row in exact)
     others = [row for row in rows if row["outcome"] != "exact"]
     assert [row["name"] for row in others if row["outcome"] != "refused"] == []
