@@ -61,6 +61,14 @@ def wait_until(condition, process, seconds=300):
     pytest.fail(f"nothing happened in {seconds} seconds")
 
 
+def is_saving(directory):
+    """Whether a checkpoint is being written; one that is put in place while it is looked for isn't any more."""
+    try:
+        return any(directory.glob(".tmp-*/state-*"))
+    except FileNotFoundError:
+        return False
+
+
 def finish(world, out, steps, *words):
     """The run to its end, which has to be reached."""
     process = begin(world, out, steps, *words)
@@ -91,10 +99,10 @@ def kill_once(process, out, how, generator):
         assert wait_until(lambda: max(states(out), default=0) > before, process), said(out)[-3:]
         time.sleep(generator.uniform(0, 0.6))
     if how == "saving":
-        assert wait_until(lambda: any(directory.glob(".tmp-*/state-*")), process), said(out)[-3:]
+        assert wait_until(lambda: is_saving(directory), process), said(out)[-3:]
     process.kill()
     process.wait()
-    return any(directory.glob(".tmp-*/state-*"))
+    return is_saving(directory)
 
 
 def check_whole(out, process_said):
@@ -169,7 +177,7 @@ def test_asked_twice_it_leaves_at_once_and_the_last_checkpoint_is_whole(world, u
     assert wait_until(lambda: max(states(out), default=0) >= 1, process), said(out)[-3:]
     process.send_signal(signal.SIGINT)
     assert wait_until(lambda: any("once more" in line for line in said(out)), process)
-    assert wait_until(lambda: any((out / "checkpoints").glob(".tmp-*/state-*")), process)
+    assert wait_until(lambda: is_saving(out / "checkpoints"), process)
     before = states(out)
     process.send_signal(signal.SIGINT)
     assert process.wait(300) == 130
