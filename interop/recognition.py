@@ -181,8 +181,7 @@ def _lightly(keys: Collection[str]) -> Recognised:
 
 def _solo_learn(keys: Collection[str]) -> Recognised:
     name = "backbone" if any(key.startswith("backbone.") for key in keys) else "encoder"
-    roots = solo_learn.CLASSIFIERS | solo_learn.HEADS | {name: "online.encoder", f"momentum_{name}": "target.encoder"}
-    names = _uncut(_below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots.items()}))
+    names = _uncut(_below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in solo_learn.roots(keys).items()}))
     releases = "1.0.3 and later" if name == "backbone" else "up to 1.0.2"
     return Recognised("solo_learn", f"solo-learn ({releases})", "", "", names, {})
 

@@ -34,9 +34,9 @@ What is read by `load_byol_checkpoint` (learners) and `from_torch_state_dict` (n
 `save_byol_checkpoint` and `to_torch_state_dict`. Each number is the largest difference between the other library's
 outputs and ours in evaluation, relative to the largest output: features and projections of the online and the target
 network for learners, the classifier's output for networks. *Read*: their weights here. *Written*: other weights of ours
-in a file of theirs, which they load strictly. Weights are random, batch-norm statistics those of a batch, images have
-32 × 32 pixels, and both sides compute in float64, so that the number tells a wrong weight from rounding. DeepMind's
-files have their own sizes and float32 outputs.
+in a file of theirs, which they load strictly (solo-learn's classifier is no part of it). Weights are random, batch-norm
+statistics those of a batch, images have 32 × 32 pixels, and both sides compute in float64, so that the number tells a
+wrong weight from rounding. DeepMind's files have their own sizes and float32 outputs.
 
 byol-pytorch, torchvision and timm are the libraries themselves. lightly's and solo-learn's learners are modules written
 for the tests with those libraries' names and losses; the libraries weren't run. DeepMind's are two small checkpoints in
@@ -49,23 +49,17 @@ tested for byol-pytorch, lightly and solo-learn (`tests/interop`, `tests/parity`
 """
 
 
-def lived_in(module: nn.Module, seed: int) -> nn.Module:
-    """Batch-norm statistics of a batch, and every parameter a little different from its start; in evaluation mode."""
+def settled(module: nn.Module, run: Any, seed: int) -> nn.Module:
+    """In float64, every parameter a little off its start, batch-norm statistics those of a batch given to `run`."""
     generator = torch.Generator().manual_seed(seed)
+    module = module.double().train()
     with torch.no_grad():
         for parameter in module.parameters():
             factor, offset = torch.rand((2, *parameter.shape), generator=generator).to(parameter.dtype)
             parameter.mul_(1 + 0.1 * factor).add_(0.01 * (offset - 0.5))
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = 1.0
-    return module.train()
-
-
-def settled(module: nn.Module, run: Any, seed: int) -> nn.Module:
-    """`lived_in`, in float64, after a batch in training mode by `run`."""
-    module = lived_in(module.double(), seed)
-    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.momentum = 1.0
         run(module, torch_batch(MANY_IMAGES))
     return module.eval()
 
@@ -107,9 +101,10 @@ def _learners(kind: Learners) -> tuple[float, float | None]:
         state = loaded(other)
         with tempfile.TemporaryDirectory() as folder:
             interop.save_byol_checkpoint(f"{folder}/learner.pt", state, layout=kind.layout)
-            module.load_state_dict(torch.load(f"{folder}/learner.pt", weights_only=True), strict=False)
-            missing = set(module.state_dict()) - set(torch.load(f"{folder}/learner.pt", weights_only=True))
-        assert not {name for name in missing if "classifier" not in name}, missing
+            saved = torch.load(f"{folder}/learner.pt", weights_only=True)
+        missing, unexpected = module.load_state_dict(saved, strict=False)
+        assert not unexpected, unexpected
+        assert all(name.startswith("classifier.") for name in missing), missing
         written = _difference(_arrays(kind.outputs(module, torch_batch(IMAGES))), outputs(state, IMAGES))
     return read, written
 
