@@ -123,7 +123,7 @@ def squeeze(value: Value, axes: Sequence[int]) -> Value:
 def mixed(value: Value, matrices: Sequence[np.ndarray]) -> Value:
     """Each of torch's last axes multiplied by its matrix, [new size, old size]; an identity costs nothing."""
     for offset, matrix in enumerate(matrices):
-        if np.array_equal(matrix, np.eye(*matrix.shape)):
+        if np.array_equal(matrix, np.eye(matrix.shape[1])):
             continue
         place = value.order.index(value.ndim - len(matrices) + offset)
         weights, contracted = jnp.asarray(matrix, value.dtype), (((place,), (1,)), ((), ()))

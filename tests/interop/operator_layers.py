@@ -22,6 +22,12 @@ def recurrent(d, *, layers=1, directions=1, batch_first=False, biases=True, proj
     return sequence, states, weights, biases, layers, 0.0, False, directions == 2, batch_first
 
 
+def new(d, rank, *, least=1):
+    """The sizes to resize to: larger, smaller, one. `least` 2: antialiased to a width of 1, torch repeats its first row
+    (2.14.1; it contradicts itself in channels_last)."""
+    return [d.size(least, 12) for _ in range(rank)]
+
+
 CASES = {
     "linear": (aten.linear.default, lambda d: (d.normal(2, 3, 5), d.normal(4, 5), d.normal(4))),
     "linear one": (aten.linear.default, lambda d: (d.normal(5), d.normal(4, 5))),
@@ -122,17 +128,19 @@ CASES = {
     "pad circular": (aten.pad.default, lambda d: (image(d), [1, 2, 3, 0], "circular")),
     "reflection_pad2d": (aten.reflection_pad2d.default, lambda d: (image(d), [1, 2, 3, 0])),
     "replication_pad1d": (aten.replication_pad1d.default, lambda d: (d.normal(2, 3, 4), [1, 2])),
-    "nearest": (aten.upsample_nearest2d.vec, lambda d: (image(d), [7, 11], None)),
+    "nearest": (aten.upsample_nearest2d.vec, lambda d: (image(d), new(d, 2), None)),
     "nearest scale": (aten.upsample_nearest2d.vec, lambda d: (image(d), None, [2.0, 1.5])),
-    "nearest exact": (aten._upsample_nearest_exact2d.vec, lambda d: (image(d), [7, 11], None)),
-    "linear1d": (aten.upsample_linear1d.vec, lambda d: (d.normal(2, 3, 7), [5], False, None)),
-    "bilinear": (aten.upsample_bilinear2d.vec, lambda d: (image(d), [7, 11], False, None)),
-    "bilinear corners": (aten.upsample_bilinear2d.vec, lambda d: (image(d), [7, 11], True, None)),
+    "nearest exact": (aten._upsample_nearest_exact2d.vec, lambda d: (image(d), new(d, 2), None)),
+    "linear1d": (aten.upsample_linear1d.vec, lambda d: (d.normal(2, 3, 7), new(d, 1), False, None)),
+    "bilinear": (aten.upsample_bilinear2d.vec, lambda d: (image(d), new(d, 2), False, None)),
+    "bilinear corners": (aten.upsample_bilinear2d.vec, lambda d: (image(d), new(d, 2), True, None)),
+    "bilinear corners to one": (aten.upsample_bilinear2d.vec, lambda d: (image(d), [1, 1], True, None)),
+    "bicubic corners to one": (aten.upsample_bicubic2d.vec, lambda d: (image(d), [1, 3], True, None)),
     "bilinear scale": (aten.upsample_bilinear2d.vec, lambda d: (image(d), None, False, [2.0, 1.6])),
-    "bicubic": (aten.upsample_bicubic2d.vec, lambda d: (image(d), [7, 11], False, None)),
-    "bicubic corners": (aten.upsample_bicubic2d.vec, lambda d: (image(d), [7, 11], True, None)),
-    "bilinear antialias": (aten._upsample_bilinear2d_aa.vec, lambda d: (image(d), [3, 11], False, None)),
-    "bicubic antialias": (aten._upsample_bicubic2d_aa.vec, lambda d: (image(d), [3, 11], False, None)),
+    "bicubic": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), False, None)),
+    "bicubic corners": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), True, None)),
+    "bilinear antialias": (aten._upsample_bilinear2d_aa.vec, lambda d: (image(d), new(d, 2, least=2), False, None)),
+    "bicubic antialias": (aten._upsample_bicubic2d_aa.vec, lambda d: (image(d), new(d, 2, least=2), False, None)),
     "batch norm": (
         aten._native_batch_norm_legit_functional.default,
         lambda d: (image(d, 3), d.normal(3), d.normal(3), d.fixed(3), d.fixed(3), True, 0.1, 1e-5),
@@ -191,10 +199,10 @@ CASES = {
     "reflection_pad3d": (aten.reflection_pad3d.default, lambda d: (d.normal(2, 2, 4, 5, 6), [1, 2, 0, 1, 2, 1])),
     "replication_pad2d": (aten.replication_pad2d.default, lambda d: (image(d), [1, 2, 3, 0])),
     "replication_pad3d": (aten.replication_pad3d.default, lambda d: (d.normal(2, 2, 4, 5, 6), [1, 2, 0, 1, 2, 1])),
-    "nearest 1d": (aten.upsample_nearest1d.vec, lambda d: (d.normal(2, 3, 7), [4], None)),
-    "nearest 3d": (aten.upsample_nearest3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), [3, 7, 9], None)),
-    "nearest exact 1d": (aten._upsample_nearest_exact1d.vec, lambda d: (d.normal(2, 3, 7), [4], None)),
-    "nearest exact 3d": (aten._upsample_nearest_exact3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), [3, 7, 9], None)),
-    "trilinear": (aten.upsample_trilinear3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), [3, 7, 9], False, None)),
+    "nearest 1d": (aten.upsample_nearest1d.vec, lambda d: (d.normal(2, 3, 7), new(d, 1), None)),
+    "nearest 3d": (aten.upsample_nearest3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), new(d, 3), None)),
+    "nearest exact 1d": (aten._upsample_nearest_exact1d.vec, lambda d: (d.normal(2, 3, 7), new(d, 1), None)),
+    "nearest exact 3d": (aten._upsample_nearest_exact3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), new(d, 3), None)),
+    "trilinear": (aten.upsample_trilinear3d.vec, lambda d: (d.normal(2, 2, 4, 5, 6), new(d, 3), False, None)),
 }
 """Name of the case → (torch's operator, arguments from a `Draw`, keyword arguments)."""
