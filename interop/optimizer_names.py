@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from byol_jax.errors import StateDictMismatchError
 from interop.checkpoints import byol_pytorch, lightly, solo_learn
-from interop.checkpoints.byol_history import BELOW
 from interop.checkpoints.cut_names import renaming
 from interop.checkpoints.fitting import CLASSIFIER
 from interop.checkpoints.opened import without_owner
@@ -125,26 +124,14 @@ def _of_learner(given: Mapping[str, str], keys: Collection[str]) -> tuple[dict[s
     inner: Mapping[str, str] | None = given
     while inner is not None:
         if byol_pytorch.recognises(inner):
-            return translated(inner, _byol_pytorch_roots(inner), keys, _torchvisions), ()
+            outside = {byol_pytorch.ALIAS: "online.encoder"}  # its trainer has the network by itself, too
+            return translated(inner, byol_pytorch.roots(inner) | outside, keys, _torchvisions), ()
         if lightly.recognises(inner):
             return translated(inner, lightly.ROOTS, keys, renaming), (*lightly.BIASLESS, *CLASSIFIER)
         if solo_learn.recognises(inner):
             return translated(inner, solo_learn.roots(inner), keys, renaming), CLASSIFIER
         inner = without_owner(inner)
     return {f"online.{key}": name for key, name in given.items()}, ()
-
-
-def _byol_pytorch_roots(names: Collection[str]) -> dict[str, str]:
-    """What stands in front of a byol-pytorch learner's names, of any release, and what takes its place."""
-    owner = next(found[1] for name in names if (found := byol_pytorch.OWNER.match(name)))
-    layout = byol_pytorch.layout_of([name.removeprefix(owner) for name in names])
-    heads = BELOW.get(layout or "", "").rstrip(".")
-    roots = {}
-    for ours, theirs in byol_pytorch.ROOTS.items():
-        below = f".{heads}" if heads and not ours.endswith("encoder") else ""
-        roots[f"{owner}{theirs}{below}"] = ours.replace("/", ".")
-    alias = byol_pytorch.ALIAS  # a trainer of byol-pytorch's has the network outside of the learner, too
-    return roots | {f"{owner}{alias}": "online.encoder", alias: "online.encoder"}
 
 
 def _ordered(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[str]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from interop.arrays import as_numpy
 from interop.checkpoints import byol_pytorch, deepmind, lightly, solo_learn
-from interop.checkpoints.byol_history import BELOW
 from interop.checkpoints.cut_names import renaming
 from interop.checkpoints.learners import SOURCES
 from interop.checkpoints.opened import without_owner
@@ -144,14 +143,10 @@ def _network(kind: str, keys: Collection[str]) -> Recognised:
 
 
 def _byol_pytorch(keys: Collection[str]) -> Recognised:
-    owner = next((found[1] for key in keys if (found := byol_pytorch.OWNER.match(key))), "")
+    owner = byol_pytorch.owner_of(keys) or ""
     inner = [key.removeprefix(owner) for key in keys if key.startswith(owner)]
     layout = byol_pytorch.layout_of(inner) or ""
-    level = BELOW.get(layout, "")
-    roots = {f"{theirs}.": f"{ours.replace('/', '.')}." for ours, theirs in byol_pytorch.ROOTS.items()}
-    roots |= {f"{byol_pytorch.ALIAS}.": "online.encoder."}
-    heads = {root + level: ours for root, ours in roots.items() if level and not ours.endswith("encoder.")}
-    names = {owner + name: ours for name, ours in _below(inner, heads | roots).items()}
+    names = _below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in byol_pytorch.roots(keys).items()})
     left_out = {key: "what stands beside the learner in its trainer" for key in keys if not key.startswith(owner)}
     left_out |= {
         owner + key: "a buffer of an augmentation" for key in inner if key.startswith(byol_pytorch.AUGMENTATIONS)

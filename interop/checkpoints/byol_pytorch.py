@@ -17,7 +17,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
-from interop.checkpoints.byol_history import OLDER, as_current, as_older
+from interop.checkpoints.byol_history import BELOW, OLDER, as_current, as_older
 from interop.checkpoints.fitting import MLP, NORM, STATS, described, own_names, shape_hints, under
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.states import rebuilt, state_leaves
@@ -27,7 +27,7 @@ from interop.names import Leaf
 from interop.packed import packed
 from interop.tables import recognise
 
-__all__ = ["LAYOUTS", "from_state_dict", "layout_of", "recognises", "to_state_dict"]
+__all__ = ["LAYOUTS", "from_state_dict", "layout_of", "owner_of", "recognises", "roots", "to_state_dict"]
 
 LAYOUTS = ("C", "C-sim", "D1", "D1-sim", *OLDER)
 """What is read and written; "-sim" is SimSiam, without momentum."""
@@ -89,7 +89,31 @@ def recognises(keys: Collection[str]) -> bool:
         >>> recognises(["learner.net.fc.bias", "learner.online_encoder.projector.0.bias"])
         True
     """
-    return _owner(keys) is not None
+    return owner_of(keys) is not None
+
+
+def owner_of(keys: Collection[str]) -> str | None:
+    """What stands before all of a learner's keys (`OWNER`), "" as a rule; None where these are no learner's.
+
+    Example:
+        >>> owner_of(["step", "byol.online_encoder.projector.0.bias"])
+        'byol.'
+    """
+    return next((found[1] for key in keys if (found := OWNER.match(key))), None)
+
+
+def roots(keys: Collection[str]) -> dict[str, str]:
+    """What stands in front of such a learner's keys, in any release, and what takes its place; heads first.
+
+    Example:
+        >>> roots(["net.fc.bias", "online_encoder.net.fc.bias"])["net"]
+        'online.encoder'
+    """
+    owner = owner_of(keys) or ""
+    below = BELOW.get(layout_of([key.removeprefix(owner) for key in keys]) or "", "").rstrip(".")
+    plain = {f"{owner}{theirs}": ours.replace("/", ".") for ours, theirs in ROOTS.items()}
+    heads = {f"{theirs}.{below}": ours for theirs, ours in plain.items() if below and not ours.endswith("encoder")}
+    return heads | plain | {f"{owner}{ALIAS}": "online.encoder"}
 
 
 def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
@@ -100,7 +124,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key, and every `net.*`
             that isn't its `online_encoder.net.*`.
     """
-    owner = _owner(state_dict)
+    owner = owner_of(state_dict)
     if owner is None:
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
@@ -113,11 +137,11 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     leaves = state_leaves(like)
     names = _names(leaves)
     _check_layout(given, names, where)
-    roots = {root for root in (ALIAS, ROOTS["online/encoder"]) if any(key.startswith(f"{root}.") for key in given)}
+    networks = {root for root in (ALIAS, ROOTS["online/encoder"]) if any(key.startswith(f"{root}.") for key in given)}
     aliases = _aliases(names)
-    if ALIAS in roots and len(roots) == 1:  # deduplicated
+    if ALIAS in networks and len(networks) == 1:  # deduplicated
         names |= {path: aliases[f"alias/{path}"] for path in names if f"alias/{path}" in aliases}
-    elif ALIAS in roots:
+    elif ALIAS in networks:
         names |= aliases
         leaves |= {path: leaves[path.removeprefix("alias/")] for path in aliases}
     arrays, mismatch = matched(given, leaves, names, strict=True, cast_to_like=False)
@@ -159,10 +183,6 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
         for key in sorted((key for key in arrays if key.startswith(f"{root}.")), key=defined_order)
     }
     return as_older(ordered, layout, where=where) if layout in OLDER else ordered
-
-
-def _owner(keys: Collection[str]) -> str | None:
-    return next((found[1] for key in keys if (found := OWNER.match(key))), None)
 
 
 def _names(leaves: Mapping[str, Any]) -> dict[str, Leaf]:
