@@ -10,6 +10,7 @@ Other releases' are brought to these and back by `byol_history`. Opening files i
 """
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
 from interop.checkpoints.byol_history import BELOW, OLDER, as_current, as_older
 from interop.checkpoints.fitting import MLP, NORM, STATS, described, own_names, shape_hints, under
+from interop.checkpoints.notices import AbsentHeadsWarning
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.states import rebuilt, state_leaves
 from interop.convert import matched, to_torch_array
@@ -126,11 +128,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     """
     owner = owner_of(state_dict)
     if owner is None:
-        kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
-        raise CheckpointFormatError(
-            f"{where}: no byol-pytorch learner (network: {kind}); "
-            "a network by itself, as its trainer saves it, is loaded by interop.from_torch_state_dict"
-        )
+        return _of_trainer(state_dict, like, where)
     given = {key.removeprefix(owner): value for key, value in state_dict.items() if key.startswith(owner)}
     given = {key: value for key, value in given.items() if not key.startswith(AUGMENTATIONS)}
     given = as_current(given, layout_of(given), where=where)
@@ -152,6 +150,32 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     ]
     mismatch.raise_if_any(f"{where} doesn't fit the learner", hint=_hint(given, names, leaves, mismatch))
     return rebuilt(like, arrays)
+
+
+def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
+    """`like` with both encoders as in a `checkpoint.N.pt` of `BYOLTrainer`, which holds the network and nothing else.
+
+    `BYOL(net)` goes on from such a file in the same way: with new heads, and the target a copy.
+    """
+    leaves = state_leaves(like)
+    root = ROOTS["online/encoder"] + "."
+    named = {path: leaf for path, leaf in _names(leaves).items() if leaf.key.startswith(root)}
+    named = {path: Leaf(leaf.key.removeprefix(root), leaf.rule) for path, leaf in named.items()}
+    if not {leaf.key for leaf in named.values()} & set(state_dict):
+        kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
+        raise CheckpointFormatError(
+            f"{where}: no byol-pytorch learner, nor the network of this one (names tell: {kind}); "
+            "another network is loaded by interop.from_torch_state_dict"
+        )
+    arrays, mismatch = matched(
+        state_dict, {path: leaves[path] for path in named}, named, strict=True, cast_to_like=False
+    )
+    mismatch.raise_if_any(f"{where} doesn't fit the learner's network")
+    targets = {path.replace("online/", "target/", 1): array for path, array in arrays.items()}
+    message = f"{where}: holds a network without heads, as byol-pytorch's trainer saves it; the heads are like's"
+    warnings.warn(AbsentHeadsWarning(message), stacklevel=4)
+    arrays |= {path: array for path, array in targets.items() if path in leaves}
+    return rebuilt(like, {path: np.asarray(leaf) for path, leaf in leaves.items()} | arrays)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:

@@ -28,13 +28,15 @@ def load_byol_checkpoint(
         like: a `TrainState` of the learner to go on with, native or traced; decides structure, shapes, types and
             shardings. What a file doesn't hold, `step, key, opt_state`, is copied from it.
         source: the library, "byol_pytorch" (any release), "lightly", "solo_learn" or "deepmind"; "auto" tells it from
-            the names. Hyphens may stand for underscores.
+            the names. Hyphens may stand for underscores. "byol_pytorch" also takes a network by itself, which is what
+            its trainer's `checkpoint.N.pt` holds: both encoders become it.
 
     Returns:
         `TrainState`, the same bits as in the file (counters are int64 there and int32 here), in buffers of its own.
         Biases that a library's heads haven't are 0. An online classifier becomes `fc` where the network has one.
 
     Warns:
+        AbsentHeadsWarning: byol-pytorch's trainer saved the network alone; the heads are `like`'s.
         PaddingWarning: the network pads otherwise than the one that was trained (DeepMind's, solo-learn's for CIFAR).
         EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
         AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
@@ -71,7 +73,7 @@ def load_byol_checkpoint(
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
             f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
-            "a network by itself is loaded by interop.from_torch_state_dict"
+            "a network by itself is loaded by interop.from_torch_state_dict, and with source='byol_pytorch'"
         )
     return SOURCES[wanted].from_state_dict(state_dict, like=like, where=where)
 

@@ -3,7 +3,11 @@
 Each is a category of Python's warnings, for those who want to make it an error or to silence it.
 """
 
-__all__ = ["AbsentTargetWarning", "EmbeddingsWarning", "PaddingWarning"]
+__all__ = ["AbsentHeadsWarning", "AbsentTargetWarning", "EmbeddingsWarning", "PaddingWarning"]
+
+
+class AbsentHeadsWarning(UserWarning):
+    """A file holds a network alone; the projector and the predictor are those of the state it is loaded into."""
 
 
 class AbsentTargetWarning(UserWarning):

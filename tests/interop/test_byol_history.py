@@ -1,14 +1,17 @@
 """byol-pytorch's learners of every release: read, and those of up to 0.5.7 written, by names alone."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
+import torch
 from byol_learners import shapes, state_of, theirs, torch_learner
 from weight_samples import assert_identical
 
 import interop
-from byol_jax.errors import CheckpointFormatError
-from interop.checkpoints.notices import AbsentTargetWarning, EmbeddingsWarning
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
+from interop.checkpoints.notices import AbsentHeadsWarning, AbsentTargetWarning, EmbeddingsWarning
 
 
 def renamed(state_dict, *pairs):
@@ -67,8 +70,30 @@ def test_a_trainers_state_has_the_network_outside_too():
             leaves(interop.load_byol_checkpoint(trainer, like=like)),
             leaves(interop.load_byol_checkpoint(plain, like=like)),
         )
-    with pytest.raises(CheckpointFormatError, match=r"as its trainer saves it, is loaded by interop\.from_torch_state"):
+    with pytest.raises(CheckpointFormatError, match=r"nor the network of this one .*interop\.from_torch_state_dict"):
         interop.load_byol_checkpoint(outside, like=like, source="byol-pytorch")
+
+
+@pytest.mark.parametrize("like", ["C", "D1", "C-sim"])
+def test_a_trainers_checkpoint_is_the_network_alone(like, tmp_path):
+    """`BYOLTrainer` saves `net.state_dict()`: both encoders become it, heads stay, and without being asked nothing is
+    taken for a learner."""
+    path, own = tmp_path / "checkpoint.100.pt", leaves(state_of(like))
+    net = torch_learner(like, seed=3).net
+    torch.save(net.state_dict(), path)
+    with pytest.warns(AbsentHeadsWarning, match="holds a network without heads, as byol-pytorch's trainer") as caught:
+        state = interop.load_byol_checkpoint(path, like=state_of(like), source="byol-pytorch")
+    assert caught[0].filename == __file__
+    whole = leaves(interop.load_byol_checkpoint(torch_learner(like, seed=3).state_dict(), like=state_of(like)))
+    encoder = {name: whole[name.replace("target", "online")] for name in whole if "'encoder'" in name}
+    assert len(encoder) > 5
+    assert_identical(leaves(state), own | encoder)
+    with pytest.raises(CheckpointFormatError, match=r"no learner of .*and with source='byol_pytorch'"):
+        interop.load_byol_checkpoint(path, like=state_of(like))
+    first, *rest = net.state_dict()
+    cut = {name: net.state_dict()[name] for name in rest}
+    with pytest.raises(StateDictMismatchError, match=f"1 missing: {re.escape(first)}"):
+        interop.load_byol_checkpoint(cut, like=state_of(like), source="byol_pytorch")
 
 
 @pytest.mark.parametrize("kept", ["both", "net.", "online_encoder.net."])
