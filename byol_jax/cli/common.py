@@ -53,7 +53,9 @@ def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, de
         help=f"one of {ALL_NETWORKS}" + (f" ({default})" if default else ""),
     )
     parser.add_argument(
-        "--weights", metavar="NAME", help="torchvision's or timm's weights: DEFAULT, IMAGENET1K_V2, a tag (random)"
+        "--weights",
+        metavar="NAME",
+        help="torchvision's or timm's weights, and with them mean and std: DEFAULT, IMAGENET1K_V2, a tag (random)",
     )
     parser.add_argument(
         "--init-from",

@@ -54,7 +54,7 @@ def lone_network(
     """
     start = loaded_weights(options.init_from)
     hidden_layer = HIDDEN_LAYER if options.hidden_layer is None else options.hidden_layer
-    _, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
+    network, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
     view, _, normalize = augmentations("none", image_size, channels)
     learner = make_learner(
         encoder,
@@ -65,7 +65,7 @@ def lone_network(
         use_momentum=False,
         num_channels=channels,
         augment_fn=view,
-        normalize=normalize,
+        normalize=network.get("normalize", normalize),
         optimizer=optax.identity(),
     )
     state = learner.init(jax.random.key(seed))

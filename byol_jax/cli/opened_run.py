@@ -70,7 +70,7 @@ def open_run(folder: Path, which: str = "online") -> OpenedRun:
         size, _ = config["image_size"], int(config["seed"])
         image_size = size if isinstance(size, int) else (size[0], size[1])
         encoder = encoder_from(network) if kept is None else kept
-        arguments = learner_arguments(recipe, image_size=image_size, total_steps=config["steps"])
+        arguments = learner_arguments(recipe, network=network, image_size=image_size, total_steps=config["steps"])
         learner = make_learner(encoder, image_size=image_size, **arguments)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ConfigurationError(

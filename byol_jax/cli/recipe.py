@@ -118,16 +118,22 @@ def recipe_from(options: argparse.Namespace, num_channels: int) -> dict[str, Any
 
 
 def learner_arguments(
-    recipe: Mapping[str, Any], *, image_size: int | tuple[int, int], total_steps: int
+    recipe: Mapping[str, Any],
+    *,
+    image_size: int | tuple[int, int],
+    total_steps: int,
+    network: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """`make_learner`'s arguments, apart from the encoder and the image size.
 
+    `network` is `config.json`'s: colours are normalised as its weights want it, where neither they nor the recipe say
+    anything with ImageNet's mean and standard deviation.
     With the cosine schedule the target's decay rises to 1 as the learning rate falls to 0, as in the paper.
     """
     from byol_jax import schedules
 
     view1, view2, normalize = augmentations(recipe["augment"], image_size, recipe["num_channels"])
-    normalize = recipe.get("normalize", normalize)
+    normalize = recipe.get("normalize", network.get("normalize", normalize))
     decay = recipe["moving_average_decay"]
     same = ("hidden_layer", "projection_size", "projection_hidden_size", "use_momentum", "num_channels")
     return {name: recipe[name] for name in same} | {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from byol_jax.run import read_config, refuse_differences, run_paths
+from byol_jax.settings import IMAGENET_MEAN_STD
 from byol_jax.types import Encoder
 
 __all__ = ["find_kept", "find_traced", "load_kept"]
@@ -62,7 +63,7 @@ def _traced(
         module = make_module(channels=channels, image_size=image_size, seed=seed)
         with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the graph that it gives up at
             encoder = interop.from_torch_module(module, image_size=image_size, channels=channels)
-    return _description(name, weights, channels), encoder
+    return _description(name, weights, channels) | _normalization(module, weights, channels), encoder
 
 
 def _kept(
@@ -75,7 +76,9 @@ def _kept(
     seed: int,
     start: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], Encoder]:
-    stored, network = read_config(run), _description(name, weights, channels)
+    stored = read_config(run)
+    of_weights = {key: value for key, value in (stored.get("network") or {}).items() if key == "normalize"}
+    network = _description(name, weights, channels) | of_weights
     given = {"network": network, "image_size": image_size}
     refuse_differences(run, {key: stored.get(key) for key in given}, given)
     return network, load_kept(run)
@@ -95,3 +98,15 @@ def _aside() -> Iterator[None]:
 
 def _description(name: str, weights: str | None, channels: int) -> dict[str, Any]:
     return {"name": name, "weights": weights, "channels": channels}
+
+
+def _normalization(module: Any, weights: str | None, channels: int) -> dict[str, Any]:
+    """The mean and standard deviation that named weights were trained with, where they aren't ImageNet's.
+
+    timm notes them in its modules; all that torchvision has are ImageNet's (0.29.1).
+    """
+    facts = getattr(module, "pretrained_cfg", None) or {}
+    own = [list(facts[key]) for key in ("mean", "std") if facts.get(key) is not None]
+    if weights is None or channels != 3 or len(own) != 2 or own == [list(part) for part in IMAGENET_MEAN_STD]:
+        return {}
+    return {"normalize": own}

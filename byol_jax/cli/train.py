@@ -130,7 +130,7 @@ def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> Non
         options=recipe,
         **{name: value for name, value in vars(options).items() if name in same},
         **_given(options, "checkpoint_every", "log_every"),
-        **learner_arguments(recipe, image_size=image_size, total_steps=total_steps),
+        **learner_arguments(recipe, network=network, image_size=image_size, total_steps=total_steps),
     )
 
 

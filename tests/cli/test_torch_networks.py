@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -90,10 +91,10 @@ def new_module(seed=3):
     return importlib.import_module("tiny_net_of_a_person").Net()
 
 
-def features_in_torch(module, layer="pool", size=16):
+def features_in_torch(module, layer="pool", size=16, normalize=IMAGENET_MEAN_STD):
     """Of the photos, prepared as everywhere; [12, D]."""
     images = evaluation_images(open_dataset("photos", image_size=size), np.arange(12), size)
-    mean, std = (np.asarray(part, np.float32) for part in IMAGENET_MEAN_STD)
+    mean, std = (np.asarray(part, np.float32) for part in normalize)
     inputs = torch.from_numpy(((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).copy())
     seen = {}
     module.get_submodule(layer).register_forward_hook(lambda m, i, output: seen.update(y=output.flatten(1)))
@@ -244,6 +245,33 @@ def test_weights_that_torchvision_names(world, call, monkeypatch, tmp_path):
     words = ["--network", "torchvision:squeezenet1_1", "--weights", "DEFAULT", "--image-size", "32"]
     features = embedded(call, *words)
     np.testing.assert_allclose(features, features_in_torch(module, "features", 32), atol=1e-4)
+
+
+def test_images_are_normalised_as_the_named_weights_want_it(world, call, monkeypatch):
+    """timm's test_vit.r160_in1k: (0.5, 0.5). Embedded with; trained from, gone on with, and opened again."""
+    import timm
+
+    module = timm.create_model("test_vit", img_size=32)
+    torch.save(module.state_dict(), "vit.pt")
+    monkeypatch.setattr(
+        timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay={"file": "vit.pt", "hf_hub_id": None})
+    )
+    normalize = ((0.5,) * 3,) * 2
+    words = ["--network", "timm:test_vit", "--image-size", "32"]
+    weights = ["--weights", "r160_in1k"]
+    features = embedded(call, *words, *weights, "--hidden-layer", "norm")
+    expected = features_in_torch(module, "norm", 32, normalize)
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    for steps, more in (("1", []), ("2", ["--resume"])):
+        run = ["train", "photos", "--out", "vit", "--steps", steps, *SIZES, "--hidden-layer", "norm"]
+        answer = call(*run, *words, *weights, *more)
+        assert answer.code == 0, answer.err
+    network = json.loads(Path("vit/config.json").read_text())["network"]
+    assert network == {"name": "timm:test_vit", "weights": "r160_in1k", "channels": 3, "normalize": [[0.5] * 3] * 2}
+    assert call("export", "vit", "--out", "trained.pt").code == 0
+    module.load_state_dict(torch.load("trained.pt"))
+    expected = features_in_torch(module, "norm", 32, normalize)
+    np.testing.assert_allclose(embedded(call, "vit"), expected, atol=1e-4)
 
 
 def test_preview_says_what_the_network_makes_of_the_views(world, call):

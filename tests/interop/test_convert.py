@@ -60,6 +60,7 @@ def test_a_round_trip_is_the_identity(variables):
     assert_identical(again, state_dict)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(native_variables())
 def test_what_comes_out_is_fresh_and_contiguous(variables):

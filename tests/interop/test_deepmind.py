@@ -54,7 +54,8 @@ def outputs(learner, state, images):
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        *[("tiny18", size) for size in SIZES],
+        ("tiny18", SIZES[0]),
+        *[pytest.param("tiny18", size, marks=pytest.mark.slow) for size in SIZES[1:]],
         *[pytest.param("tiny50", size, marks=pytest.mark.slow) for size in SIZES],
     ],
 )
@@ -95,6 +96,7 @@ def test_the_average_is_taken_and_counters_are_kept(folder, state_of):
     assert not state.online.params["projector"]["3"]["bias"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny18", pytest.param("tiny50", marks=pytest.mark.slow)])
 def test_another_padding_is_said_with_its_size(name, folder, state_of):
     """The same leaves in a network that pads as torchvision's: exact at 65 pixels only, as the message says."""

@@ -132,6 +132,7 @@ def test_the_classifier_stays_where_there_is_an_fc():
         interop.load_byol_checkpoint(haiku(state), like=blank(learner(num_classes=4)))
 
 
+@pytest.mark.slow
 def test_linear_evaluations_file_gives_its_own_classifier():
     """Its backbone is the whole online tree; there is no target, which is said and made up for."""
     one = learner()
@@ -164,6 +165,7 @@ def tiny18(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_basic_blocks_need_the_extra_shortcut():
     """torchvision's ResNet-18 has none in its first stage; it is never dropped."""
     content = haiku(random_state(learner()))

@@ -31,7 +31,8 @@ THEIRS = {
     "lightly-benchmarks": lambda: Lightly(resnet(), "teacher_{}", classifier=True),
 }
 OPTIONS = {"lightly-cifar": {"stem": "cifar"}, "lightly-benchmarks": {"num_classes": CLASSES}}
-LAYOUTS = pytest.mark.parametrize("layout", THEIRS)
+FIRST, *OTHERS = THEIRS
+LAYOUTS = pytest.mark.parametrize("layout", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 
 
 def ours(layout):
@@ -72,6 +73,7 @@ def test_training_goes_on_with_the_same_next_loss(layout, tmp_path):
     assert 4 + 4 * their_next_loss(fresh) == pytest.approx(next_loss(state), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bias_is_taken_off_the_mean(tmp_path):
     """In evaluation too the function stays: projections of both agree."""
     one = ours("lightly-examples")
@@ -110,6 +112,7 @@ def test_what_holds_the_learner_may_stand_in_front():
         assert_identical(leaves(interop.load_byol_checkpoint(wrapped, like=like)), leaves(plain))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_kept_as_fc_and_fc_stays_where_there_is_none():
     benchmark = randomised(THEIRS["lightly-benchmarks"]()).state_dict()
     like = blank(ours("lightly-benchmarks"))

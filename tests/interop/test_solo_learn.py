@@ -82,6 +82,7 @@ def test_cifars_stem_pads_by_two_which_is_said(tmp_path):
     assert_identical(interop.load_state_dict(tmp_path / "learner.npz"), module.state_dict(), ordered=False)
 
 
+@pytest.mark.slow
 def test_the_momentum_classifier_is_the_targets_fc():
     state_dict = randomised(SoloLearn(resnet())).state_dict()
     like = blank(learner(num_classes=CLASSES))

@@ -96,6 +96,7 @@ def test_a_hidden_layer_holds_what_a_hook_holds_in_the_end(layer: str) -> None:
     check_the_same(module, numbers(3, 3, 4, 4), train=True, encoder=encoder, layer=layer)
 
 
+@pytest.mark.slow
 def test_a_signal_and_a_linear_layer() -> None:
     module = Signal().double()
     encoder = from_torch_module(module, example_input=numbers(2, 2, 16))
@@ -235,6 +236,7 @@ def test_missing_operators_are_all_named_and_can_be_added() -> None:
         from_torch_module(Rare(), image_size=4)
 
 
+@pytest.mark.slow
 def test_verify_names_the_first_sub_module_that_differs(monkeypatch) -> None:
     from interop.trace import table
 

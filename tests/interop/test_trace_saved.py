@@ -29,6 +29,7 @@ def outputs(encoder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Residual, Buffers, Chance])
 def test_a_saved_network_computes_the_same_bits(kind, tmp_path) -> None:
     encoder = from_torch_module(kind(), image_size=4, verify=False)

@@ -63,6 +63,7 @@ def test_what_is_wrong_is_found_where_it_is(kinds: tuple[str, ...], monkeypatch)
         assert "first at 2" in result["reason"]
 
 
+@pytest.mark.slow
 def test_a_wrong_buffer_is_found(monkeypatch) -> None:
     name = "aten._native_batch_norm_legit_functional"
     norm = operators.OPERATORS[name]

@@ -52,6 +52,7 @@ TWICE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TWICE)
 def test_definition_order_last_call_and_what_is_never_called(kind):
     build, names = TWICE[kind]

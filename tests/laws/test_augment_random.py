@@ -50,6 +50,7 @@ def test_twins_act_as_often_as_asked(name):
     assert abs(changed - 0.3) < 5 * np.sqrt(0.3 * 0.7 / COUNT)
 
 
+@pytest.mark.slow
 def test_never_at_0_and_always_at_1():
     image = picture()
     assert not jax.vmap(lambda key: chain.happens(key, 0))(keys()).any()

@@ -77,6 +77,7 @@ def test_forward_pass_is_torchvisions_figure(name, weights):
     assert with_fc / 1e9 == pytest.approx(weights.IMAGENET1K_V1.meta["_ops"], abs=6e-4)
 
 
+@pytest.mark.slow
 def test_step_is_jaxs_own_count_within_five_percent():
     """jax counts element-wise work too, hence more.
 

@@ -46,6 +46,7 @@ def linear_encoder(width: int = 12, *, names: tuple[str, ...] = ()) -> Encoder:
     return Encoder(init, apply, lambda variables=None: names)
 
 
+@pytest.mark.slow
 def test_a_pair_of_functions_trains_and_unused_parameters_stay() -> None:
     optimizer = optax.adamw(1e-2, weight_decay=0.5)
     learner = make_learner(
@@ -112,6 +113,7 @@ def test_an_encoder_that_disagrees_about_channels_is_a_value_error() -> None:
         make_learner(imported_encoder(3), **SMALL, **VIEWS)
 
 
+@pytest.mark.slow
 def test_init_shares_no_buffer_and_is_donatable() -> None:
     encoder = imported_encoder(1)
     learner = make_learner(encoder, **SMALL, **VIEWS)
@@ -197,6 +199,7 @@ def test_separate_views_move_the_statistics_twice(views: str, updates: int) -> N
     assert state.online.stats["predictor"]["1"]["num_batches_tracked"] == updates
 
 
+@pytest.mark.slow
 def test_views_are_drawn_for_each_sample_from_its_place_and_the_step() -> None:
     seen = []
 
@@ -256,6 +259,7 @@ def test_a_signal_is_an_input_too() -> None:
         assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_compiles_once_with_schedules(caplog: pytest.LogCaptureFixture) -> None:
     from byol_jax import schedules
 

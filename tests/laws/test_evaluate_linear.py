@@ -36,7 +36,7 @@ def oracle(x, labels, l2):
     return np.hstack([-weights, weights]) / 2, np.hstack([-bias, bias]) / 2  # two classes: one column stands for both
 
 
-@pytest.mark.parametrize("l2", [0.3, 0.01, 0.001])
+@pytest.mark.parametrize("l2", [pytest.param(0.3, marks=pytest.mark.slow), 0.01, 0.001])
 def test_the_optimum_is_scikit_learns(l2):
     x, labels, *_ = blobs(0, **PROBLEM)
     x = standardised(x)
@@ -49,6 +49,7 @@ def test_the_optimum_is_scikit_learns(l2):
     assert float(fit.objective) == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_classes_and_more_dimensions_than_rows():
     x, labels, *_ = blobs(1, train=40, test=1, dimensions=90, classes=2)
     x = standardised(x)
@@ -57,6 +58,7 @@ def test_two_classes_and_more_dimensions_than_rows():
     np.testing.assert_allclose(fit.weights, weights, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_rotation_the_optimum_is_the_same(monkeypatch):
     from byol_jax.evaluate import logistic
 

@@ -85,6 +85,7 @@ def test_feature_std_of_even_and_of_collapsed_directions() -> None:
     np.testing.assert_allclose(feature_std(jnp.ones((16, 64))), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_feature_std_over_an_axis_is_the_whole_batchs() -> None:
     x = jax.random.normal(jax.random.key(1), (8, 4, 16))
     spread = jax.vmap(lambda part: feature_std(part, "axis"), axis_name="axis")(x)

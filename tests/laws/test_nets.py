@@ -88,6 +88,7 @@ def test_the_cifar_stem_keeps_the_maps_size_and_its_maxpool_passes_on():
     np.testing.assert_array_equal(relu, pooled)
 
 
+@pytest.mark.slow
 def test_evaluation_returns_the_statistics_as_they_are_and_training_advances_all():
     encoder, variables = nets.resnet((1, 1), **TINY), tiny_variables()
     _, same = encoder.apply(variables, images(), train=False, hidden_layer="conv1")

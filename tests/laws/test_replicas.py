@@ -183,6 +183,7 @@ def keys_of_devices(devices: int) -> np.ndarray:
     return np.asarray(jax.shard_map(own, mesh=mesh, in_specs=PartitionSpec(), out_specs=spread)(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_every_device_drops_other_units() -> None:
     keys = keys_of_devices(8)
     assert len({tuple(key) for key in keys}) == 8

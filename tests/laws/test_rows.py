@@ -84,6 +84,7 @@ def test_narrow_arrays_are_rows_for_elementwise_work():
     assert "f32[4,3,3,3] = sqrt" not in text
 
 
+@pytest.mark.slow
 def test_it_works_under_vmap_and_shard_map_and_is_differentiable():
     kernels = jnp.stack([arrays(seed)["conv"] for seed in range(8)])
     good = jnp.arange(8) % 2 == 0

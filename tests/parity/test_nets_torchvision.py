@@ -105,7 +105,7 @@ def check_parity(module, encoder, dtype, tolerance):
     return flatten(gradients), trained.gradients
 
 
-@pytest.mark.parametrize("name", ["bottleneck", *WHOLE])
+@pytest.mark.parametrize("name", [pytest.param("bottleneck", marks=pytest.mark.slow), *WHOLE])
 def test_forward_backward_and_statistics_in_float64(name):
     with jax.enable_x64(True):
         gradients, expected = check_parity(*PAIRS[name], "float64", 1e-11)

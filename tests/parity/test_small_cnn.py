@@ -50,6 +50,7 @@ def test_forward_backward_and_statistics_are_torchs(channels, num_classes, size)
     assert_leaves_close(gradients, trained.gradients, 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_every_hidden_layer_is_what_a_hook_holds(train):
     torch.manual_seed(0)
