@@ -64,7 +64,8 @@ def check_runs(script, folder):
     """Runs a script in an empty folder as a reader would: warnings are only shown, the exit code counts."""
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{script.name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    said = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == 0, f"{script.name} ended with {done.returncode}:\n{said}"
     return done
 
 
