@@ -22,8 +22,8 @@ from byol_jax.errors import ConfigurationError
 from interop.trace import table as operators
 
 PAGE = torch_modules.ROOT / "docs" / "torch_modules.md"
-LEAST = {"torchvision": 30, "timm": 30}
-"""Rows that the page has at least; it is to have 60 and 80, and grows by sittings."""
+LEAST = {"torchvision": 60, "timm": 80}
+"""Rows that the page has at least; it grows by sittings."""
 KINDS = ("forward", "gradients", "buffers", "evaluation")
 
 
@@ -120,9 +120,9 @@ def test_at_least_95_in_100_are_exact_and_the_others_refused_by_name() -> None:
     exact = [row for row in rows if row["outcome"] == "exact"]
     assert len(exact) >= 0.95 * len(rows)
     assert all(row[kind] <= LIMIT for row in exact for kind in KINDS)
-    # else little was compared; ResNet-152's gradients shrink so much on their way back that 236 of 467, the first
-    # layers', are held to the floor that rounding is held to; of all other networks at most 27 in 100
-    assert all(row["zero_gradients"] <= 0.51 * row["tensors"] for row in exact)
+    # else little was compared: where over a third of the gradients are held to the floor, 1e-4 of the largest, all
+    # agree so well that those of 1e-8 of the largest are right to 1e-6, too (BEiT's smallest: 4e-7, for a large head)
+    assert all(3 * row["zero_gradients"] <= row["tensors"] or row["gradients"] <= 1e-10 for row in exact)
     others = [row for row in rows if row["outcome"] != "exact"]
     assert [row["name"] for row in others if row["outcome"] != "refused"] == []
     assert all(re.match(r"Unsupported(Op|Module)Error: .", row["reason"]) for row in others)
