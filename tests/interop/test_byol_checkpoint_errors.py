@@ -69,9 +69,9 @@ def test_what_no_learner_can_hold_is_refused():
     like, good = shapes("C"), theirs("C")
     bare = {key.removeprefix("net."): value for key, value in good.items() if key.startswith("net.")}
     strange = {f"strange.{key}": value for key, value in bare.items()}
-    for source, given in (("auto", bare), ("byol_pytorch", strange)):
+    for source, weights in (("auto", bare), ("byol_pytorch", strange)):
         with pytest.raises(CheckpointFormatError, match=r"no .*byol.pytorch.*interop\.from_torch_state_dict"):
-            interop.load_byol_checkpoint(given, like=like, source=source)
+            interop.load_byol_checkpoint(weights, like=like, source=source)
     with pytest.raises(CheckpointFormatError, match=r"has no target_encoder\.\*; after reset_moving_average\(\)"):
         interop.load_byol_checkpoint(without(good, "target_encoder."), like=like)
     with pytest.raises(CheckpointFormatError, match=r"no projector of byol-pytorch's below online_encoder\.projector"):
