@@ -251,4 +251,5 @@ def _has_begun(part: Moments) -> bool:
     """Whether a step was taken: torch has no state before."""
     if part.count is not None:
         return int(as_numpy(part.count, "count")) > 0
-    return any(as_numpy(leaf, path).any() for tree in part.trees.values() for path, leaf in tree.items())
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a number like any other
+        return any(as_numpy(leaf, path).any() for tree in part.trees.values() for path, leaf in tree.items())

@@ -76,9 +76,9 @@ def _kept(
     seed: int,
     start: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], Encoder]:
-    stored = read_config(run)
-    of_weights = {key: value for key, value in (stored.get("network") or {}).items() if key == "normalize"}
-    network = _description(name, weights, channels) | of_weights
+    stored, network = read_config(run), _description(name, weights, channels)
+    if "normalize" in (own := stored.get("network") or {}):  # only the library knows it, which isn't asked
+        network["normalize"] = own["normalize"]
     given = {"network": network, "image_size": image_size}
     refuse_differences(run, {key: stored.get(key) for key in given}, given)
     return network, load_kept(run)

@@ -172,10 +172,11 @@ def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
     )
     mismatch.raise_if_any(f"{where} doesn't fit the learner's network")
     targets = {path.replace("online/", "target/", 1): array for path, array in arrays.items()}
+    arrays |= {path: array for path, array in targets.items() if path in leaves}
+    state = rebuilt(like, {path: np.asarray(leaf) for path, leaf in leaves.items()} | arrays)
     message = f"{where}: holds a network without heads, as byol-pytorch's trainer saves it; the heads are like's"
     warnings.warn(AbsentHeadsWarning(message), stacklevel=4)
-    arrays |= {path: array for path, array in targets.items() if path in leaves}
-    return rebuilt(like, {path: np.asarray(leaf) for path, leaf in leaves.items()} | arrays)
+    return state
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:

@@ -12,14 +12,15 @@ import original_learners as original
 import pytest
 import torch
 from original_learners import BATCH, DECAY, RATE, STEPS, TAU, LightlyRun, SoloLearnRun
-from plain_learners import CLASSES, HEADS, cut, randomised, resnet
+from plain_learners import CLASSES, HEADS, IMAGES, cut, learner, randomised, resnet
 from weight_samples import assert_identical
 
 import interop
 from byol_jax import make_learner, nets, schedules
+from byol_jax.ema import ema_update
 from interop.checkpoints.notices import PaddingWarning
 from tests.parity.reference import one_thread
-from tests.parity.trajectory import QUICK, blank, compiled
+from tests.parity.trajectory import QUICK, blank, compiled, torch_images
 
 
 class Case(NamedTuple):
@@ -90,10 +91,10 @@ CASES = {
 EACH = pytest.mark.parametrize("name", CASES)
 
 
-def ours(name, encoder=None, dtype="float64", **changes):
+def ours(name, dtype="float64"):
     case = CASES[name]
     return make_learner(
-        encoder or case.encoder(),
+        case.encoder(),
         image_size=case.size,
         hidden_layer=case.hidden_layer,
         augment_fn=lambda key, image: image,
@@ -102,7 +103,7 @@ def ours(name, encoder=None, dtype="float64", **changes):
         moving_average_decay=case.decay,
         optimizer=optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE)),
         dtype=dtype,
-        **HEADS | changes,
+        **HEADS,
     )
 
 
@@ -162,6 +163,7 @@ def test_training_goes_on_in_the_other_library(name, tmp_path):
     """
     case = CASES[name]
     images, half = batches(name), STEPS // 2
+    torch.manual_seed(0)
     with jax.enable_x64(True), one_thread():
         run = case.run(randomised(case.theirs()).double())
         with case.warned():
@@ -173,3 +175,35 @@ def test_training_goes_on_in_the_other_library(name, tmp_path):
         state, from_jax = together(name, state, run, images[half:])
         of_tensors = largest_difference(written(state, name, tmp_path), run.module)
     assert max(from_torch, from_jax, of_tensors) < (1e-9 if case.decay == TAU else 1e-7)
+
+
+@pytest.mark.slow
+def test_lightlys_example_moves_its_target_first():
+    """A file of such a loop is a state of ours before the target's move: made up for, the losses are its own."""
+    case, (first, *others) = CASES["lightly"], batches("lightly")
+    torch.manual_seed(0)
+    with jax.enable_x64(True), one_thread():
+        one, step = stepping("lightly")
+        run = case.run(randomised(case.theirs()).double())
+        move, run.move_target = run.move_target, lambda: None
+        move()
+        run.step(first)
+        state = interop.load_byol_checkpoint(run.module.state_dict(), like=blank(one))
+        online = {part: state.online.params[part] for part in state.target.params}
+        params = ema_update(state.target.params, online, TAU)
+        state = state.replace(target=state.target._replace(params=params))
+        for batch in others:
+            value, state = step(state, batch)
+            move()
+            assert 4 + 4 * run.step(batch) == pytest.approx(float(value), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_lightlys_cut_network_for_cifar_has_no_relu_behind_its_stem():
+    """A native network has one: it takes the weights and computes something else. A traced one is exact (above)."""
+    one, module = learner(stem="cifar"), randomised(CASES["lightly, CIFAR"].theirs())
+    state = interop.load_byol_checkpoint(module.state_dict(), like=blank(one))
+    with torch.no_grad():
+        expected = module.eval().backbone(torch_images(IMAGES)).flatten(1).numpy()
+    got = jax.jit(one.embed, compiler_options=QUICK)(state, IMAGES)
+    assert np.linalg.norm(got - expected) > 0.1 * np.linalg.norm(expected)
