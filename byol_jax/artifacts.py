@@ -94,18 +94,34 @@ def start_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainSt
         return interop.load_byol_checkpoint(given, like=state)
     except InteropError as error:
         warnings.warn(f"{path}: a learner whose encoder alone is started from: {error}", stacklevel=2)
+        _warn_of_difference(path, given, state)
     return started
 
 
 def start_encoder_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainState:
     """The same, but of a learner too the encoder alone.
 
+    Warns:
+        PaddingWarning, StemWarning: the network computes otherwise than the one in the file.
+
     Raises:
         InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
     """
     from interop.checkpoints.opened import opened
 
-    return _with_encoder(opened(path)[1], state, encoder)
+    _, given = opened(path)
+    started = _with_encoder(given, state, encoder)
+    _warn_of_difference(path, given, state)
+    return started
+
+
+def _warn_of_difference(path: str | Path, given: Mapping[str, Any], state: TrainState) -> None:
+    from interop.checkpoints.native import concerns
+    from interop.recognition import difference, recognised
+
+    otherwise = difference(recognised(given), given)
+    if otherwise is not None and concerns(otherwise, state):
+        warnings.warn(otherwise.category(f"{path}: {otherwise.sentence}"), stacklevel=3)
 
 
 def _with_encoder(given: Mapping[str, Any], state: TrainState, encoder: Encoder) -> TrainState:

@@ -14,7 +14,7 @@ from byol_jax.errors import CheckpointFormatError
 from interop.anatomy import architecture, head_layers, layers_in_words
 from interop.contents import Contents, read_contents
 from interop.files import EXTENSIONS, save_state_dict
-from interop.recognition import Recognised, encoder_state_dict, learner_arrays, recognised
+from interop.recognition import Recognised, difference, encoder_state_dict, learner_arrays, recognised
 from interop.refusals import refusals
 from interop.tables import recognise
 
@@ -130,7 +130,7 @@ def _kind(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> str:
 def _made_of(found: Recognised, contents: Contents) -> dict[str, Any]:
     encoder = encoder_state_dict(found, contents.state_dict, wanted=("conv1.weight",))
     network = architecture({name: array.shape for name, array in encoder.items()})
-    padding = ("padding SAME",) if found.source == "deepmind" else ()
+    otherwise = difference(found, contents.state_dict)
     arrays = learner_arrays(found, contents.state_dict)
     shapes = {name: array.shape for name, array in arrays.items()}
     heads = {head: head_layers(shapes, f"online.{head}.") for head in ("projector", "predictor")}
@@ -138,7 +138,7 @@ def _made_of(found: Recognised, contents: Contents) -> dict[str, Any]:
         "prefixes": list(contents.prefixes),
         "owner": found.owner,
         "source": found.title,
-        "architecture": network._asdict() | {"details": [*network.details, *padding]},
+        "architecture": network._asdict() | {"details": [*network.details, *([otherwise.detail] if otherwise else [])]},
         "heads": {head: layers for head, layers in heads.items() if layers},
         "target": any(name.startswith("target.") for name in shapes),
         "container": contents.facts(),

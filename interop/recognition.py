@@ -16,10 +16,11 @@ from interop.arrays import as_numpy
 from interop.checkpoints import byol_pytorch, deepmind, lightly, solo_learn
 from interop.checkpoints.cut_names import renaming
 from interop.checkpoints.learners import SOURCES
+from interop.checkpoints.native import Difference, native_difference
 from interop.checkpoints.opened import without_owner
 from interop.tables import recognise
 
-__all__ = ["Recognised", "encoder_state_dict", "learner_arrays", "recognised"]
+__all__ = ["Recognised", "difference", "encoder_state_dict", "learner_arrays", "recognised"]
 
 ENCODERS = ("online.encoder.", "target.encoder.")
 UNREAD = {
@@ -90,6 +91,11 @@ def learner_arrays(found: Recognised, state_dict: Mapping[str, Any]) -> dict[str
             ((_, array),) = deepmind.translated(name.removeprefix(found.owner), array)
         arrays[ours] = array
     return arrays
+
+
+def difference(found: Recognised, state_dict: Mapping[str, Any]) -> Difference | None:
+    """What a native network computes otherwise than the one in this file, if anything is known."""
+    return native_difference(found.source, {name.removeprefix(found.owner): state_dict[name] for name in found.names})
 
 
 def encoder_state_dict(

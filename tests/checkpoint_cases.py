@@ -193,12 +193,12 @@ CASES = (
     ),
     *(Case("lightly", name, _lightly(name)) for name in RESNETS),
     Case(
-        "lightly, CIFAR's stem",
-        "a ResNet of 4 blocks",
+        "lightly",
+        "its ResNet of 4 blocks for CIFAR, traced",
         Learners(
             lambda: Lightly(lightly_cifar()),
             LIGHTLY,
-            _ours(partial(nets.resnet, (1, 1, 1, 1), num_classes=None, stem="cifar")),
+            _ours(_traced(lightly_cifar), "6"),
             "lightly-cifar",
         ),
     ),

@@ -39,8 +39,8 @@ statistics those of a batch, images have 32 × 32 pixels, and both sides compute
 wrong weight from rounding. DeepMind's files have their own sizes and float32 outputs.
 
 byol-pytorch, torchvision and timm are the libraries themselves. lightly's and solo-learn's learners are modules written
-for the tests with those libraries' names, which have changed from release to release; lightly's for CIFAR with a ReLU
-behind the stem, which lightly's own network loses where it is cut: trace that one. DeepMind's are two small
+for the tests with those libraries' names, which have changed from release to release. lightly's network for CIFAR is
+its own, and has to be traced: cut as in lightly's examples it loses the ReLU behind its stem. DeepMind's are two small
 checkpoints in its format, with the outputs of its own code. That training goes on with the same losses after either way
 is tested with the libraries themselves: byol-pytorch 0.9.1, lightly 1.6.0 and solo-learn 1.0.2, the last that is
 on PyPI (`tests/interop/test_original_learners.py`, `tests/parity`). Written by

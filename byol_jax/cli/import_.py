@@ -25,10 +25,6 @@ __all__ = ["USAGE", "add_arguments", "check", "run"]
 
 USAGE = "FILE --out FILE [--network NAME] [--which online|target | --layout NAME] [options]"
 UNTOLD = "resnet18"
-PADDED = (
-    "was trained with TensorFlow's padding (SAME), {} pads as torchvision's: features differ, but for images whose "
-    "sides are a multiple of 32 and one more"
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +58,7 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Checks and writes; prints what was written and the file's name."""
     from interop.checkpoints.opened import opened
-    from interop.recognition import encoder_state_dict, recognised
+    from interop.recognition import difference, encoder_state_dict, recognised
 
     _, given = opened(options.file)
     found = recognised(given)
@@ -76,8 +72,9 @@ def run(options: argparse.Namespace) -> int:
             written = _write_network(options, name, encoder, given, found)
         else:
             written = _write_learner(options, name, encoder, given, found)
-    if found.source == "deepmind" and options.layout is None:  # otherwise loading says so
-        warnings.warn(f"{options.file}: {PADDED.format(name)}", stacklevel=2)
+    otherwise = difference(found, given)
+    if otherwise is not None and options.layout is None:  # with a layout, loading says so
+        warnings.warn(otherwise.category(f"{options.file}: {otherwise.sentence}"), stacklevel=2)
     print(f"{written}{', from ' + found.title if found.title else ''}: {options.out}")
     return 0
 
@@ -110,8 +107,7 @@ def _write_network(
     from interop.names import named_leaves, torch_names
     from interop.recognition import encoder_state_dict
 
-    size = options.image_size if isinstance(options.image_size, tuple) else (options.image_size,) * 2
-    like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), (*size, options.channels)))
+    like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), _image_shape(options)))
     wanted = [leaf.key for leaf in torch_names(named_leaves(like)).values()]
     network = encoder_state_dict(found, given, which=options.which, wanted=wanted)
     if found.title:  # a classifier beside the network is none of its layers
@@ -137,22 +133,33 @@ def _write_learner(
         raise ConfigurationError(
             f"{options.file}: holds no learner that can be read whole; without --layout its network is imported alone"
         )
-    learner = make_learner(
-        encoder,
-        image_size=options.image_size,
-        num_channels=options.channels,
-        optimizer=optax.identity(),
-        **_heads(found, given),
-    )
-    shapes = jax.eval_shape(learner.init, jax.random.key(0))  # nothing of it is kept, so nothing need be drawn
+    heads, width = _heads(found, given)
+    images = jax.ShapeDtypeStruct((1, *_image_shape(options)), jnp.float32)
+    for hidden_layer in (-2, -1):  # before a classifier, and of a network that has none
+        learner = make_learner(
+            encoder,
+            image_size=options.image_size,
+            num_channels=options.channels,
+            hidden_layer=hidden_layer,
+            optimizer=optax.identity(),
+            **heads,
+        )
+        shapes = jax.eval_shape(learner.init, jax.random.key(0))  # nothing of it is kept, so nothing need be drawn
+        if width == jax.eval_shape(learner.embed, shapes, images).shape[-1]:
+            break
     like = shapes.replace(step=jnp.zeros((), jnp.int32), key=jax.random.key(0))
     state = interop.load_byol_checkpoint(options.file, like=like, source=found.source)
     interop.save_byol_checkpoint(options.out, state, layout=options.layout)
     return f"learner of {name} as {options.layout} has it"
 
 
-def _heads(found: "Recognised", given: Mapping[str, Any]) -> dict[str, Any]:
-    """`make_learner`'s options that give heads of the file's sizes, as far as they tell."""
+def _image_shape(options: argparse.Namespace) -> tuple[int, ...]:
+    size = options.image_size if isinstance(options.image_size, tuple) else (options.image_size,) * 2
+    return (*size, options.channels)
+
+
+def _heads(found: "Recognised", given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """`make_learner`'s options that give heads of the file's sizes, as far as they tell, and the representation's."""
     from interop.anatomy import head_layers
     from interop.recognition import learner_arrays
 
@@ -169,7 +176,4 @@ def _heads(found: "Recognised", given: Mapping[str, Any]) -> dict[str, Any]:
         options |= {"projection_size": predictor[0]["in"], "prediction_hidden_size": predictor[0]["out"]}
     if len(projector) > 1:  # the last layer but one, behind simplicial embeddings too
         options |= {"projection_hidden_size": projector[-2]["out"]}
-    classifier = shapes.get("online.encoder.fc.weight")
-    if projector and classifier is not None and projector[0]["in"] == classifier[0] != classifier[1]:
-        options["hidden_layer"] = -1
-    return options
+    return options, projector[0]["in"] if projector else None

@@ -103,7 +103,8 @@ def fitted(
 
     Args:
         given: arrays under the names above. A classifier, `encoder.fc`, is left out where the network has none, and
-            where `given` has none, the network keeps `like`'s: no representation depends on it.
+            where `given` has none, the network keeps `like`'s, or takes the online one's if `like` holds shapes alone:
+            no representation depends on it.
         biasless: head keys ("projector.3.bias") that the library hasn't; where absent, they start as zeros, which
             changes nothing in the function.
         hint: said where names don't fit.
@@ -132,9 +133,11 @@ def _with_classifier(given: dict[str, Any], leaves: Mapping[str, Any], names: Ma
     for key in (f"{network}.{name}" for network in NETWORKS for name in CLASSIFIER):
         if key not in paths:
             given.pop(key, None)
-        elif key not in given and hasattr(leaves[paths[key]], "__array__"):  # a ShapeDtypeStruct has no values
+        elif key not in given and hasattr(leaves[paths[key]], "__array__"):
             path = paths[key]
             given[key] = to_torch_array(as_numpy(leaves[path], path), names[path].rule)
+        elif key not in given and (other := key.replace("target.", "online.")) in given:  # `like` has no values
+            given[key] = given[other]
     return given
 
 

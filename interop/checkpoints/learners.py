@@ -38,6 +38,7 @@ def load_byol_checkpoint(
     Warns:
         AbsentHeadsWarning: byol-pytorch's trainer saved the network alone; the heads are `like`'s.
         PaddingWarning: the network pads otherwise than the one that was trained (DeepMind's, solo-learn's for CIFAR).
+        StemWarning: the network has a ReLU behind its stem, the one that was trained hasn't (lightly's for CIFAR).
         EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
         AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
 
@@ -92,6 +93,9 @@ def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: st
             0.5.7), "D0", "D0-sim" (0.9.0, with a warning). "lightly" (its examples), or "lightly-benchmarks",
             "lightly-cifar", "lightly-models" (the old class). "solo_learn", or "solo-learn-encoder" (up to 1.0.2).
             Hyphens may stand for underscores.
+
+    Warns:
+        PaddingWarning, StemWarning: the library's network of that layout computes otherwise than a native one.
 
     Raises:
         CheckpointFormatError: the state has another layout, or the file can't be written so.

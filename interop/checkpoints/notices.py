@@ -3,7 +3,7 @@
 Each is a category of Python's warnings, for those who want to make it an error or to silence it.
 """
 
-__all__ = ["AbsentHeadsWarning", "AbsentTargetWarning", "EmbeddingsWarning", "PaddingWarning"]
+__all__ = ["AbsentHeadsWarning", "AbsentTargetWarning", "EmbeddingsWarning", "PaddingWarning", "StemWarning"]
 
 
 class AbsentHeadsWarning(UserWarning):
@@ -20,3 +20,7 @@ class EmbeddingsWarning(UserWarning):
 
 class PaddingWarning(UserWarning):
     """The network pads otherwise than the one that the weights were trained in."""
+
+
+class StemWarning(UserWarning):
+    """The network has another activation behind its stem than the one that the weights were trained in."""

@@ -9,7 +9,6 @@ Heads have all biases. For CIFAR solo-learn pads its 3×3 stem by 2, which no fi
 stem="cifar")` pads by 1. Source: solo-learn 1.0.2 and its successors, `solo/methods/byol.py` and `base.py`.
 """
 
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.checkpoints.cut_names import renaming
 from interop.checkpoints.fitting import check_heads, fitted, own_arrays, own_names
-from interop.checkpoints.notices import PaddingWarning
+from interop.checkpoints.native import warn_of_difference
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.plain import representation_is_pooled, translated
 from interop.checkpoints.states import state_leaves
@@ -73,7 +72,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
     given = translated(state_dict, roots(state_dict), wanted, renaming)
     state = fitted(given, like=like, library="solo-learn", where=where)
-    _warn_of_padding(given, like, where)
+    warn_of_difference("solo_learn", state_dict, state=like, where=where)
     return state
 
 
@@ -98,19 +97,5 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
         names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
         names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
         written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
+    warn_of_difference("solo_learn", written, state=state, where=where)
     return written
-
-
-def _warn_of_padding(given: Mapping[str, Any], like: Any, where: str) -> None:
-    """A native network with a 3×3 stem pads by 1; a traced one as its own code says."""
-    stem = given.get("online.encoder.conv1.weight")
-    native = any(path.endswith("online/encoder/conv1/kernel") for path in state_leaves(like))
-    if stem is None or stem.shape[2:] != (3, 3) or not native:
-        return
-    warnings.warn(
-        PaddingWarning(
-            f"{where}: solo-learn pads its 3×3 stem by 2 pixels, nets.resnet by 1, and no file tells: give the network "
-            "images that are padded by one more zero on every side (after normalisation), and it computes the same"
-        ),
-        stacklevel=4,
-    )

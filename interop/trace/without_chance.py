@@ -1,6 +1,6 @@
 """Stand-ins for the operators that draw, so that networks can be compared: every coin shows heads, dropout keeps all.
 
-`verify.without_chance` has the same in torch.
+`FIXED` is for the evaluator, `without_chance` the same in torch.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from interop.trace.ops_random import draw, draw_like
 from interop.trace.ops_recurrent import lstm
 from interop.trace.values import Value, plain
 
-__all__ = ["FIXED", "FIXED_DRAW"]
+__all__ = ["FIXED", "without_chance"]
 
 FIXED_DRAW = 0.5
 """What every uniform or normal number is."""
@@ -57,3 +57,26 @@ FIXED: dict[str, Operator] = {
     "aten.randperm": lambda context, n, **options: plain(jnp.arange(n, dtype=jnp.int32)),
 }
 """By name without overload, to go before the table's."""
+
+
+def without_chance(torch: Any) -> Any:
+    """A mode in which torch draws what `without_chance.FIXED` draws."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class WithoutChance(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.name().removeprefix("aten::").partition(".")[0]
+            if name == "native_dropout":
+                x, p, training = args
+                return (x / (1 - p) if training and p < 1 else x.clone()), torch.ones_like(x, dtype=torch.bool)
+            result = function(*args, **(kwargs or {}))
+            if name in ("bernoulli", "bernoulli_"):
+                p = args[1] if len(args) > 1 else None
+                return result.fill_(0 if isinstance(p, int | float) and p == 0 else 1)
+            if name in ("rand", "randn", "rand_like", "randn_like", "uniform", "uniform_", "normal_", "normal"):
+                return result.fill_(FIXED_DRAW)
+            if name == "randperm":
+                return torch.arange(result.shape[0])
+            return result
+
+    return WithoutChance()

@@ -215,7 +215,7 @@ def test_deepminds_network_comes_under_torchvisions_names(call, there):
         0,
         "320 tensors of resnet50, from DeepMind's pre-training: o.safetensors\n",
     )
-    assert "trained with TensorFlow's padding (SAME), resnet50 pads as torchvision's" in answer.complaint
+    assert "trained with TensorFlow's padding (SAME), the network pads as torchvision's" in answer.complaint
     given = {name: torch.tensor(array) for name, array in interop.load_state_dict("o.safetensors").items()}
     torchvision.models.resnet50().load_state_dict(given, strict=True)
     assert_identical(given, network, ordered=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
-from plain_learners import CLASSES, HIDDEN, WIDTH, cut
+from plain_learners import CLASSES, HIDDEN, WIDTH
 from torch import nn
 
 from tests.parity.trajectory import torch_images
@@ -148,13 +148,6 @@ class Lightly(nn.Module):
 
     def forward_momentum(self, x):
         return self.projection_head_momentum(self.backbone_momentum(x).flatten(start_dim=1)).detach()
-
-
-def lightly_cifar(name="resnet-9"):
-    """lightly's own network, cut as its benchmark on CIFAR-10 does: without the ReLU that only `forward` has."""
-    from lightly.models import ResNetGenerator
-
-    return nn.Sequential(*cut(ResNetGenerator(name)), nn.AdaptiveAvgPool2d(1))
 
 
 class LightlyRun:

@@ -36,35 +36,11 @@ def cut(net):
     return nn.Sequential(*list(net.children())[:-1])
 
 
-class Shortcuts(nn.Module):
-    """A block with `shortcut` where torchvision has `downsample`, as lightly's own network for CIFAR."""
+def lightly_cifar(name="resnet-9"):
+    """lightly's own network, cut as its benchmark on CIFAR-10 does: without the ReLU that only `forward` has."""
+    from lightly.models import ResNetGenerator
 
-    def __init__(self, entering, leaving, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(entering, leaving, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(leaving)
-        self.conv2 = nn.Conv2d(leaving, leaving, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(leaving)
-        self.shortcut = nn.Sequential()
-        if stride > 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(entering, leaving, 1, stride, bias=False), nn.BatchNorm2d(leaving))
-
-    def forward(self, x):
-        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
-
-
-class Activated(nn.BatchNorm2d):
-    """lightly's network calls relu by itself; in a Sequential it has to be somebody's."""
-
-    def forward(self, x):
-        return F.relu(super().forward(x))
-
-
-def lightly_cifar():
-    """conv, batch norm, four stages, pool: lightly's ResNetGenerator("resnet-18") cut, with one block a stage."""
-    stages = [Shortcuts(64 * max(2**k // 2, 1), 64 * 2**k, 1 + (k > 0)) for k in range(4)]
-    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), Activated(64)]
-    return nn.Sequential(*stem, *(nn.Sequential(stage) for stage in stages), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*cut(ResNetGenerator(name)), nn.AdaptiveAvgPool2d(1))
 
 
 class Head(nn.Module):

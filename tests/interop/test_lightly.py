@@ -1,5 +1,7 @@
 """lightly's learners as training states and back: the same leaves, the same next loss, in all of its layouts."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from weight_samples import assert_identical
 import interop
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from byol_jax.tree import flatten
-from interop.checkpoints.notices import AbsentTargetWarning
+from interop.checkpoints.notices import AbsentTargetWarning, StemWarning
 from tests.parity.trajectory import QUICK, blank
 
 THEIRS = {
@@ -39,17 +41,25 @@ def ours(layout):
     return learner(**OPTIONS.get(layout, {}))
 
 
+def what_is_said(layout):
+    """lightly's cut network for CIFAR computes otherwise than a native one; test_original_learners.py shows it."""
+    return pytest.warns(StemWarning, match="no ReLU") if layout == "lightly-cifar" else contextlib.nullcontext()
+
+
 @LAYOUTS
 def test_every_layout_goes_in_and_out_unchanged(layout, tmp_path):
     """The same keys in the same order, and bits; loaded strictly by a module with their names."""
     module = randomised(THEIRS[layout]())
-    state = interop.load_byol_checkpoint({"state_dict": module.state_dict()}, like=blank(ours(layout)))
+    with what_is_said(layout):
+        state = interop.load_byol_checkpoint({"state_dict": module.state_dict()}, like=blank(ours(layout)))
     assert not state.online.params["projector"]["0"]["bias"].any()
-    interop.save_byol_checkpoint(tmp_path / "learner.ckpt", state, layout=layout)
+    with what_is_said(layout):
+        interop.save_byol_checkpoint(tmp_path / "learner.ckpt", state, layout=layout)
     saved = torch.load(tmp_path / "learner.ckpt")
     assert_identical(saved, module.state_dict())
     THEIRS[layout]().load_state_dict(saved, strict=True)
-    again = interop.load_byol_checkpoint(tmp_path / "learner.ckpt", like=state, source="lightly")
+    with what_is_said(layout):
+        again = interop.load_byol_checkpoint(tmp_path / "learner.ckpt", like=state, source="lightly")
     assert_identical(leaves(again), leaves(state))
 
 
@@ -59,7 +69,7 @@ def leaves(state):
 
 
 @pytest.mark.slow
-@LAYOUTS
+@pytest.mark.parametrize("layout", [name for name in THEIRS if name != "lightly-cifar"])
 def test_training_goes_on_with_the_same_next_loss(layout, tmp_path):
     """lightly's example loss is -½(cos + cos), in [-1, 1]; ours (2 - 2 cos) + (2 - 2 cos), in [0, 8]."""
     one, module = ours(layout), randomised(THEIRS[layout]())

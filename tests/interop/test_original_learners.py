@@ -12,13 +12,13 @@ import original_learners as original
 import pytest
 import torch
 from original_learners import BATCH, DECAY, RATE, STEPS, TAU, LightlyRun, SoloLearnRun
-from plain_learners import CLASSES, HEADS, IMAGES, cut, learner, randomised, resnet
+from plain_learners import CLASSES, HEADS, IMAGES, cut, learner, lightly_cifar, randomised, resnet
 from weight_samples import assert_identical
 
 import interop
 from byol_jax import make_learner, nets, schedules
 from byol_jax.ema import ema_update
-from interop.checkpoints.notices import PaddingWarning
+from interop.checkpoints.notices import PaddingWarning, StemWarning
 from tests.parity.reference import one_thread
 from tests.parity.trajectory import QUICK, blank, compiled, torch_images
 
@@ -46,7 +46,7 @@ def wider(encoder):
 
 
 def traced():
-    return interop.from_torch_module(original.lightly_cifar(), image_size=16, verify=False)
+    return interop.from_torch_module(lightly_cifar(), image_size=16, verify=False)
 
 
 def padding_warning():
@@ -63,7 +63,7 @@ CASES = {
         decay=TAU,
     ),
     "lightly, CIFAR": Case(
-        lambda: original.Lightly(original.lightly_cifar()),
+        lambda: original.Lightly(lightly_cifar()),
         LightlyRun,
         traced,
         layout="lightly-cifar",
@@ -130,7 +130,8 @@ def together(name, state, run, images):
 
 
 def written(state, name, folder):
-    interop.save_byol_checkpoint(folder / "learner.ckpt", state, layout=CASES[name].layout)
+    with CASES[name].warned():
+        interop.save_byol_checkpoint(folder / "learner.ckpt", state, layout=CASES[name].layout)
     return torch.load(folder / "learner.ckpt")
 
 
@@ -200,9 +201,11 @@ def test_lightlys_example_moves_its_target_first():
 
 @pytest.mark.slow
 def test_lightlys_cut_network_for_cifar_has_no_relu_behind_its_stem():
-    """A native network has one: it takes the weights and computes something else. A traced one is exact (above)."""
+    """A native network has one: it takes the weights, warns, and computes something else. A traced one is exact."""
     one, module = learner(stem="cifar"), randomised(CASES["lightly, CIFAR"].theirs())
-    state = interop.load_byol_checkpoint(module.state_dict(), like=blank(one))
+    with pytest.warns(StemWarning, match="no ReLU behind its stem") as caught:
+        state = interop.load_byol_checkpoint(module.state_dict(), like=blank(one))
+    assert caught[0].filename == __file__
     with torch.no_grad():
         expected = module.eval().backbone(torch_images(IMAGES)).flatten(1).numpy()
     got = jax.jit(one.embed, compiler_options=QUICK)(state, IMAGES)

@@ -78,7 +78,8 @@ def test_cifars_stem_pads_by_two_which_is_said(tmp_path):
         got = jax.jit(one.embed, compiler_options=QUICK)(state, IMAGES)
         off = np.linalg.norm(got - expected) / np.linalg.norm(expected)
         assert off < 1e-5 if padding == 2 else 1e-3 < off < 1
-    interop.save_byol_checkpoint(tmp_path / "learner.npz", state, layout="solo-learn")
+    with pytest.warns(PaddingWarning, match="by 2 pixels"):
+        interop.save_byol_checkpoint(tmp_path / "learner.npz", state, layout="solo-learn")
     assert_identical(interop.load_state_dict(tmp_path / "learner.npz"), module.state_dict(), ordered=False)
 
 
