@@ -11,6 +11,7 @@ import numpy as np
 from byol_jax.ops.pool import max_pool
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.context import Context
+from interop.trace.extrema import first_maximum
 from interop.trace.kinds import Operator, per_axis
 from interop.trace.ops_reduce import reduced
 from interop.trace.values import Value, arranged, mixed, same_order
@@ -182,7 +183,7 @@ def _adaptive_max_pool(rank: int) -> Operator:
         for offset, m in enumerate(_adaptive_sizes(x, output_size, rank)):
             place = x.order.index(x.ndim - rank + offset)
             parts = [
-                jnp.max(jax.lax.slice_in_dim(x.array, start, stop, axis=place), place, keepdims=True)
+                first_maximum(jax.lax.slice_in_dim(x.array, start, stop, axis=place), place)
                 for start, stop in _bins(x.array.shape[place], m)
             ]
             x = Value(jnp.concatenate(parts, place), x.order)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.context import Context
+from interop.trace.extrema import maximum, minimum
 from interop.trace.graph import Dtype
 from interop.trace.kinds import Operator, in_order
-from interop.trace.values import Value, normal_axis, physical_axes, plain, same_order
+from interop.trace.values import Value, normal_axis, physical_axes, same_order
 
 __all__ = ["TABLE", "reduced"]
 
@@ -45,13 +46,13 @@ def _extreme(function: Callable[..., jax.Array]) -> Operator:
     """`amax`, `amin`: equal extrema share the gradient, in both frameworks."""
 
     def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
-        return reduced(x, dim, keepdim, lambda a, axes: function(a, axes, keepdims=True))
+        return reduced(x, dim, keepdim, function)
 
     return operator
 
 
 def _extreme_of_all(function: Callable[..., jax.Array]) -> Operator:
-    return lambda context, x: plain(function(x.array))
+    return lambda context, x: reduced(x, None, False, function)
 
 
 def _extreme_and_place(search: Callable[..., jax.Array]) -> Operator:
@@ -129,9 +130,9 @@ def _norm(
     def norm(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         size = jnp.abs(a)
         if ord == float("inf"):
-            return jnp.max(size, axes, keepdims=True)
+            return maximum(size, axes)
         if ord == float("-inf"):
-            return jnp.min(size, axes, keepdims=True)
+            return minimum(size, axes)
         if ord == 0:
             return jnp.sum((a != 0).astype(a.dtype), axes, keepdims=True)
         if ord == 1:
@@ -202,10 +203,10 @@ TABLE: dict[str, Operator] = {
     "aten.sum": _sum,
     "aten.mean": _mean,
     "aten.prod": _product,
-    "aten.amax": _extreme(jnp.max),
-    "aten.amin": _extreme(jnp.min),
-    "aten.max.default": _extreme_of_all(jnp.max),
-    "aten.min.default": _extreme_of_all(jnp.min),
+    "aten.amax": _extreme(maximum),
+    "aten.amin": _extreme(minimum),
+    "aten.max.default": _extreme_of_all(maximum),
+    "aten.min.default": _extreme_of_all(minimum),
     "aten.max.dim": _extreme_and_place(jnp.argmax),
     "aten.min.dim": _extreme_and_place(jnp.argmin),
     "aten.argmax": _place(jnp.argmax),

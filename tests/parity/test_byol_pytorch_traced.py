@@ -36,6 +36,8 @@ NEVER_IN_JAX = {
     "layer norm, attention": network(lambda: timm.create_model("test_vit", img_size=32, patch_size=8), 32),
     "layer scale, depthwise": network(lambda: timm.create_model("test_convnext"), 32),
 }
+QUICKER = ("squeeze and excitation", "layer norm, attention")
+"""Those that aren't left to `make long`, which has all of them."""
 
 
 @pytest.mark.slow
@@ -64,7 +66,7 @@ def test_trajectory_of_a_traced_resnet18(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", NEVER_IN_JAX)
+@pytest.mark.parametrize("kind", QUICKER)
 def test_trajectory_of_a_network_never_written_in_jax(kind: str, tmp_path: Path) -> None:
     assert check_there_and_back(NEVER_IN_JAX[kind], DEFAULT, tmp_path)[0] <= TOLERANCE
 

@@ -127,7 +127,6 @@ def test_forward_backward_and_statistics_in_float32(name):
         pytest.param(bottleneck, BOTTLENECK, True, marks=SLOW),
         pytest.param(basic, BASIC, False, marks=SLOW),
         pytest.param(models.resnet18, nets.resnet18(), True, marks=SLOW),
-        pytest.param(models.resnet50, nets.resnet50(), True, marks=SLOW),
     ],
 )
 def test_every_hidden_layer_is_what_a_hook_holds_after_the_pass(module, encoder, train):
