@@ -83,18 +83,20 @@ def start_from(path: str | Path, state: TrainState, encoder: Encoder) -> TrainSt
         InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
     """
     import interop
+    from interop.checkpoints.native import warn_of_difference
     from interop.checkpoints.opened import opened
-    from interop.recognition import recognised
+    from interop.recognition import difference, recognised
 
     _, given = opened(path)
+    found = recognised(given)
     started = _with_encoder(given, state, encoder)
-    if not recognised(given).source:
+    if not found.source:
         return started
     try:
         return interop.load_byol_checkpoint(given, like=state)
     except InteropError as error:
         warnings.warn(f"{path}: a learner whose encoder alone is started from: {error}", stacklevel=2)
-        _warn_of_difference(path, given, state)
+        warn_of_difference(difference(found, given), state=state, where=str(path), stacklevel=3)
     return started
 
 
@@ -107,21 +109,14 @@ def start_encoder_from(path: str | Path, state: TrainState, encoder: Encoder) ->
     Raises:
         InteropError's children: unreadable, unsafe, or of another architecture; every difference is listed.
     """
+    from interop.checkpoints.native import warn_of_difference
     from interop.checkpoints.opened import opened
+    from interop.recognition import difference, recognised
 
     _, given = opened(path)
     started = _with_encoder(given, state, encoder)
-    _warn_of_difference(path, given, state)
+    warn_of_difference(difference(recognised(given), given), state=state, where=str(path), stacklevel=3)
     return started
-
-
-def _warn_of_difference(path: str | Path, given: Mapping[str, Any], state: TrainState) -> None:
-    from interop.checkpoints.native import concerns
-    from interop.recognition import difference, recognised
-
-    otherwise = difference(recognised(given), given)
-    if otherwise is not None and concerns(otherwise, state):
-        warnings.warn(otherwise.category(f"{path}: {otherwise.sentence}"), stacklevel=3)
 
 
 def _with_encoder(given: Mapping[str, Any], state: TrainState, encoder: Encoder) -> TrainState:

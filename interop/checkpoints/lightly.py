@@ -18,7 +18,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.checkpoints.cut_names import FIRST_STAGE, cut, renaming
 from interop.checkpoints.fitting import check_heads, fitted, own_arrays, own_names
-from interop.checkpoints.native import warn_of_difference
+from interop.checkpoints.native import native_difference, warn_of_difference
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.plain import representation_is_pooled, translated, without_first_bias
 from interop.checkpoints.states import state_leaves
@@ -89,7 +89,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
     given = translated(state_dict, ROOTS, wanted, renaming)
     state = fitted(given, like=like, library="lightly", where=where, biasless=BIASLESS)
-    warn_of_difference("lightly", state_dict, state=like, where=where)
+    warn_of_difference(native_difference("lightly", state_dict), state=like, where=where)
     return state
 
 
@@ -125,5 +125,5 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     if kind.classifier:
         classifier = {f"{CLASSIFIER}.{leaf}": arrays.get(f"online.encoder.fc.{leaf}") for leaf in ("weight", "bias")}
         written |= {key: array for key, array in classifier.items() if array is not None}
-    warn_of_difference("lightly", written, state=state, where=where)
+    warn_of_difference(native_difference("lightly", written), state=state, where=where)
     return written

@@ -11,7 +11,7 @@ from interop.checkpoints.cut_names import FIRST_STAGE
 from interop.checkpoints.notices import PaddingWarning, StemWarning
 from interop.checkpoints.states import state_leaves
 
-__all__ = ["Difference", "concerns", "native_difference", "warn_of_difference"]
+__all__ = ["Difference", "native_difference", "warn_of_difference"]
 
 
 class Difference(NamedTuple):
@@ -64,19 +64,15 @@ def native_difference(library: str, state_dict: Mapping[str, Any]) -> Difference
     return SOLO_LEARN if library == "solo_learn" and small else None
 
 
-def concerns(difference: Difference | None, state: Any) -> bool:
-    """Whether a training state's encoder is one of `nets.resnet`'s that computes otherwise.
+def warn_of_difference(difference: Difference | None, *, state: Any, where: str, stacklevel: int = 4) -> None:
+    """Says it if `state`'s encoder is one of `nets.resnet`'s that computes otherwise.
 
-    Raises:
-        StateDictMismatchError: not a `TrainState`.
+    Args:
+        state: a `TrainState`.
+        where: the file, in front of the sentence.
+        stacklevel: whom it is said to, as in `warnings.warn`: who calls `load_byol_checkpoint`.
     """
     native = "online/encoder/conv1/kernel" in state_leaves(state)
     same = "same" in state.online.stats.get("encoder", {}).get("padding", {})
-    return difference is not None and native and not (same and difference is DEEPMIND)
-
-
-def warn_of_difference(library: str, state_dict: Mapping[str, Any], *, state: Any, where: str) -> None:
-    """Says it to who called `load_byol_checkpoint` or `save_byol_checkpoint`, if `state`'s network is native."""
-    difference = native_difference(library, state_dict)
-    if difference is not None and concerns(difference, state):
-        warnings.warn(difference.category(f"{where}: {difference.sentence}"), stacklevel=4)
+    if difference is not None and native and not (same and difference is DEEPMIND):
+        warnings.warn(difference.category(f"{where}: {difference.sentence}"), stacklevel=stacklevel)

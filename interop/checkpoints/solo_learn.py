@@ -17,7 +17,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.checkpoints.cut_names import renaming
 from interop.checkpoints.fitting import check_heads, fitted, own_arrays, own_names
-from interop.checkpoints.native import warn_of_difference
+from interop.checkpoints.native import native_difference, warn_of_difference
 from interop.checkpoints.order import defined_order
 from interop.checkpoints.plain import representation_is_pooled, translated
 from interop.checkpoints.states import state_leaves
@@ -72,7 +72,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
     given = translated(state_dict, roots(state_dict), wanted, renaming)
     state = fitted(given, like=like, library="solo-learn", where=where)
-    warn_of_difference("solo_learn", state_dict, state=like, where=where)
+    warn_of_difference(native_difference("solo_learn", state_dict), state=like, where=where)
     return state
 
 
@@ -97,5 +97,5 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
         names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
         names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
         written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
-    warn_of_difference("solo_learn", written, state=state, where=where)
+    warn_of_difference(native_difference("solo_learn", written), state=state, where=where)
     return written
