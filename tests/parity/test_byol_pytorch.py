@@ -27,13 +27,6 @@ def test_trajectories_of_all_pairs(case: Case, tmp_path: Path) -> None:
     assert check_there_and_back(SMALL, case, tmp_path)[0] <= TOLERANCE
 
 
-@pytest.mark.slow
-def test_trajectory_with_resnet18(tmp_path: Path) -> None:
-    """XLA's optimisations as users have them."""
-    case = Case("flip", "adamw", "avgpool", "scheduled", False)
-    assert check_there_and_back(RESNET18, case, tmp_path, {})[0] <= TOLERANCE
-
-
 @pytest.mark.long
 def test_trajectories_of_all_combinations(tmp_path: Path, share: Any, figure: Any) -> None:
     cases = share(PRODUCT)
@@ -44,6 +37,7 @@ def test_trajectories_of_all_combinations(tmp_path: Path, share: Any, figure: An
 
 @pytest.mark.long
 def test_trajectories_with_resnet18(tmp_path: Path, share: Any, figure: Any) -> None:
+    """XLA's optimisations as users have them."""
     cases = share(RESNET_CASES)
     largest, rounding = np.max([check_there_and_back(RESNET18, case, tmp_path, {}) for case in cases], axis=0)
     figure("resnet18 against byol-pytorch, five steps", cases=len(cases), result=RESULT.format(largest, rounding))
