@@ -71,8 +71,13 @@ def warn_of_difference(difference: Difference | None, *, state: Any, where: str,
         state: a `TrainState`.
         where: the file, in front of the sentence.
         stacklevel: whom it is said to, as in `warnings.warn`: who calls `load_byol_checkpoint`.
+
+    Raises:
+        StateDictMismatchError: there is a difference, and `state` is no `TrainState`.
     """
+    if difference is None:
+        return
     native = "online/encoder/conv1/kernel" in state_leaves(state)
     same = "same" in state.online.stats.get("encoder", {}).get("padding", {})
-    if difference is not None and native and not (same and difference is DEEPMIND):
+    if native and not (same and difference is DEEPMIND):
         warnings.warn(difference.category(f"{where}: {difference.sentence}"), stacklevel=stacklevel)
