@@ -47,7 +47,7 @@ def measure(
         rounds: turns that each contender has.
         chunk: steps a turn.
         threads: cores that each may use.
-        keep_memory: whether freed memory stays in the process, see `byol_jax.allocator`.
+        keep_memory: whether freed memory stays in the process, see `byol_jax.cli.allocator`.
         tell: called with a line of progress now and then.
 
     Raises:

@@ -33,7 +33,7 @@ from byol_jax.disk import write_atomically
 __all__ = ["RESULTS", "code_hash", "main", "stored", "table"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
-CODE = ("interop/trace/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
+CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
 NOT_RUN = ("named.py", "saved.py", "rows.py", "verify.py")
 """Files among those that the measurement has nothing to do with; `verify` only names a layer in a row that differs."""
 PACKAGES = ("jax", "timm", "torch", "torchvision")

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from benchmarks.contenders import build
 from benchmarks.workloads import Workload
-from byol_jax.allocator import keep_freed_memory
+from byol_jax.cli.allocator import keep_freed_memory
 
 __all__ = ["main"]
 

@@ -18,10 +18,9 @@ import numpy as np
 from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, UnsupportedOpError
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
-from interop.trace.comparison import relative_difference
 from interop.trace.encoder import from_torch_module, network_encoder, traced_parts
 from interop.trace.export import noted_outputs
-from interop.trace.verify import verify_encoder
+from interop.trace.verify import relative_difference, verify_encoder
 from interop.trace.without_chance import FIXED, without_chance
 
 __all__ = ["BATCH", "LIMIT", "measure"]

@@ -15,8 +15,8 @@ from .errors import DamagedCheckpointError as DamagedCheckpointError
 from .errors import DataError as DataError
 from .errors import HiddenLayerNotFoundError as HiddenLayerNotFoundError
 from .loss import normalized_mse as normalized_mse
-from .nets.adapters import from_linen as from_linen
-from .nets.adapters import from_nnx as from_nnx
+from .nets.linen import from_linen as from_linen
+from .nets.nnx import from_nnx as from_nnx
 from .optim import lars as lars
 from .train import pretrain as pretrain
 from .types import Encoder as Encoder

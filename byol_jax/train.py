@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import checkpoint, parallel, report, run
-from byol_jax.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
+from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data.loader import at_least
 from byol_jax.errors import DivergedError
-from byol_jax.events import event_writer
-from byol_jax.progress import TrainingLog, stop_on_signals
-from byol_jax.source import LISTED, Length, Source, open_source
+from byol_jax.runs import folder as run
+from byol_jax.runs.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
+from byol_jax.runs.events import event_writer
+from byol_jax.runs.progress import TrainingLog, stop_on_signals
+from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["pretrain"]

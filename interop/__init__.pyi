@@ -1,7 +1,3 @@
-from .checkpoints.learners import load_byol_checkpoint as load_byol_checkpoint
-from .checkpoints.learners import save_byol_checkpoint as save_byol_checkpoint
-from .convert import from_torch_state_dict as from_torch_state_dict
-from .convert import to_torch_state_dict as to_torch_state_dict
 from .errors import CheckpointFormatError as CheckpointFormatError
 from .errors import ConversionMismatchError as ConversionMismatchError
 from .errors import HiddenLayerNotFoundError as HiddenLayerNotFoundError
@@ -13,15 +9,19 @@ from .errors import UnsupportedModuleError as UnsupportedModuleError
 from .errors import UnsupportedOpError as UnsupportedOpError
 from .files import load_state_dict as load_state_dict
 from .files import save_state_dict as save_state_dict
-from .optimizer_state import from_torch_opt_state as from_torch_opt_state
-from .optimizer_state import to_torch_opt_state as to_torch_opt_state
+from .learners.checkpoint import load_byol_checkpoint as load_byol_checkpoint
+from .learners.checkpoint import save_byol_checkpoint as save_byol_checkpoint
+from .optimizers.state import from_torch_opt_state as from_torch_opt_state
+from .optimizers.state import to_torch_opt_state as to_torch_opt_state
 from .trace.checks import check as check
 from .trace.checks import missing_ops as missing_ops
 from .trace.encoder import from_torch_module as from_torch_module
+from .trace.ops.table import register_op as register_op
 from .trace.saved import load_network as load_network
 from .trace.saved import save_network as save_network
-from .trace.table import register_op as register_op
-from .writeback import update_torch_module as update_torch_module
+from .weights.convert import from_torch_state_dict as from_torch_state_dict
+from .weights.convert import to_torch_state_dict as to_torch_state_dict
+from .weights.writeback import update_torch_module as update_torch_module
 
 __all__ = [
     "CheckpointFormatError",

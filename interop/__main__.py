@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from byol_jax.errors import InteropError
-from interop.commands import convert_file, describe, inspect_file
+from interop.inspect.commands import convert_file, describe, inspect_file
 
 __all__ = ["main"]
 

@@ -1,8 +1,8 @@
 """Weight files: .safetensors, .pt, .pth, .ckpt and .npz to and from flat dicts of NumPy arrays.
 
 Reading trusts nothing: the format is told by content, not by name; every size is checked before memory is taken;
-nothing in a file is ever executed or extracted. Writing is atomic. Names inside stay torch's; what they mean for a
-JAX network is `interop.convert`'s business.
+nothing in a file is ever executed or extracted. Writing is atomic. Names inside stay torch's; `interop.weights.convert`
+says what they mean for a JAX network.
 """
 
 import os
@@ -15,8 +15,8 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsafeCheckpointError
 from interop.arrays import as_numpy, contiguous, import_torch
-from interop.containers import without_wrappers
 from interop.formats import npz_file, safetensors_file, torch_file
+from interop.formats.containers import without_wrappers
 from interop.formats.damage import reading
 from interop.formats.disk import atomic_path, open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, read_sharded, write_sharded

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from interop.trace import table
-from interop.trace.table import OPERATORS
+from interop.trace.ops import table
+from interop.trace.ops.table import OPERATORS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
 HEAD = """# Operators of PyTorch that have a JAX counterpart
 
-{count} names, one small function each in `interop/trace/ops_*.py`, compared with torch in values and gradients by
+{count} names, one small function each in `interop/trace/ops/`, compared with torch in values and gradients by
 `tests/interop/test_trace_ops.py`. A name stands for all its overloads, unless the overload has a line of its own. What
 a module uses beyond these is listed by `interop.missing_ops(module)` and added by `interop.register_op(name)`:
 [recipes](recipes.md). Written by `python -m tests.operator_table`.
@@ -22,12 +22,8 @@ a module uses beyond these is listed by `interop.missing_ops(module)` and added 
 
 def families() -> dict[str, list[str]]:
     """{"pointwise": ["aten.add", …], …}, each name in the file that has the last word on it."""
-    modules = {name: part for name, part in vars(table).items() if name.startswith("ops_")}
-    found: dict[str, list[str]] = {}
-    for name, part in modules.items():
-        assert isinstance(part, ModuleType)
-        found[name.removeprefix("ops_")] = sorted(op for op, run in part.TABLE.items() if OPERATORS[op] is run)
-    return found
+    modules = {name: part for name, part in vars(table).items() if isinstance(part, ModuleType)}
+    return {name: sorted(op for op in part.TABLE if OPERATORS[op] is part.TABLE[op]) for name, part in modules.items()}
 
 
 def page() -> str:

@@ -37,7 +37,7 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Converts; prints a summary."""
-    from interop.commands import convert_file
+    from interop.inspect.commands import convert_file
 
     with folder_for(options.target):
         summary = convert_file(options.source, options.target, overwrite=options.overwrite)

@@ -30,9 +30,9 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the demo, which prints its own results."""
-    from byol_jax import demo
-    from byol_jax.allocator import keep_freed_memory
+    from byol_jax.cli import demo_run
+    from byol_jax.cli.allocator import keep_freed_memory
 
     keep_freed_memory()
-    demo.run(options.out, steps=options.steps, seed=options.seed, overwrite=options.overwrite)
+    demo_run.run(options.out, steps=options.steps, seed=options.seed, overwrite=options.overwrite)
     return 0

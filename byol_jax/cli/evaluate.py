@@ -118,8 +118,8 @@ def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
     """The control's name and state: what the run started from, random or given weights."""
     import jax
 
-    from byol_jax.artifacts import START, start_from
     from byol_jax.cli.networks import starts_random
+    from byol_jax.runs.artifacts import START, start_from
 
     state = opened.learner.init(jax.random.key(opened.config["seed"]))
     weights = options.run / "exported" / START

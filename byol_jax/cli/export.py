@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     """Writes the encoder's weights, or the learner's; prints the file's name."""
     import interop
     from byol_jax import encoder_variables
-    from byol_jax.artifacts import encoder_state_dict
     from byol_jax.cli.opened_run import open_run
+    from byol_jax.runs.artifacts import encoder_state_dict
 
     opened = open_run(options.run, options.which)
     name, step = opened.config["network"]["name"], int(opened.state.step)

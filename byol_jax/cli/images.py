@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.cli.bars import progress_bar
 from byol_jax.cli.values import is_folder
 from byol_jax.data import Dataset, evaluation_images, open_dataset
 from byol_jax.errors import DataError
 from byol_jax.evaluate import raw_pixels
+from byol_jax.runs.progress import progress_bar
 
 __all__ = ["Labelled", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
 

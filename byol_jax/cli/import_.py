@@ -19,7 +19,7 @@ from byol_jax.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder
-    from interop.recognition import Recognised
+    from interop.inspect.recognition import Recognised
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -57,8 +57,8 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Checks and writes; prints what was written and the file's name."""
-    from interop.checkpoints.opened import opened
-    from interop.recognition import difference, encoder_state_dict, recognised
+    from interop.inspect.recognition import difference, encoder_state_dict, recognised
+    from interop.learners.opened import opened
 
     _, given = opened(options.file)
     found = recognised(given)
@@ -85,7 +85,7 @@ def _told(network: Mapping[str, Any], path: Path) -> str:
     Raises:
         ConfigurationError: they tell one that isn't native.
     """
-    from interop.anatomy import architecture
+    from interop.inspect.anatomy import architecture
 
     told = architecture({name: array.shape for name, array in network.items()})
     name = told.name + (SMALL_IMAGES if "3x3 stem" in told.details else "")
@@ -103,9 +103,9 @@ def _write_network(
     import jax
 
     import interop
-    from byol_jax.artifacts import CLASSIFIER
-    from interop.names import named_leaves, torch_names
-    from interop.recognition import encoder_state_dict
+    from byol_jax.runs.artifacts import CLASSIFIER
+    from interop.inspect.recognition import encoder_state_dict
+    from interop.weights.names import named_leaves, torch_names
 
     like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), _image_shape(options)))
     wanted = [leaf.key for leaf in torch_names(named_leaves(like)).values()]
@@ -160,8 +160,8 @@ def _image_shape(options: argparse.Namespace) -> tuple[int, ...]:
 
 def _heads(found: "Recognised", given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """`make_learner`'s options that give heads of the file's sizes, as far as they tell, and the representation's."""
-    from interop.anatomy import head_layers
-    from interop.recognition import learner_arrays
+    from interop.inspect.anatomy import head_layers
+    from interop.inspect.recognition import learner_arrays
 
     shapes = {name: array.shape for name, array in learner_arrays(found, given).items()}
     projector, predictor = (

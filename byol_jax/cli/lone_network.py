@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import optax
 
-from byol_jax.artifacts import start_encoder_from
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.cli.networks import loaded_weights
 from byol_jax.cli.recipe import HIDDEN_LAYER, augmentations
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
+from byol_jax.runs.artifacts import start_encoder_from
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["LoneNetwork", "lone_network", "summary"]

@@ -125,8 +125,8 @@ def loaded_weights(path: Path | None) -> Mapping[str, Any] | None:
     """The network in the file of `--init-from`, a learner's online one; None where it isn't given."""
     if path is None:
         return None
-    from interop.checkpoints.opened import opened
-    from interop.recognition import encoder_state_dict, recognised
+    from interop.inspect.recognition import encoder_state_dict, recognised
+    from interop.learners.opened import opened
 
     _, given = opened(path)
     return encoder_state_dict(recognised(given), given)

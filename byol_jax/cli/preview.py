@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.lone_network import lone_network, summary
     from byol_jax.cli.recipe import augmentations
     from byol_jax.data import epoch_order
-    from byol_jax.plots import views_grid
+    from byol_jax.runs.pictures import views_grid
     from byol_jax.views import sample_views
 
     make_network = find_network(options.network, options.weights) if options.network else None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from byol_jax.run import read_config, refuse_differences, run_paths
+from byol_jax.runs.folder import read_config, refuse_differences, run_paths
 from byol_jax.settings import IMAGENET_MEAN_STD
 from byol_jax.types import Encoder
 

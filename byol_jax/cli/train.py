@@ -66,7 +66,7 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Trains; then process 0 prints the run's folder."""
-    from byol_jax.allocator import keep_freed_memory
+    from byol_jax.cli.allocator import keep_freed_memory
 
     keep_freed_memory()
     make_network = _found_network(options)  # before data or devices: a wrong name costs nothing

@@ -1,9 +1,8 @@
 """Native encoders, and the heads as a module of their own."""
 
 from byol_jax.nets import heads
+from byol_jax.nets.adapters import with_variables
 from byol_jax.nets.cnn import small_cnn
-from byol_jax.nets.given import with_variables
-from byol_jax.nets.positions import resize_positions
 from byol_jax.nets.resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
 from byol_jax.nets.resnet_variants import (
     resnet50_2x,
@@ -14,7 +13,7 @@ from byol_jax.nets.resnet_variants import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from byol_jax.nets.vit import vit, vit_b16, vit_b32, vit_l16, vit_s16
+from byol_jax.nets.vit import resize_positions, vit, vit_b16, vit_b32, vit_l16, vit_s16
 
 __all__ = [
     "heads",

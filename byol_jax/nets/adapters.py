@@ -1,10 +1,33 @@
-"""Networks written in Flax as encoders: `from_linen` for flax.linen, `from_nnx` for flax.nnx.
+"""Encoders from what somebody already has: here weights for an encoder, in `linen.py` and `nnx.py` Flax modules.
 
-Both give three pure functions around a module that is never changed. How each kind of module is taken apart is in
-`linen` and `nnx` beside this file; networks written as pure functions need no adapter: they are an `Encoder`.
+A network written as pure functions needs no adapter: it is an `Encoder`. A torch module becomes one by
+`interop.from_torch_module`.
 """
 
-from byol_jax.nets.linen import from_linen
-from byol_jax.nets.nnx import from_nnx
+from typing import Any
 
-__all__ = ["from_linen", "from_nnx"]
+from byol_jax.types import Encoder, Variables
+
+__all__ = ["with_variables"]
+
+
+def with_variables(encoder: Encoder, variables: Variables) -> Encoder:
+    """`encoder` with an `init` that returns `variables`, whatever the key.
+
+    Args:
+        encoder: any encoder.
+        variables: of the same structure as its own, e.g. from `interop.from_torch_state_dict`.
+
+    Example:
+        >>> import jax, byol_jax
+        >>> encoder = byol_jax.nets.small_cnn()
+        >>> pretrained = encoder.init(jax.random.key(7), (16, 16, 1))
+        >>> encoder = with_variables(encoder, pretrained)
+        >>> encoder.init(jax.random.key(0), (16, 16, 1)) is pretrained
+        True
+    """
+
+    def init(key: Any, image_shape: tuple[int, ...]) -> Variables:
+        return variables
+
+    return encoder._replace(init=init)

@@ -32,7 +32,7 @@ _CHOICES = {
 
 PADDING = "padding"
 """`stats` of a network with padding="same" have a node `padding/same` without leaves: nothing else in a training state
-tells how its network pads, and weights trained with the other rule load without a word (`interop.checkpoints`)."""
+tells how its network pads, and weights trained with the other rule load without a word (`interop.learners`)."""
 
 
 def resnet(

@@ -2,7 +2,7 @@
 
 A pickle is a program. `pickle_machine` carries it out with plain data as the only result; dill, jax and haiku are never
 asked. A name outside `dill_builders.BUILDERS` ends the reading. What the data mean is the business of
-`interop.checkpoints`.
+`interop.learners`.
 """
 
 import os

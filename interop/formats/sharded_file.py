@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.containers import listed
+from interop.formats.containers import listed
 from interop.formats.disk import exchanged, open_regular
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named, fresh, import_torch, tensor_view
-from interop.containers import find_state_dict
+from interop.formats.containers import find_state_dict
 from interop.formats.damage import reading
 from interop.formats.disk import read_exactly
 from interop.formats.pickle_machine import Bounded, run_pickle

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
 from interop.arrays import DTYPE_NAMES, import_torch
 from interop.trace.export import Traced, example_batch, trace
-from interop.trace.table import find
+from interop.trace.ops.table import find
 
 __all__ = ["Missing", "Report", "check", "check_module", "missing", "missing_ops"]
 

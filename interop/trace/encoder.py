@@ -23,8 +23,8 @@ from interop.trace.checks import check_module, missing
 from interop.trace.evaluate import NO_STAND_INS, Program, evaluate, program
 from interop.trace.export import Traced, example_batch, trace
 from interop.trace.graph import Graph, Ref
-from interop.trace.kinds import Operator
-from interop.trace.ops_norm import RAW_BUFFERS
+from interop.trace.ops.kinds import Operator
+from interop.trace.ops.norm import RAW_BUFFERS
 from interop.trace.values import Value, logical, plain
 from interop.trace.verify import verify_encoder
 from interop.trace.without_chance import FIXED

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 from byol_jax.errors import UnsupportedOpError
-from interop.trace.context import Context
 from interop.trace.graph import Dtype, Graph, Node, Ref, needed, refs
-from interop.trace.kinds import Operator
-from interop.trace.table import find
+from interop.trace.ops.context import Context
+from interop.trace.ops.kinds import Operator
+from interop.trace.ops.table import find
 
 __all__ = ["NO_STAND_INS", "Program", "evaluate", "program"]
 

@@ -1,7 +1,7 @@
 """A traced network's variables as the state dict of its module, and back: the module's own names, in its order.
 
 A tied tensor is one leaf and has all its names; integers have torch's types; buffers that the module doesn't save are
-left out. Files are `interop.files`' business, native networks `interop.convert`'s. torch isn't needed.
+left out. Files are `interop.files`' business, native networks `interop.weights.convert`'s. torch isn't needed.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ import numpy as np
 
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh
-from interop.convert import matched
-from interop.names import Leaf, named_leaves
 from interop.trace.encoder import traced_parts
+from interop.weights.convert import matched
+from interop.weights.names import Leaf, named_leaves
 
 __all__ = ["from_module_state_dict", "to_module_state_dict"]
 

@@ -18,11 +18,10 @@ from byol_jax.hidden import OUTPUT
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import import_torch
-from interop.trace.comparison import relative_difference
 from interop.trace.export import noted_outputs
 from interop.trace.without_chance import without_chance
 
-__all__ = ["verify_encoder"]
+__all__ = ["SMALLEST_SCALE", "relative_difference", "verify_encoder"]
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-2}
 """Of the largest value. Measured in float64: 9e-14 for torchvision's mobilenet_v2 in training, 2e-15 for convnext_tiny.
@@ -35,6 +34,9 @@ where operator after operator took 22 s, timm's test_vit 4 s instead of 11 s, re
 ROLLS = 8
 """Times two inputs, where two weren't enough. Measured for torchvision's resnet152 at 32 × 32 pixels: 6e-5 with two
 inputs, above 1e-6 for each of six draws of the weights; 1e-11 with eight and more."""
+
+SMALLEST_SCALE = 1e-3
+"""Values that are zero in truth, such as the mean of what was centred just before, are compared to this."""
 
 
 def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Variables) -> None:
@@ -149,3 +151,12 @@ def _run_torch(module: Any, example: Any, dtype: Any, train: bool) -> Seen:
         {name: value.numpy() for name, value in noted.items() if value.shape[0] == example.shape[0]},
         {name: module.get_buffer(name).numpy() for name in changed},
     )
+
+
+def relative_difference(ours: Any, wanted: np.ndarray, smallest_scale: float = SMALLEST_SCALE) -> float:
+    """The largest difference over the largest value, or over `smallest_scale`; infinite where the shapes differ."""
+    ours = np.asarray(ours)
+    if ours.shape != wanted.shape:
+        return float("inf")
+    scale = max(float(np.abs(wanted).max(initial=0)), smallest_scale)
+    return float(np.abs(ours.astype(np.float64) - wanted.astype(np.float64)).max(initial=0) / scale)

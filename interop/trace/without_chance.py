@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from interop.trace.context import Context
-from interop.trace.kinds import Operator
-from interop.trace.ops_linear import attention
-from interop.trace.ops_random import draw, draw_like
-from interop.trace.ops_recurrent import lstm
+from interop.trace.ops.context import Context
+from interop.trace.ops.kinds import Operator
+from interop.trace.ops.linear import attention
+from interop.trace.ops.random import draw, draw_like
+from interop.trace.ops.recurrent import lstm
 from interop.trace.values import Value, plain
 
 __all__ = ["FIXED", "without_chance"]
@@ -22,7 +22,7 @@ FIXED_DRAW = 0.5
 
 
 def _kept(context: Context, x: jax.Array, rate: float) -> jax.Array:
-    """`ops_random.dropped` where everything is kept."""
+    """`random.dropped` where everything is kept."""
     return x / (1 - rate) if rate < 1 else x
 
 

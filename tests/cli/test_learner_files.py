@@ -16,8 +16,8 @@ from byol_jax.cli.export import LAYOUTS
 from byol_jax.cli.networks import encoder_from
 from byol_jax.cli.recipe import learner_arguments
 from byol_jax.errors import ConfigurationError
-from byol_jax.run_config import encode_config
-from interop.checkpoints.fitting import own_arrays
+from byol_jax.runs.config import encode_config
+from interop.learners.fitting import own_arrays
 from tests.cli.learner_modules import (
     CLASSES,
     HEADS,
@@ -118,7 +118,7 @@ def test_projector_and_predictor_may_have_hidden_layers_of_two_widths(call, ther
 @pytest.mark.slow
 def test_a_network_behind_a_prefix_and_one_that_is_told(call, there):
     """Without --network the file's names tell it; what stands in front of all names is taken off."""
-    shapes = interop.tables.expected_shapes("resnet34", num_classes=None)
+    shapes = interop.weights.tables.expected_shapes("resnet34", num_classes=None)
     random = np.random.default_rng(0)
     given = {n: random.random(s).astype(np.float32) if s else np.asarray(3) for n, s in shapes.items()}
     interop.save_state_dict("x.npz", {f"module.model.encoder.{name}": array for name, array in given.items()})

@@ -9,9 +9,9 @@ import torch
 import byol_jax
 import interop
 from byol_jax import make_learner, nets
-from byol_jax.artifacts import start_encoder_from, start_from
 from byol_jax.errors import StateDictMismatchError
-from interop.checkpoints.fitting import own_arrays
+from byol_jax.runs.artifacts import start_encoder_from, start_from
+from interop.learners.fitting import own_arrays
 from tests.cli.learner_modules import SIZE, arrays, learner, module_of, stripped, write_learners
 from tests.interop import plain_learners
 from tests.interop.weight_samples import assert_identical

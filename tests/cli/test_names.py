@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from byol_jax.cli.common import folder_for
-from byol_jax.progress import TrainingLog
+from byol_jax.runs.progress import TrainingLog
 
 NAMES = [b"\xff\xfe", "é 日本".encode(), b"two\nlines", b"'$(x)\\"]
 

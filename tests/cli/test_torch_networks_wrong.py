@@ -206,7 +206,7 @@ def test_a_run_whose_network_is_gone_or_damaged(call, nets_here):
 
     from test_wrong_files import RUN
 
-    from byol_jax.run_config import encode_config
+    from byol_jax.runs.config import encode_config
 
     network = {"name": "wrong_nets:make", "weights": None, "channels": 3}
     (nets_here / "run" / "config.json").write_bytes(encode_config(RUN | {"network": network}))

@@ -15,7 +15,7 @@ from byol_jax import checkpoint
 from byol_jax.byol import make_learner
 from byol_jax.cli.networks import encoder_from
 from byol_jax.cli.recipe import learner_arguments
-from byol_jax.run_config import encode_config
+from byol_jax.runs.config import encode_config
 
 TINY = ["--network", "small_cnn", "--image-size", "16", "--batch-size", "8", "--steps", "3", "--projection-size", "8"]
 TINY += ["--projection-hidden-size", "16", "--augment", "none", "--out", "new"]

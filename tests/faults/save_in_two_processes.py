@@ -7,8 +7,9 @@ import jax
 from checkpoint_states import assert_identical, small_state
 from jax.experimental import multihost_utils
 
-from byol_jax import checkpoint, parallel, run
+from byol_jax import checkpoint, parallel
 from byol_jax.errors import ConfigurationError
+from byol_jax.runs import folder as run
 
 number, address, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 parallel.initialize(num_processes=2, process_id=number, coordinator_address=address)

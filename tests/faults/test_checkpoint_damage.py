@@ -10,6 +10,7 @@ import pytest
 from checkpoint_states import assert_identical, small_state
 
 from byol_jax import checkpoint
+from byol_jax.checkpoint import states
 from byol_jax.errors import DamagedCheckpointError
 
 FILES = ["manifest.json", "*.safetensors"]
@@ -159,7 +160,7 @@ def test_edited_manifest(saved, edit):
 
 def test_manifest_of_a_later_version_says_so(saved, monkeypatch):
     directory, _, _ = saved
-    monkeypatch.setattr("byol_jax.manifest._VERSION", 2)
+    monkeypatch.setattr("byol_jax.checkpoint.manifest._VERSION", 2)
     folder = checkpoint.save(directory, small_state(step=30))
     monkeypatch.undo()
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: .* version 2 found, .* version 1 expected"):
@@ -206,13 +207,13 @@ def test_drift_is_not_damage(saved):
 
 def test_a_checkpoint_vanishing_while_others_are_read(saved, monkeypatch):
     directory, older, newer = saved
-    listing = checkpoint._step_folders
+    listing = states._step_folders
 
     def list_then_lose(path):
         found = listing(path)
         shutil.rmtree(newer, ignore_errors=True)
         return found
 
-    monkeypatch.setattr(checkpoint, "_step_folders", list_then_lose)
+    monkeypatch.setattr(states, "_step_folders", list_then_lose)
     with pytest.warns(checkpoint.DamagedCheckpointWarning, match="missing"):
         assert checkpoint.latest(directory) == older

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from checkpoint_states import assert_identical, small_state
 
-from byol_jax import checkpoint, run
+from byol_jax import checkpoint
+from byol_jax.runs import folder as run
 
 HERE = Path(__file__).parent
 

@@ -14,8 +14,9 @@ import pytest
 from checkpoint_states import small_state
 from tiny_run import RECIPE, contents, plain_rows, states, temporaries
 
-from byol_jax import checkpoint, run
-from byol_jax.metrics_file import append_metrics, read_metrics
+from byol_jax import checkpoint
+from byol_jax.runs import folder as run
+from byol_jax.runs.metrics import append_metrics, read_metrics
 
 STEPS = 6
 EVERY = ["--checkpoint-every", "1", "--log-every", "1", "--steps", STEPS]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byol_jax.run import read_metrics
+from byol_jax.runs.folder import read_metrics
 
 RECIPE = ["--network", "small_cnn", "--image-size", "16", "--channels", "1", "--batch-size", "8", "--augment", "none"]
 RECIPE += ["--projection-size", "8", "--projection-hidden-size", "16", "--learning-rate", "0.001"]

@@ -6,7 +6,7 @@ import plain_learners
 import pytest
 from byol_learners import LAYOUTS, state_of, theirs
 
-from interop.checkpoints.byol_history import as_older
+from interop.learners.byol_history import as_older
 from tests.parity.trajectory import blank
 
 OLDER = {"A": "C", "B": "C", "D0-sim": "C-sim"}

@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from weight_samples import assert_identical
 
 import interop
-from interop.checkpoints.order import defined_order
+from interop.learners.fitting import defined_order
 from tests.parity.reference import our_networks
 from tests.parity.trajectory import RESNET18
 

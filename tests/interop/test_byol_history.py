@@ -11,7 +11,7 @@ from weight_samples import assert_identical
 
 import interop
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
-from interop.checkpoints.notices import AbsentHeadsWarning, AbsentTargetWarning, EmbeddingsWarning
+from interop.learners.fitting import AbsentHeadsWarning, AbsentTargetWarning, EmbeddingsWarning
 
 
 def renamed(state_dict, *pairs):

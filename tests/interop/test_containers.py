@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from byol_jax.errors import CheckpointFormatError
-from interop.containers import CONTAINERS, without_wrappers
 from interop.files import load_state_dict, save_state_dict
+from interop.formats.containers import CONTAINERS, without_wrappers
 
 torch = pytest.importorskip("torch")
 

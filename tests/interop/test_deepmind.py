@@ -10,8 +10,8 @@ from weight_samples import assert_identical
 
 import interop
 from byol_jax.types import Variables
-from interop.checkpoints.notices import PaddingWarning
-from interop.checkpoints.opened import opened
+from interop.learners.fitting import PaddingWarning
+from interop.learners.opened import opened
 from tests.parity.trajectory import QUICK, blank
 
 BOTH = pytest.mark.parametrize("name", TINY)

@@ -13,8 +13,8 @@ import interop
 from byol_jax import make_learner, nets
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, StateDictMismatchError
 from byol_jax.tree import flatten
-from interop.checkpoints.notices import AbsentTargetWarning, PaddingWarning
-from interop.checkpoints.opened import opened
+from interop.learners.fitting import AbsentTargetWarning, PaddingWarning
+from interop.learners.opened import opened
 from tests.parity.trajectory import blank
 
 HEADS = {"projection_size": 8, "projection_hidden_size": 12}

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import interop
 from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
-from interop.checkpoints.opened import opened
 from interop.formats.dill_pickle import load_pickle
+from interop.learners.opened import opened
 
 Experiment = collections.namedtuple("Experiment", ["online_params", "target_params", "opt_state"])
 

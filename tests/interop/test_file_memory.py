@@ -20,7 +20,7 @@ LAYERS = 8
 CHILD = """
 import sys
 import numpy as np
-from interop.commands import convert_file
+from interop.inspect.commands import convert_file
 from interop.files import load_state_dict, save_state_dict
 
 def highest():

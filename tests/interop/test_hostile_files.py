@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from weight_samples import FORMATS, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
-from interop.checkpoints.opened import opened
 from interop.files import load_state_dict, save_state_dict, stored_format
 from interop.formats.dill_pickle import load_pickle
+from interop.learners.opened import opened
 
 FORMAT_ERRORS = {
     *("empty.safetensors", "no-pickle.zip", "array.npy", "page.safetensors", "lfs.pt", "random.pt", "zeros.pt"),

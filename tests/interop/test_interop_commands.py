@@ -13,9 +13,9 @@ from weight_samples import FORMATS, assert_identical, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError
 from interop.__main__ import main
-from interop.commands import convert_file, inspect_file
 from interop.files import load_state_dict, save_state_dict
-from interop.tables import expected_shapes
+from interop.inspect.commands import convert_file, inspect_file
+from interop.weights.tables import expected_shapes
 
 
 def run(*arguments):

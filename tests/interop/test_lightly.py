@@ -23,7 +23,7 @@ from weight_samples import assert_identical
 import interop
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from byol_jax.tree import flatten
-from interop.checkpoints.notices import AbsentTargetWarning, StemWarning
+from interop.learners.fitting import AbsentTargetWarning, StemWarning
 from tests.parity.trajectory import QUICK, blank
 
 THEIRS = {

@@ -14,10 +14,10 @@ from byol_jax import make_learner, nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Variables
-from interop.convert import from_torch_state_dict, to_torch_state_dict
-from interop.packed import packed
-from interop.tables import expected_shapes, recognise
-from interop.transformers import TRANSFORMERS, timm_key, torchvision_key
+from interop.weights.convert import from_torch_state_dict, to_torch_state_dict
+from interop.weights.packed import packed
+from interop.weights.tables import expected_shapes, recognise
+from interop.weights.transformers import TRANSFORMERS, timm_key, torchvision_key
 from tests.parity.trajectory import blank
 
 torch = pytest.importorskip("torch")

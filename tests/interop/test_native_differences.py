@@ -12,11 +12,11 @@ from weight_samples import assert_identical
 
 import interop
 from byol_jax import make_learner, nets
-from byol_jax.artifacts import start_encoder_from, start_from
 from byol_jax.cli.main import main
+from byol_jax.runs.artifacts import start_encoder_from, start_from
 from byol_jax.tree import flatten
 from interop.__main__ import main as inspecting
-from interop.checkpoints.notices import PaddingWarning, StemWarning
+from interop.learners.fitting import PaddingWarning, StemWarning
 from tests.parity.trajectory import blank
 
 THEIRS = {

@@ -1,6 +1,6 @@
 """docs/operators.md lists what the tables have, no more and no less."""
 
-from interop.trace.table import OPERATORS
+from interop.trace.ops.table import OPERATORS
 from tests.operator_table import PAGE, families, page
 
 

@@ -19,7 +19,7 @@ from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
 from interop.arrays import as_numpy, as_tensor, dtype_named
-from interop.optimizer_names import named_positions
+from interop.optimizers.names import named_positions
 from tests.parity.reference import traced
 from tests.parity.trajectory import SMALL, Network, blank
 

@@ -18,7 +18,7 @@ from weight_samples import assert_identical
 import interop
 from byol_jax import make_learner, nets, schedules
 from byol_jax.ema import ema_update
-from interop.checkpoints.notices import PaddingWarning, StemWarning
+from interop.learners.fitting import PaddingWarning, StemWarning
 from tests.parity.reference import one_thread
 from tests.parity.trajectory import QUICK, blank, compiled, torch_images
 

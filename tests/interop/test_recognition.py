@@ -11,14 +11,14 @@ from learner_layouts import LEARNERS, arrays_of, like_of, made
 from weight_samples import assert_identical
 
 import interop
-from interop.anatomy import architecture, head_layers, layers_in_words
-from interop.checkpoints import deepmind
-from interop.checkpoints.fitting import own_arrays
-from interop.contents import read_contents
 from interop.formats.dill_pickle import load_pickle
-from interop.recognition import UNREAD, encoder_state_dict, learner_arrays, recognised
-from interop.refusals import refusals
-from interop.tables import FAMILIES, RESNETS, expected_shapes
+from interop.inspect.anatomy import architecture, head_layers, layers_in_words
+from interop.inspect.contents import read_contents
+from interop.inspect.recognition import UNREAD, encoder_state_dict, learner_arrays, recognised
+from interop.inspect.refusals import refusals
+from interop.learners import deepmind
+from interop.learners.fitting import own_arrays
+from interop.weights.tables import FAMILIES, RESNETS, expected_shapes
 from tests.parity.trajectory import blank
 
 ANY = pytest.mark.parametrize("kind", LEARNERS)

@@ -7,10 +7,10 @@ from learner_layouts import arrays_of, lightly
 
 import interop
 from byol_jax.errors import InteropError
-from interop.anatomy import architecture
-from interop.recognition import encoder_state_dict, recognised
-from interop.refusals import refusals
-from interop.tables import expected_shapes
+from interop.inspect.anatomy import architecture
+from interop.inspect.recognition import encoder_state_dict, recognised
+from interop.inspect.refusals import refusals
+from interop.weights.tables import expected_shapes
 
 
 def renamed(given, old, new):

@@ -13,7 +13,7 @@ from weight_samples import assert_identical
 import interop
 from byol_jax import nets
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
-from interop.checkpoints.notices import PaddingWarning
+from interop.learners.fitting import PaddingWarning
 from tests.parity.trajectory import QUICK, blank
 
 NAMES = pytest.mark.parametrize("name", ["backbone", "encoder"])

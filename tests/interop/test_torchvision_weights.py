@@ -8,9 +8,9 @@ from weight_samples import assert_identical
 from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.nets.cnn import torch_expression
-from interop.convert import from_torch_state_dict, to_torch_state_dict
 from interop.files import load_state_dict, save_state_dict
-from interop.tables import RESNETS, expected_shapes, recognise
+from interop.weights.convert import from_torch_state_dict, to_torch_state_dict
+from interop.weights.tables import RESNETS, expected_shapes, recognise
 
 torch = pytest.importorskip("torch")
 models = pytest.importorskip("torchvision.models")

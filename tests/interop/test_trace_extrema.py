@@ -9,7 +9,7 @@ from torch import nn
 
 import interop
 from byol_jax.hidden import OUTPUT
-from interop.trace.extrema import first_maximum, maximum, minimum
+from interop.trace.ops.extrema import first_maximum, maximum, minimum
 
 LEVELS = pytest.mark.parametrize("level", [0, 3])
 

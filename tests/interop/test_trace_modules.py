@@ -238,7 +238,7 @@ def test_missing_operators_are_all_named_and_can_be_added() -> None:
 
 @pytest.mark.slow
 def test_verify_names_the_first_sub_module_that_differs(monkeypatch) -> None:
-    from interop.trace import table
+    from interop.trace.ops import table
 
     wrong = table.OPERATORS | {"aten.adaptive_avg_pool2d": table.OPERATORS["aten.adaptive_max_pool2d"]}
     wrong["aten.adaptive_avg_pool2d"] = lambda *a, **k: table.OPERATORS["aten.adaptive_max_pool2d"](*a, **k)[0]

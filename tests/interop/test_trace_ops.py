@@ -9,10 +9,10 @@ from operator_cases import CASES as PLAIN_CASES
 from operator_draws import Draw
 from operator_layers import CASES as LAYER_CASES
 
-from interop.trace.context import Context
 from interop.trace.graph import Dtype
-from interop.trace.ops_random import TABLE as RANDOM
-from interop.trace.table import OPERATORS, find
+from interop.trace.ops.context import Context
+from interop.trace.ops.random import TABLE as RANDOM
+from interop.trace.ops.table import OPERATORS, find
 from interop.trace.values import Value, logical
 
 CASES = PLAIN_CASES | LAYER_CASES

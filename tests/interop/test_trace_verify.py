@@ -10,7 +10,8 @@ from torch import nn
 import interop
 from byol_jax.errors import ConversionMismatchError
 from byol_jax.hidden import OUTPUT
-from interop.trace import table, verify
+from interop.trace import verify
+from interop.trace.ops import table
 
 
 def sensitive(depth=40, width=64):

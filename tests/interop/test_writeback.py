@@ -5,11 +5,11 @@ import pytest
 
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.types import Variables
-from interop.convert import to_torch_state_dict
+from interop.weights.convert import to_torch_state_dict
 
 torch = pytest.importorskip("torch")
 
-from interop.writeback import update_torch_module  # noqa: E402
+from interop.weights.writeback import update_torch_module  # noqa: E402
 
 
 class Tied(torch.nn.Module):

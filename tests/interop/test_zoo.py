@@ -19,7 +19,7 @@ from benchmarks.torch_modules import RESULTS, stored, table
 from benchmarks.zoo import LIMIT, measure
 from benchmarks.zoo_rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
 from byol_jax.errors import ConfigurationError
-from interop.trace import table as operators
+from interop.trace.ops import table as operators
 
 PAGE = torch_modules.ROOT / "docs" / "torch_modules.md"
 LEAST = {"torchvision": 60, "timm": 80}

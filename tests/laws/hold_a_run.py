@@ -2,7 +2,7 @@
 
 import sys
 
-from byol_jax import run
+from byol_jax.runs import folder as run
 
 with run.locked(sys.argv[1]):
     print("held", flush=True)

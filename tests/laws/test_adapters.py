@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from byol_jax.nets.adapters import from_linen, from_nnx
+from byol_jax import from_linen, from_nnx
 from byol_jax.types import Encoder, Variables
 
 SHAPE = (6, 5, 3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from byol_jax import from_linen, from_nnx
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
-from byol_jax.nets.adapters import from_linen, from_nnx
 from byol_jax.types import Variables
 
 

@@ -195,7 +195,7 @@ def test_freed_memory_is_kept():
     """Where the function says so: the second block of 64 MiB is the first one again, without a page fault a page."""
     code = (
         "import resource\n"
-        "from byol_jax.allocator import keep_freed_memory\n"
+        "from byol_jax.cli.allocator import keep_freed_memory\n"
         "print(keep_freed_memory())\n"
         "for _ in range(2):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import checkpoint, run
+from byol_jax import checkpoint
 from byol_jax.errors import ConfigurationError
+from byol_jax.runs import folder as run
 from byol_jax.types import TrainState
 
 CONFIG = {

@@ -10,7 +10,7 @@ import pytest
 
 from byol_jax import nets, pretrain, schedules
 from byol_jax.errors import ConfigurationError, DataError
-from byol_jax.run import read_metrics
+from byol_jax.runs.folder import read_metrics
 
 SMALL = {
     "image_size": 16,

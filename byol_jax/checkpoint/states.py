@@ -1,0 +1,230 @@
+"""Whole training states on disk, exactly: a crash costs the steps since the last one; only what is intact is loaded.
+
+A checkpoint is a folder, `DIRECTORY/STEP/` with the step in eight digits (more from step 100,000,000 on), holding
+`manifest.json` and one safetensors file with every leaf under its name ("online/params/encoder/conv1/kernel"; typed
+keys as their uint32 key data). That file's name has its content's hash in it: saving a step again puts the new file
+beside the old one and then replaces the manifest, which is one instant.
+
+Not a general store: one process writes, whole states, synchronously.
+"""
+
+import contextlib
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from byol_jax import disk
+from byol_jax.checkpoint import leaves
+from byol_jax.checkpoint.manifest import MANIFEST, Manifest, encode, file_entry, read_verified
+from byol_jax.errors import ConfigurationError, DamagedCheckpointError
+from byol_jax.types import TrainState
+
+__all__ = ["DamagedCheckpointWarning", "Restored", "latest", "restore", "save"]
+
+_STEP_FOLDER = re.compile(r"\d{8,}")
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint was passed over because a file in it is absent or altered; its one argument names the file."""
+
+    def __str__(self) -> str:
+        return f"damaged checkpoint passed over: {self.args[0]}"
+
+
+class Restored(NamedTuple):
+    """What `restore` gives: the state, and the data's position as it was given to `save`."""
+
+    state: TrainState
+    position: Any
+
+
+def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any = None, keep: int | None = 3) -> Path:
+    """Write `state` to `directory/STEP/`, all or nothing; then remove all but the newest `keep` up to that step.
+
+    When this returns the disk has it (files, folder and parent are fsynced), and nothing refers to the state's arrays,
+    so they may be donated. Of several processes only process 0 writes; the others return the same path at once.
+
+    Args:
+        directory: made if it isn't there.
+        state: pytree of arrays of any dtype, with an integer scalar `step`; each array replicated or on this process.
+        position: the data's position, anything that JSON gives back equal.
+        keep: at least 1, or None to keep all. Checkpoints of later steps (of a run that was set back) stay until the
+            run reaches them again; the one just written is never removed.
+
+    Raises:
+        ConfigurationError: a leaf isn't an array or not here, two have one name, `position` isn't JSON, `keep` < 1.
+        OSError: disk full, read-only, quota. Nothing new is left behind and the earlier checkpoints are untouched.
+
+    Example:
+        >>> import tempfile
+        >>> state = TrainState(jnp.int32(7), jax.random.key(0), {"scale": jnp.ones(3)}, {}, ())
+        >>> save(tempfile.mkdtemp(), state, position={"epoch": 1}).name
+        '00000007'
+    """
+    step = _checked_step(state, position, keep)
+    directory = Path(directory)
+    if jax.process_index() == 0:
+        data, manifest = _snapshot(state, step, position)
+        try:
+            _write(directory / _name(step), data, manifest)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"checkpoint of step {step} not saved in {directory}: {error.strerror or error}; earlier checkpoints"
+                " are untouched; make room, or give a folder that can be written",
+            ) from error
+        up_to_here = [path for path in reversed(_step_folders(directory)) if int(path.name) <= step]
+        for path in up_to_here[keep:] if keep else []:
+            with contextlib.suppress(OSError):  # the new one is safe; the next save tries again
+                disk.discard(path)
+    return directory / _name(step)
+
+
+def latest(directory: str | os.PathLike[str]) -> Path | None:
+    """The newest checkpoint in `directory` that is complete and intact, or None where there is none.
+
+    Every file is read and compared with the sha256 that was taken when it was written.
+
+    Warns:
+        DamagedCheckpointWarning: for each newer one that was passed over, naming the file at fault.
+
+    Example:
+        >>> import tempfile
+        >>> latest(tempfile.mkdtemp()) is None
+        True
+    """
+    found, _ = _newest_intact(Path(directory))
+    return None if found is None else found[0]
+
+
+def restore(path: str | os.PathLike[str], *, like: TrainState) -> Restored:
+    """The state that was saved, bit for bit, as JAX arrays; nothing is cast, filled in or left out.
+
+    Args:
+        path: one checkpoint's folder, or the directory that holds several; then the newest intact one.
+        like: a state with the structure, shapes and dtypes wanted: arrays or `jax.ShapeDtypeStruct`s, for instance
+            `jax.eval_shape(learner.init, key)`. Where a leaf has a sharding (a committed array, or a struct with one),
+            the restored leaf is placed on the same.
+
+    Raises:
+        DamagedCheckpointError: none there; a file missing or altered (named); or every difference from `like`.
+
+    Warns:
+        DamagedCheckpointWarning: `path` holds several and newer ones were passed over.
+
+    Example:
+        >>> import tempfile
+        >>> state = TrainState(jnp.int32(7), jax.random.key(0), {"scale": jnp.ones(3)}, {}, ())
+        >>> folder = save(tempfile.mkdtemp(), state, position={"epoch": 1})
+        >>> restore(folder, like=jax.eval_shape(lambda: state)).position
+        {'epoch': 1}
+    """
+    path, manifest, contents = _read(Path(path))
+    wanted = leaves.named_leaves(like)
+    differences = leaves.differences(manifest.leaves, wanted)
+    if differences:
+        raise DamagedCheckpointError(
+            f"{path} doesn't fit the state it is restored into, {len(differences)} difference(s):"
+            f" {'; '.join(differences)}; use the network, heads and optimiser that it was saved with"
+        )
+    stored = {name: view["data"] for data in contents.values() for name, view in safetensors.deserialize(data)}
+    values = [leaves.from_bytes(stored[name], manifest.leaves[name], leaf) for name, leaf in wanted.items()]
+    return Restored(jax.tree.unflatten(jax.tree.structure(like), values), manifest.position)
+
+
+def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
+    """The step as a number, after everything that can be wrong with the arguments."""
+    if keep is not None and (type(keep) is not int or keep < 1):
+        raise ConfigurationError(f"keep={keep!r}: give a whole number of checkpoints, at least 1, or None to keep all")
+    try:
+        same = json.loads(json.dumps(position, allow_nan=False)) == position
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise ConfigurationError(f"position={position!r}: give what JSON gives back equal (no tuples, NaN or arrays)")
+    step = leaves.named_leaves(state).get("step")
+    if step is None or step.shape or not jnp.issubdtype(step.dtype, jnp.integer):
+        found = "none" if step is None else f"{step.dtype} of shape {step.shape}"
+        raise ConfigurationError(f"state.step must be one integer, found {found}; save one copy of a replicated state")
+    return int(leaves.local_data(step))
+
+
+def _snapshot(state: TrainState, step: int, position: Any) -> tuple[bytes, Manifest]:
+    """All of the state on the host, as the content of its file and what the manifest says of it."""
+    named, local = leaves.named_leaves(state), {}
+    for name, leaf in named.items():
+        try:
+            local[name] = leaves.local_data(leaf)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+    arrays = {name: leaves.storable(np.asarray(array)) for name, array in jax.device_get(local).items()}
+    data = safetensors.numpy.save(arrays)
+    entry = file_entry(data)
+    files = {f"state-{entry.sha256[:16]}.safetensors": entry}
+    return data, Manifest(step, position, files, {name: leaves.describe(leaf) for name, leaf in named.items()})
+
+
+def _write(folder: Path, data: bytes, manifest: Manifest) -> None:
+    """A folder that wasn't there appears by one rename; one that was changes by one replacement of its manifest."""
+    directory, names = folder.parent, [*manifest.files, MANIFEST]
+    directory.mkdir(parents=True, exist_ok=True)
+    disk.remove_abandoned(directory)
+    with disk.temporary_folder(directory) as temporary:
+        for name, content in zip(names, (data, encode(manifest)), strict=True):
+            disk.write_durably(temporary / name, content)
+        if folder.exists():
+            for name in names:
+                os.replace(temporary / name, folder / name)
+                disk.sync_folder(folder)
+            for leftover in folder.glob("state-*.safetensors"):
+                if leftover.name not in names:
+                    leftover.unlink()
+        else:
+            disk.sync_folder(temporary)
+            os.rename(temporary, folder)
+    disk.sync_folder(directory)
+
+
+def _name(step: int) -> str:
+    return f"{step:08d}"
+
+
+def _step_folders(directory: Path) -> list[Path]:
+    """Folders named as steps, oldest first; whatever else lies there is none of ours."""
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return sorted((path for path in paths if _STEP_FOLDER.fullmatch(path.name)), key=lambda path: int(path.name))
+
+
+def _newest_intact(directory: Path) -> tuple[tuple[Path, Manifest, dict[str, bytes]] | None, list[str]]:
+    """The newest intact checkpoint, read, and the faults of those passed over."""
+    faults = []
+    for path in reversed(_step_folders(directory)):
+        try:
+            return (path, *read_verified(path)), faults
+        except DamagedCheckpointError as error:
+            faults.append(str(error))
+            warnings.warn(DamagedCheckpointWarning(str(error)), stacklevel=3)
+    return None, faults
+
+
+def _read(path: Path) -> tuple[Path, Manifest, dict[str, bytes]]:
+    """One checkpoint, or the newest intact one in a directory of several, compared with its checksums."""
+    if (path / MANIFEST).exists() or _STEP_FOLDER.fullmatch(path.name):
+        return (path, *read_verified(path))
+    found, faults = _newest_intact(path)
+    if found is None:
+        damaged = f"; damaged: {'; '.join(faults)}" if faults else ""
+        raise DamagedCheckpointError(
+            f"no intact checkpoint in {path}: looked for {MANIFEST} in it, and for STEP/{MANIFEST} with STEP in eight"
+            f" digits{damaged}"
+        )
+    return found

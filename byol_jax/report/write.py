@@ -1,0 +1,182 @@
+"""A run on one page: report.html, which needs nothing but itself, no network, no script, no plotting library.
+
+Reads what a run's folder holds: metrics.jsonl, config.json, environment.json, evaluation.json, views.png. Each may be
+absent or damaged: what can't be read is named in a note and left out. Every text from a file is escaped.
+"""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from byol_jax.disk import write_atomically
+from byol_jax.errors import ConfigurationError
+from byol_jax.evaluate.collapse import HEALTHY_FRACTION
+from byol_jax.report.curves import Reference, line_chart
+from byol_jax.report.page import document, evaluation_section, facts_section, number, scaled
+from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.pictures import views_grid
+from byol_jax.tree import flatten
+
+__all__ = ["views_grid", "write_report"]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Curve(NamedTuple):
+    """What one chart shows: the key in metrics.jsonl, its title and unit, what it means, and a factor on the values."""
+
+    key: str
+    title: str
+    unit: str
+    caption: str
+    factor: float = 1.0
+
+
+CURVES = (
+    Curve("loss", "Loss", "", "2 − 2 cos, summed over both directions; its level says little about quality"),
+    Curve(
+        "feature_std", "Feature spread", "", "standard deviation of the normalised projections, mean over dimensions"
+    ),
+    Curve("grad_norm", "Gradient norm", "", "Euclidean, over all trained parameters"),
+    Curve("param_norm", "Parameter norm", "", "Euclidean, over the online network"),
+    Curve("learning_rate", "Learning rate", "", "of the optimiser"),
+    Curve("decay", "Target decay", "", "the part of the target network that a step keeps"),
+    Curve("images_per_second", "Throughput", "images/s", "images, not views, over all devices"),
+    Curve("data_wait", "Data wait", "%", "part of the time in which the step waited for images", 100.0),
+)
+
+
+def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None) -> Path:
+    """Writes RUN/report.html and returns its path.
+
+    Args:
+        run_folder: a run's folder; metrics.jsonl has one JSON object a line with "step" and any of loss, feature_std,
+            grad_norm, param_norm, learning_rate, decay, images_per_second, data_wait (part of the time, in [0, 1]).
+        title: the page's heading; the folder's name by default.
+
+    Raises:
+        ConfigurationError: no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> write_report(tempfile.mkdtemp(), title="mine").name
+        'report.html'
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder} isn't a folder: expected a run's folder, as `byol-jax train --out` makes it"
+        )
+    notes: list[str] = []
+    rows = _metrics(folder / "metrics.jsonl", notes)
+    config, environment, evaluation = (
+        _json(folder / f"{name}.json", notes) for name in ("config", "environment", "evaluation")
+    )
+    views = _views(folder / "views.png", notes)
+    sections = [
+        _summary(rows),
+        "".join(f"<p>Note: {escape(note)}.</p>" for note in notes),
+        evaluation_section(evaluation),
+        _charts(rows, flatten(config)),
+        views,
+        facts_section("Configuration", config),
+        facts_section("Environment", environment),
+    ]
+    page = document(title or folder.resolve().name, sections)
+    write_atomically(folder / "report.html", page.encode("utf-8", errors="replace"))
+    return folder / "report.html"
+
+
+def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Rows with a step, in the order of steps; what can't be used is counted in a note."""
+    try:
+        rows, damaged = read_metrics(path)
+    except OSError as error:
+        notes.append(f"{path.name} can't be read ({error.strerror})")
+        return []
+    usable = [row for row in rows if number(row.get("step")) is not None]
+    damaged += len(rows) - len(usable)
+    if damaged:
+        notes.append(f"lines of {path.name} that can't be read and are left out: {damaged}")
+    if not usable:
+        notes.append(f"{path.name} has no rows, so there are no curves")
+    return sorted(usable, key=lambda row: row["step"])
+
+
+def _json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    notes.append(f"{path.name} can't be read and is left out")
+    return {}
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    facts = [f"{rows[-1]['step']:,.0f} steps"]
+    if (epoch := number(rows[-1].get("epoch"))) is not None and epoch > 0:
+        facts.append(f"{epoch:,.1f} epochs")
+    seconds = sum(number(row.get("seconds")) or 0.0 for row in rows)
+    if seconds > 0:
+        facts.append(f"{seconds / 60:,.1f} minutes of training")
+    skipped = sum(number(row.get("nonfinite")) or 0.0 for row in rows)
+    plural = "step" if skipped == 1 else "steps"
+    facts.append(f"{skipped:,.0f} {plural} not finite and skipped" if skipped else "every step finite")
+    return f"<p>{' · '.join(facts)}</p>"
+
+
+def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
+    figures = []
+    for curve in CURVES:
+        points = [(row["step"], scaled(row.get(curve.key), curve.factor)) for row in rows]
+        last = next((value for _, value in reversed(points) if value is not None), None)
+        references = _spread_levels(config) if curve.key == "feature_std" else ()
+        chart = line_chart(points, name=f"{curve.title} by step", references=references)
+        if last is None or not chart:
+            continue
+        low = curve.key == "feature_std" and any(level.kind == "bad" and last < level.value for level in references)
+        value = (
+            f'<span class="bad">collapsed: {last:.4g}</span>' if low else f"<span>last: {last:,.4g} {curve.unit}</span>"
+        )
+        heading = f"<h3>{curve.title} {value}</h3>"
+        figures.append(f"<figure>{heading}{chart}<figcaption>{curve.caption}</figcaption></figure>")
+    return f'<h2>Training</h2>\n<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:
+    """The healthy level 1/sqrt(P) and the collapse line, where the configuration says how wide projections are."""
+    sizes = (value for name, value in config.items() if name.rpartition("/")[2] == "projection_size")
+    size = number(next(sizes, None))
+    if size is None or size < 1:
+        return ()
+    healthy = 1 / math.sqrt(size)
+    return (
+        Reference(healthy, f"evenly spread: 1/√{size:.0f} = {healthy:.3g}", "good"),
+        Reference(HEALTHY_FRACTION * healthy, f"collapsed below {HEALTHY_FRACTION * healthy:.3g}", "bad"),
+    )
+
+
+def _views(path: Path, notes: list[str]) -> str:
+    try:
+        picture = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        notes.append(f"{path.name} can't be read ({error.strerror})")
+        return ""
+    if not picture.startswith(PNG):
+        notes.append(f"{path.name} is no PNG and is left out")
+        return ""
+    data = base64.b64encode(picture).decode()
+    return f'<h2>Views</h2>\n<img alt="images and their two views" src="data:image/png;base64,{data}">'

@@ -1,0 +1,247 @@
+"""A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
+
+    config.json environment.json images.json metrics.jsonl train.log views.png network/ checkpoints/STEP/ exported/
+    tensorboard/ report.html evaluation.json
+
+`config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
+
+    with locked(out):
+        paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax import checkpoint, disk
+from byol_jax.errors import ConfigurationError, DamagedCheckpointError
+from byol_jax.runs.config import encode_config, read_config, refuse_differences
+from byol_jax.runs.environment import environment
+from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
+
+__all__ = [
+    "RunPaths",
+    "append_metrics",
+    "environment",
+    "locked",
+    "prepare",
+    "read_config",
+    "read_metrics",
+    "refuse_differences",
+    "run_paths",
+    "truncate_metrics",
+]
+
+_LOCK = ".lock"
+
+
+class RunPaths(NamedTuple):
+    """Where everything in a run's folder lies; `root` is the folder."""
+
+    root: Path
+    config: Path
+    environment: Path
+    images: Path
+    metrics: Path
+    log: Path
+    views: Path
+    network: Path
+    checkpoints: Path
+    exported: Path
+    tensorboard: Path
+    report: Path
+    evaluation: Path
+
+
+def run_paths(out: str | os.PathLike[str]) -> RunPaths:
+    """The paths of the run in the folder `out`, which needn't be there.
+
+    Example:
+        >>> run_paths("runs/first").metrics.name
+        'metrics.jsonl'
+    """
+    names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
+    others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
+    return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
+
+
+def prepare(
+    out: str | os.PathLike[str], config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> tuple[RunPaths, bool]:
+    """Make `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
+
+    `resume` starts afresh where there is no checkpoint, an empty or absent folder included. Only process 0
+    touches the folder; the others get its verdict. Call it under `locked(out)`.
+
+    Raises:
+        ConfigurationError: `out` isn't empty and neither is given, or both are; it holds files and no run's
+            `config.json`; or, with `resume`, the configuration differs: every key is named. Nothing was changed.
+        DamagedCheckpointError: with `resume`, there are checkpoints and none is intact. Nothing was changed.
+    """
+    if jax.process_count() == 1:
+        return run_paths(out), _prepare(run_paths(out), config, resume, overwrite)
+    from jax.experimental import multihost_utils
+
+    verdict, refusal = 0, None
+    if jax.process_index() == 0:
+        try:
+            verdict = int(_prepare(run_paths(out), config, resume, overwrite))
+        except Exception as error:  # whatever it is, the others must not wait for a verdict that never comes
+            verdict, refusal = 2, error
+    verdict = int(multihost_utils.broadcast_one_to_all(np.int32(verdict)))
+    if refusal is not None:
+        raise refusal
+    if verdict == 2:
+        raise ConfigurationError(f"process 0 refused the folder {out}: its message says why")
+    return run_paths(out), bool(verdict)
+
+
+@contextlib.contextmanager
+def locked(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the folder `out` (made if need be), so that no other process trains into it.
+
+    The kernel lets go when the process ends, however it ends, so a dead process's lock file is simply taken over. Two
+    runs within one process are not kept apart. Processes of one run: process 0 holds it for all.
+
+    Raises:
+        ConfigurationError: another process holds it (named), or the folder can't be written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    root = Path(out)
+    new = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(root / _LOCK)
+    except OSError as error:
+        _remove_if_new(root, new)
+        raise ConfigurationError(f"{root} can't be written ({error.strerror}): give another folder") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a disk that is read-only by now: the next run takes the file over
+            (root / _LOCK).unlink()
+        os.close(descriptor)
+        _remove_if_new(root, new)
+
+
+def _remove_if_new(root: Path, new: bool) -> None:
+    if new:
+        with contextlib.suppress(OSError):  # not empty: the run began
+            root.rmdir()
+
+
+def _acquire(path: Path) -> int:
+    """An open descriptor that holds the lock. POSIX locks: workers forked by a run don't inherit them."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "?"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"{path.parent} is in use by process {owner}: wait until it ends, or give another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: better to train unprotected than not at all
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            try:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+            except OSError:  # a full disk
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
+            return descriptor
+        os.close(descriptor)  # its owner removed it between our opening and our locking: another one is current
+
+
+def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    if resume and overwrite:
+        raise ConfigurationError("resume and overwrite contradict each other: give one of them")
+    content = encode_config(config)
+    found = _entries(paths.root)
+    if found and not (resume or overwrite):
+        raise ConfigurationError(
+            f"{paths.root} is not empty: --resume (resume=True) goes on with the run in it, --overwrite"
+            " (overwrite=True) starts over; or give another folder"
+        )
+    if found:
+        _check_ours(paths, found)
+    resumed = resume and bool(found) and _has_checkpoint(paths.checkpoints)
+    if resumed:
+        refuse_differences(paths.root, read_config(paths.root), config)
+    else:
+        for path in paths[2:]:  # config.json stays until it is replaced: it says that the folder is ours
+            _remove(path)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    disk.remove_abandoned(paths.root)
+    disk.write_atomically(paths.config, content)
+    facts = json.dumps(environment(), indent=2)
+    disk.write_atomically(paths.environment, (facts + "\n").encode())
+    return resumed
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    """Whether there is an intact checkpoint; none at all, or empty folders of that name, mean a fresh start.
+
+    Raises:
+        DamagedCheckpointError: all are damaged. They are somebody's work: starting over would delete them.
+    """
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", checkpoint.DamagedCheckpointWarning)
+        newest = checkpoint.latest(directory)
+    if newest is not None:
+        return True  # `restore` will say which were passed over
+    faults = [str(warning.message.args[0]) for warning in passed_over]  # pyright: ignore[reportAttributeAccessIssue]
+    if faults and not all(disk.is_temporary(path) or _is_empty_folder(path) for path in directory.iterdir()):
+        raise DamagedCheckpointError(
+            f"{directory}: no checkpoint is intact: {'; '.join(faults)}; put an intact one there, or start over with"
+            " --overwrite (overwrite=True), which deletes them"
+        )
+    for fault in faults:
+        warnings.warn(checkpoint.DamagedCheckpointWarning(fault), stacklevel=2)
+    return False
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _entries(root: Path) -> list[Path]:
+    """What lies in the folder, our lock and what a killed writer left apart."""
+    if not root.exists():
+        return []
+    if not root.is_dir():
+        raise ConfigurationError(f"{root} is a file: give a folder")
+    return [path for path in root.iterdir() if path.name != _LOCK and not disk.is_temporary(path)]
+
+
+def _check_ours(paths: RunPaths, found: list[Path]) -> None:
+    """Whether the folder is a run's: it has a run's config.json, or nothing but what a run writes."""
+    foreign = sorted(path.name for path in found if path not in paths)
+    if foreign:
+        try:
+            read_config(paths.root)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{paths.root} holds {', '.join(foreign[:5])} and is no run's folder ({error}): give another one"
+            ) from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)

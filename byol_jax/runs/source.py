@@ -1,0 +1,138 @@
+"""What a run reads: anything that `pretrain` takes as data, how long it lasts, and the loader that goes through it.
+
+Reading images is byol_jax/data's; here a folder, an array or an iterable becomes one thing for the loop.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byol_jax import data, disk
+from byol_jax.data.loader import at_least
+from byol_jax.errors import ConfigurationError
+from byol_jax.runs.progress import scanning
+
+__all__ = ["LISTED", "Length", "Source", "open_source"]
+
+LISTED = 20
+"""Images named in a message, and bad ones in the log; images.json names all that were bad when the run began."""
+
+
+class Length(NamedTuple):
+    """How long a run is, as a person gives it: exactly one of steps and epochs."""
+
+    steps: int | None
+    epochs: int | None
+    batch_size: int
+
+
+class Source(NamedTuple):
+    """The data of one run.
+
+    Attributes:
+        images: a `Dataset`, or anybody's iterable of batches.
+        image_list: of a folder, the list of its usable images, as images.json keeps it.
+        total_steps: the run's length.
+        epoch_steps: whole batches in the data; None for an iterable, whose length isn't known.
+        batch_size: images in a step, over all devices and processes.
+    """
+
+    images: Any
+    image_list: bytes | None
+    total_steps: int
+    epoch_steps: int | None
+    batch_size: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data, for config.json."""
+        return self.images.identity if isinstance(self.images, data.Dataset) else {"kind": "iterable"}
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Names and reasons; may grow while a run goes on."""
+        return getattr(self.images, "skipped", ())
+
+    def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
+        """Names and counts the images that can't be used, beyond the first `said`; returns how many there are."""
+        skipped = self.skipped
+        new = skipped[said:] if jax.process_index() == 0 else ()
+        if new:
+            say(f"{len(new)} {'image' if len(new) == 1 else 'images'} can't be used and were skipped:")
+        for name, reason in new[:LISTED]:
+            say(f"skipped {name!r}: {reason}")
+        if len(new) > LISTED:
+            say(f"and {len(new) - LISTED} more")
+        return len(skipped)
+
+    def write_list(self, path: Path) -> None:
+        """images.json, of a folder."""
+        if self.image_list is not None:
+            disk.write_atomically(path, self.image_list)
+
+    def batch_indices(self, step: int, *, seed: int) -> list[int]:
+        """Which images step `step` sees; empty for an iterable."""
+        if not isinstance(self.images, data.Dataset):
+            return []
+        return data.batch_indices(step, seed=seed, count=len(self.images), batch_size=self.batch_size).tolist()
+
+    def loader(self, *, start_step: int, seed: int, workers: int, place: Callable) -> Any:
+        """Batches from `start_step` on, this process's part of each, placed on the devices."""
+        if not isinstance(self.images, data.Dataset):
+            return data.IterableLoader(self.images, start_step=start_step, place=place)
+        return data.Loader(
+            self.images,
+            batch_size=self.batch_size,
+            seed=seed,
+            start_step=start_step,
+            workers=workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            place=place,
+        )
+
+
+def open_source(
+    source: Any, length: Length, *, image_size: Any, num_channels: Any, workers: int, known: Path | None, show: bool
+) -> Source:
+    """Opens the data and says how long the run is.
+
+    Args:
+        source: as `pretrain` takes it.
+        known: an earlier start's images.json, believed where it is there.
+        show: a bar on the terminal while a folder is looked through.
+
+    Raises:
+        ConfigurationError: lengths that don't fit together or the data; DataError: data that can't be used.
+    """
+    images, image_list = source, None
+    if isinstance(source, str | Path | np.ndarray | jax.Array | tuple):
+        options = {"image_size": image_size, "num_channels": num_channels, "workers": workers}
+        with scanning(show) as progress, tempfile.TemporaryDirectory() as scratch:
+            listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
+            images = data.open_dataset(source, progress=progress, verdict_path=listed, **options)
+            image_list = listed.read_bytes() if listed.exists() else None
+    return Source(images, image_list, *_steps(images, length), length.batch_size)
+
+
+def _steps(images: Any, length: Length) -> tuple[int, int | None]:
+    """Steps in all, and in an epoch."""
+    steps, epochs, batch_size = length
+    if (steps is None) == (epochs is None):
+        raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
+    at_least(1, **{name: count for name, count in {"steps": steps, "epochs": epochs}.items() if count is not None})
+    if not isinstance(images, data.Dataset):
+        if steps is None:
+            raise ConfigurationError("an iterable of batches has no known length: give steps instead of epochs")
+        return steps, None
+    if batch_size % jax.device_count():
+        devices = jax.device_count()
+        raise ConfigurationError(f"batch_size={batch_size} can't be shared by {devices} devices: use a multiple of it")
+    if batch_size > len(images):
+        raise ConfigurationError(f"batch_size={batch_size} is larger than the data, {len(images)} images: lower it")
+    epoch_steps = len(images) // batch_size
+    return (epochs * epoch_steps if epochs is not None else steps or 0), epoch_steps

@@ -1,0 +1,244 @@
+"""What the command lines call: change a weight file's format, and look into one. Plain functions, no printing.
+
+They need NumPy and safetensors alone; torch only where a PyTorch file is written.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.files import EXTENSIONS, save_state_dict
+from interop.inspect.anatomy import architecture, head_layers, layers_in_words
+from interop.inspect.contents import Contents, read_contents
+from interop.inspect.recognition import Recognised, difference, encoder_state_dict, learner_arrays, recognised
+from interop.inspect.refusals import refusals
+from interop.weights.tables import recognise
+
+__all__ = ["convert_file", "describe", "inspect_file"]
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Last parts of names that aren't parameters."""
+
+LISTED = 4
+"""Names that are printed where one reason holds for many."""
+
+
+def convert_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Reads `source`, whatever its format, and writes `target` in the format of its ending; the same bits.
+
+    Args:
+        source: see `interop.load_state_dict`; containers and wrapper prefixes are taken off.
+        target: ends in .safetensors, .npz, .pt, .pth or .ckpt.
+        overwrite: replace a `target` that exists.
+
+    Returns:
+        `source, target, kind` (what the network is), `tensors` and `bytes` (of values).
+
+    Raises:
+        CheckpointFormatError: `target` exists, its ending isn't known, it can't be written; or see `load_state_dict`.
+        UnsafeCheckpointError: see `load_state_dict`.
+        MissingDependencyError: `target` is PyTorch's and torch is absent.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> save_state_dict(f"{folder}/net.npz", {"fc.bias": np.zeros(3, np.float32)})
+        >>> convert_file(f"{folder}/net.npz", f"{folder}/net.safetensors")["tensors"]
+        1
+    """
+    target = os.fspath(target)
+    if Path(target).suffix.lower() not in EXTENSIONS:
+        raise CheckpointFormatError(f"{target}: unknown ending; use {', '.join(EXTENSIONS)}")
+    if os.path.lexists(target) and not overwrite:
+        raise CheckpointFormatError(f"{target}: exists already; give another name or --overwrite")
+    state_dict = read_contents(source).state_dict
+    try:
+        save_state_dict(target, state_dict)
+    except OSError as error:
+        raise CheckpointFormatError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return {
+        "source": os.fspath(source),
+        "target": target,
+        "kind": _kind(recognised(state_dict), state_dict),
+        "tensors": len(state_dict),
+        "bytes": sum(array.nbytes for array in state_dict.values()),
+    }
+
+
+def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in a weight file, as a JSON-able dict.
+
+    Returns:
+        `path`; `format`; `kind`, the network or learner as far as its names and shapes tell; `prefixes`, taken off the
+        names by loading, and `owner`, what still stands before all of them.
+
+        `source`: whose learner it is, with its layout and releases; "" where it is none. `architecture`: `name`,
+        `details` (what differs from torchvision's network of that name), `features` (of the pooled representation)
+        and `classes` (of its classifier), None where nothing tells. `heads`: "projector" and "predictor" to layers, in
+        order, each with `name`, `kind` and sizes; empty in a network by itself. `target`: whether there is a target
+        network. `container`: `beside` (what the file holds besides), `optimiser` (whether an optimiser's state is
+        there), `step`, `epoch`, `lightning` (its version).
+
+        `tensors`, `parameters` (values that training changes), `values` (all), `bytes`; `leaves`, one dict each of
+        `name, dtype, shape, min, mean, max, std` (over finite values, in float64; None where there are none, std that
+        of the population) and `nan`, `inf` (counts). `would_not_convert`: `name`, `verdict` ("refused" or "left out")
+        and `reason` of each leaf that loading wouldn't take. `problems`, a list of lines, empty where nothing is wrong.
+
+    Raises:
+        CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
+
+    Example:
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/net.npz"
+        >>> save_state_dict(path, {"fc.bias": np.array([1.0, np.nan], np.float32)})
+        >>> inspect_file(path)["problems"]
+        ['fc.bias: 1 NaN of 2 values']
+    """
+    contents = read_contents(path)
+    state_dict = contents.state_dict
+    found = recognised(state_dict)
+    leaves = [_leaf(name, array) for name, array in state_dict.items()]
+    parameters = [array.size for name, array in state_dict.items() if _is_parameter(name)]
+    return {
+        "path": os.fspath(path),
+        "format": contents.format,
+        "kind": _kind(found, state_dict),
+        **_made_of(found, contents),
+        "tensors": len(leaves),
+        "parameters": sum(parameters),
+        "values": sum(array.size for array in state_dict.values()),
+        "bytes": sum(array.nbytes for array in state_dict.values()),
+        "leaves": leaves,
+        "would_not_convert": [refusal._asdict() for refusal in refusals(found, state_dict)],
+        "problems": [problem for leaf in leaves for problem in _problems(leaf)],
+    }
+
+
+def _kind(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> str:
+    """In words; "unknown" where nothing tells."""
+    if found.source:
+        return f"BYOL learner, {found.title}"
+    return recognise({name.removeprefix(found.owner): array.shape for name, array in state_dict.items()})
+
+
+def _made_of(found: Recognised, contents: Contents) -> dict[str, Any]:
+    encoder = encoder_state_dict(found, contents.state_dict, wanted=("conv1.weight",))
+    network = architecture({name: array.shape for name, array in encoder.items()})
+    otherwise = difference(found, contents.state_dict)
+    arrays = learner_arrays(found, contents.state_dict)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    heads = {head: head_layers(shapes, f"online.{head}.") for head in ("projector", "predictor")}
+    return {
+        "prefixes": list(contents.prefixes),
+        "owner": found.owner,
+        "source": found.title,
+        "architecture": network._asdict() | {"details": [*network.details, *([otherwise.detail] if otherwise else [])]},
+        "heads": {head: layers for head, layers in heads.items() if layers},
+        "target": any(name.startswith("target.") for name in shapes),
+        "container": contents.facts(),
+    }
+
+
+def _is_parameter(name: str) -> bool:
+    """DeepMind's statistics have trees of their own, "online_state/…"."""
+    return name.rpartition(".")[2] not in BUFFERS and not name.partition("/")[0].endswith("_state")
+
+
+def _leaf(name: str, array: np.ndarray) -> dict[str, Any]:
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    finite = wide[np.isfinite(wide)]
+    numbers = finite if finite.size and array.dtype.kind != "c" else None  # complex numbers have no order
+    return {
+        "name": name,
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "min": None if numbers is None else float(numbers.min()),
+        "mean": None if numbers is None else float(numbers.mean()),
+        "max": None if numbers is None else float(numbers.max()),
+        "std": None if numbers is None else float(numbers.std()),
+        "nan": int(np.isnan(wide).sum()),
+        "inf": int(np.isinf(wide).sum()),
+    }
+
+
+def _problems(leaf: Mapping[str, Any]) -> list[str]:
+    size = int(np.prod(leaf["shape"]))
+    problems = [f"{leaf['name']}: {leaf[key]} {word} of {size} values" for key, word in WORDS if leaf[key]]
+    if leaf["name"].rpartition(".")[2] == "running_var" and leaf["min"] is not None and leaf["min"] < 0:
+        problems.append(f"{leaf['name']}: a variance below zero ({leaf['min']:.6g})")
+    return problems
+
+
+WORDS = (("nan", "NaN"), ("inf", "infinite"))
+
+
+def describe(inspection: Mapping[str, Any]) -> str:
+    """`inspect_file`'s result for a person: what it is, a table of leaves, totals, problems."""
+    head = ("name", "dtype", "shape", "min", "mean", "max", "std")
+    rows = [head] + [
+        (leaf["name"], leaf["dtype"], str(leaf["shape"]), *(_number(leaf[column]) for column in head[3:]))
+        for leaf in inspection["leaves"]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    totals = (
+        f"{inspection['tensors']} tensors, {inspection['parameters']:,} parameters, "
+        f"{inspection['values']:,} values, {inspection['bytes']:,} bytes"
+    )
+    refused = [
+        f"would not convert: {verdict}, {reason}: {_first_of(names)}"
+        for (verdict, reason), names in _grouped(inspection["would_not_convert"]).items()
+    ]
+    problems = [f"problem: {problem}" for problem in inspection["problems"]] or ["no problems"]
+    head_line = f"{inspection['path']}: {inspection['kind']} ({inspection['format']})"
+    return "\n".join([head_line, *_facts(inspection), *table, totals, *refused, *problems])
+
+
+def _facts(inspection: Mapping[str, Any]) -> list[str]:
+    """One line for each thing that is known."""
+    network, container = inspection["architecture"], inspection["container"]
+    known = [network["name"], *network["details"]]
+    known += [] if network["features"] is None else [f"{network['features']} features"]
+    known += [] if network["classes"] is None else [f"classifier of {network['classes']} classes"]
+    told = network["name"] != "unknown"
+    beside = [*container["beside"]]
+    beside += [f"{name} {container[name]}" for name in ("step", "epoch") if container[name] is not None]
+    facts = {
+        "taken off the names": ", ".join(inspection["prefixes"]),
+        "before all names": inspection["owner"],
+        "architecture": ", ".join(known) if told else "",
+        **{head: layers_in_words(layers) for head, layers in inspection["heads"].items()},
+        "target network": ("present" if inspection["target"] else "absent") if inspection["source"] else "",
+        "beside the weights": ", ".join(beside),
+        "optimiser's state": "present" if container["optimiser"] else "",
+    }
+    return [f"{name}: {text}" for name, text in facts.items() if text]
+
+
+def _grouped(refused: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """Verdict and reason to the names that share them."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for one in refused:
+        names.setdefault((one["verdict"], one["reason"]), []).append(one["name"])
+    return names
+
+
+def _first_of(names: Sequence[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

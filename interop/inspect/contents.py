@@ -1,0 +1,133 @@
+"""What a weight file holds: its tensors, the prefixes that were taken off their names, and what lay beside them.
+
+`interop.files` reads values, `recognition.py` tells whose names they are. Nothing is executed here either: a PyTorch
+file's container is looked at after its pickle was found harmless, without its tensors' values.
+"""
+
+import os
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.files import load_state_dict, stored_format, torch_container
+from interop.formats.containers import CONTAINERS, find_state_dict, without_wrappers
+from interop.formats.dill_pickle import is_plain_pickle, load_pickle
+from interop.formats.sharded_file import index_names
+from interop.learners import deepmind
+
+__all__ = ["Contents", "read_contents"]
+
+OPTIMISER = ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizer", "optim", "opt_state")
+"""Entries of a training script's checkpoint that hold an optimiser's state."""
+
+COUNTERS = {"step": ("global_step", "step", "iteration", "iter"), "epoch": ("epoch",)}
+LIGHTNING = "pytorch-lightning_version"
+
+
+class Contents(NamedTuple):
+    """A weight file, read.
+
+    Attributes:
+        format: "safetensors", "npz", "torch", "torch-legacy" or "pickle" (DeepMind's).
+        state_dict: torch's names to arrays, wrappers' prefixes taken off; DeepMind's come under `deepmind.flat_names`.
+        prefixes: what was taken off the front of all names, or out of some ("module.", "_orig_mod").
+        beside: names of what the container holds beside the weights, in its order.
+    """
+
+    format: str
+    state_dict: dict[str, np.ndarray]
+    prefixes: tuple[str, ...]
+    beside: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """JSON: `beside` (names), `optimiser` (whether its state is there), `step`, `epoch` and `lightning`, the
+        version of the Lightning that wrote it; None where the file doesn't tell."""
+        facts: dict[str, Any] = {"beside": list(self.beside), "optimiser": _holds_optimiser(self.beside)}
+        for name, keys in COUNTERS.items():
+            numbers = [self.beside[key] for key in keys if isinstance(self.beside.get(key), int)]
+            facts[name] = numbers[0] if numbers else None
+        version = self.beside.get(LIGHTNING)
+        return facts | {"lightning": version if isinstance(version, str) else None}
+
+
+def read_contents(path: str | os.PathLike[str]) -> Contents:
+    """A weight file, or one of DeepMind's pickles.
+
+    Raises:
+        CheckpointFormatError, UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
+
+    Example:
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/net.npz"
+        >>> np.savez(path, **{"module.fc.bias": np.zeros(3)})
+        >>> contents = read_contents(path)
+        >>> list(contents.state_dict), contents.prefixes
+        (['fc.bias'], ('module.',))
+    """
+    where = os.fspath(path)
+    if is_plain_pickle(where):
+        return _read_pickle(where)
+    state_dict = load_state_dict(where)
+    kind = stored_format(where)
+    if kind.startswith("torch"):
+        stored, beside = _torch_container(where)
+    elif kind == "npz":
+        with zipfile.ZipFile(where) as archive:
+            stored, beside = [name.removesuffix(".npy") for name in archive.namelist()], {}
+    else:
+        index = kind == "safetensors-index"
+        stored, beside = index_names(where) if index else _safetensors_names(where), {}
+    return Contents(kind, state_dict, _taken_off(stored, where), beside)
+
+
+def _read_pickle(where: str) -> Contents:
+    content = load_pickle(where)
+    if not deepmind.is_experiment(content):
+        raise CheckpointFormatError(
+            f"{where}: a pickle without DeepMind's experiment_state; other weights are read from .pt, .ckpt, .npz or "
+            ".safetensors"
+        )
+    state_dict = {name: np.array(array) for name, array in deepmind.flat_names(content, where=where).items()}
+    experiment = content["experiment_state"]
+    fields = experiment if isinstance(experiment, Mapping) else {}
+    optimisers = {name: value for name, value in fields.items() if name.endswith("opt_state")}
+    others = {name: value for name, value in content.items() if name != "experiment_state"}
+    return Contents("pickle", state_dict, (), others | optimisers)
+
+
+def _torch_container(where: str) -> tuple[Collection[str], dict[str, Any]]:
+    """The names of the weights as stored, and all else that the file holds; tensors without values."""
+    inner = torch_container(where)
+    stored = find_state_dict(inner, where=where, is_tensor=lambda value: hasattr(value, "dtype"))
+    beside = {}
+    while inner is not stored:  # inwards, as `find_state_dict` goes
+        holder = next(name for name in CONTAINERS if isinstance(inner.get(name), Mapping))
+        beside |= {str(name): value for name, value in inner.items() if name != holder}
+        inner = inner[holder]
+    return list(stored), beside
+
+
+def _safetensors_names(where: str) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(where, framework="numpy") as file:
+        return list(file.keys())
+
+
+def _taken_off(stored: Iterable[str], where: str) -> tuple[str, ...]:
+    """The prefixes and segments that `without_wrappers` takes off these names, each once."""
+    found: dict[str, None] = {}
+    for short, name in without_wrappers({name: name for name in stored}, where=where).items():
+        if name.endswith(short) and name != short:
+            found[name.removesuffix(short)] = None
+        elif name != short:
+            found |= {segment: None for segment in name.split(".") if segment not in short.split(".")}
+    return tuple(found)
+
+
+def _holds_optimiser(beside: Mapping[str, Any]) -> bool:
+    given = [value for name, value in beside.items() if name in OPTIMISER or name.endswith("opt_state")]
+    return any(value is not None and not (isinstance(value, Mapping | list | tuple) and not value) for value in given)

@@ -1,0 +1,123 @@
+"""Whole BYOL learners from and to other libraries' files: the two functions that users call."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
+from interop.files import save_state_dict
+from interop.learners import byol_pytorch, deepmind, lightly, solo_learn
+from interop.learners.opened import opened, without_owner
+from interop.weights.tables import recognise
+
+__all__ = ["load_byol_checkpoint", "save_byol_checkpoint"]
+
+SOURCES = {"byol_pytorch": byol_pytorch, "lightly": lightly, "solo_learn": solo_learn, "deepmind": deepmind}
+"""Libraries' names to their files here, tested in this order."""
+
+
+def load_byol_checkpoint(
+    path_or_dict: str | os.PathLike[str] | Mapping[str, Any], *, like: Any, source: str = "auto"
+) -> Any:
+    """A training state with both networks, heads and statistics of a learner that another library trained.
+
+    Args:
+        path_or_dict: a weight file (.pt, .pth, .ckpt, .safetensors, .npz; see `load_state_dict`), one of DeepMind's
+            pickles (read as data, never executed), or a dict of names to NumPy arrays, JAX arrays or torch tensors,
+            such as `learner.state_dict()`.
+        like: a `TrainState` of the learner to go on with, native or traced; decides structure, shapes, types and
+            shardings. What a file doesn't hold, `step, key, opt_state`, is copied from it.
+        source: the library, "byol_pytorch" (any release), "lightly", "solo_learn" or "deepmind"; "auto" tells it from
+            the names. Hyphens may stand for underscores. "byol_pytorch" also takes a network by itself, which is what
+            its trainer's `checkpoint.N.pt` holds: both encoders become it.
+
+    Returns:
+        `TrainState`, the same bits as in the file (counters are int64 there and int32 here), in buffers of its own.
+        Biases that a library's heads haven't are 0. An online classifier becomes `fc` where the network has one.
+
+    Warns:
+        AbsentHeadsWarning: byol-pytorch's trainer saved the network alone; the heads are `like`'s.
+        PaddingWarning: the network pads otherwise than the one that was trained (DeepMind's, solo-learn's for CIFAR).
+        StemWarning: the network has a ReLU behind its stem, the one that was trained hasn't (lightly's for CIFAR).
+        EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
+        AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
+
+    Raises:
+        CheckpointFormatError: the file can't be read, or holds no learner, or one with other heads than `like`; the
+            message says how to make the learner.
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        ConfigurationError: no such source.
+        UnsafeCheckpointError: see `load_state_dict`.
+
+    Example:
+        >>> import tempfile, byol_jax
+        >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn((4,)), image_size=8, projection_size=4,
+        ...                                 projection_hidden_size=8)
+        >>> state = learner.init(jax.random.key(0))
+        >>> path = f"{tempfile.mkdtemp()}/learner.safetensors"
+        >>> save_byol_checkpoint(path, state, layout="byol_pytorch")
+        >>> loaded = load_byol_checkpoint(path, like=state)
+        >>> bool((learner.embed(loaded, jnp.ones((1, 8, 8, 3))) == learner.embed(state, jnp.ones((1, 8, 8, 3)))).all())
+        True
+    """
+    names = {"auto": "auto"} | {name: name for name in SOURCES}
+    wanted = _chosen(source, names, "source")
+    where, state_dict = opened(path_or_dict)
+    libraries = SOURCES if wanted == "auto" else {wanted: SOURCES[wanted]}
+    inner: Mapping[str, Any] | None = state_dict
+    while inner is not None:
+        for library in libraries.values():
+            if library.recognises(inner):
+                return library.from_state_dict(inner, like=like, where=where)
+        inner = without_owner(inner)
+    if wanted == "auto":
+        kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
+        raise CheckpointFormatError(
+            f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
+            "a network by itself is loaded by interop.from_torch_state_dict, and with source='byol_pytorch'"
+        )
+    return SOURCES[wanted].from_state_dict(state_dict, like=like, where=where)
+
+
+def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: str) -> None:
+    """Writes a training state's networks as another library's learner has them, atomically.
+
+    Step, key and optimiser's state have no place in such a file. Loading it again gives the same bits; but lightly's
+    heads have no first bias, which is taken off the running mean, and `fc` has no place in most of its layouts.
+
+    Args:
+        path: its ending decides the format; see `save_state_dict`.
+        state: a `TrainState`.
+        layout: "byol_pytorch", which `BYOL.load_state_dict` of 0.9.1 accepts: the layout that belongs to the state's
+            heads. Or one of "C", "C-sim", "D1", "D1-sim", to be sure of it, and "A" (0.0.1 to 0.5.1), "B" (0.5.2 to
+            0.5.7), "D0", "D0-sim" (0.9.0, with a warning). "lightly" (its examples), or "lightly-benchmarks",
+            "lightly-cifar", "lightly-models" (the old class). "solo_learn", or "solo-learn-encoder" (up to 1.0.2).
+            Hyphens may stand for underscores.
+
+    Warns:
+        PaddingWarning, StemWarning: the library's network of that layout computes otherwise than a native one.
+
+    Raises:
+        CheckpointFormatError: the state has another layout, or the file can't be written so.
+        ConfigurationError: no such layout.
+        StateDictMismatchError: not a `TrainState`.
+
+    Example:
+        >>> save_byol_checkpoint("learner.pt", None, layout="C-simm")
+        Traceback (most recent call last):
+        byol_jax.errors.ConfigurationError: layout 'C-simm' isn't known: use one of C-sim, ...
+    """
+    owners = {name: name for name in SOURCES}
+    owners |= {layout: name for name, library in SOURCES.items() for layout in library.LAYOUTS}
+    wanted = _chosen(layout, owners, "layout")
+    where = os.fspath(path)
+    save_state_dict(path, SOURCES[owners[wanted]].to_state_dict(state, layout=wanted, where=where))
+
+
+def _chosen(given: Any, names: Mapping[str, str], what: str) -> str:
+    """The one of `names` that `given` spells."""
+    spelt = {name.lower().replace("-", "_"): name for name in names}
+    wanted = spelt.get(given.lower().replace("-", "_")) if isinstance(given, str) else None
+    if wanted is None:
+        raise ConfigurationError(f"{what} {given!r} isn't known: use one of {', '.join(nearest(given, names))}")
+    return wanted

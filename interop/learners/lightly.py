@@ -1,0 +1,128 @@
+"""lightly's BYOL learners: backbone, projection and prediction head, and a momentum copy of the first two.
+
+    backbone.*, {backbone_momentum, momentum_backbone, teacher_backbone}.*      {online, target}.encoder.*
+    projection_head.layers.*, and its momentum copy under the same three names  {online, target}.projector.*
+    prediction_head.layers.*                                                    online.predictor.*
+    online_classifier.classification_head.*                                     online.encoder.fc.*
+
+Backbones are mostly cut ResNets (`cut_names`). The heads' first linear layer has no bias since 1.2.13; heads before
+1.1.19 lack ".layers". Loss, schedule and optimiser are the user's, as in lightly itself. Source: lightly 1.5.26,
+`models/modules/heads.py`, `examples/` and `benchmarks/`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.learners.cut_names import FIRST_STAGE, cut, renaming
+from interop.learners.fitting import check_heads, defined_order, fitted, own_arrays, own_names
+from interop.learners.native import native_difference, warn_of_difference
+from interop.learners.plain import representation_is_pooled, translated, without_first_bias
+from interop.learners.states import state_leaves
+
+__all__ = ["LAYOUTS", "from_state_dict", "recognises", "to_state_dict"]
+
+
+class Layout(NamedTuple):
+    """How a kind of lightly program names the momentum copy of a part, and where its backbone's stages begin (None:
+    torchvision's own names); whether it has an online classifier."""
+
+    momentum: str
+    first_stage: int | None
+    classifier: bool = False
+
+
+LAYOUTS = {
+    "lightly-examples": Layout("{}_momentum", FIRST_STAGE["torchvision"]),
+    "lightly-cifar": Layout("{}_momentum", FIRST_STAGE["lightly"]),
+    "lightly-models": Layout("momentum_{}", FIRST_STAGE["torchvision"]),
+    "lightly-benchmarks": Layout("teacher_{}", None, classifier=True),
+}
+"""The example scripts (and benchmarks in the documentation), the CIFAR-10 one with lightly's own ResNet, the class
+`lightly.models.BYOL` of 1.1.8 to 1.5.26, and the ImageNet benchmark."""
+
+ONLINE = {"encoder": "backbone", "projector": "projection_head", "predictor": "prediction_head"}
+CLASSIFIER = "online_classifier.classification_head"
+BIASLESS = ("projector.0.bias", "predictor.0.bias")
+
+
+def _momentum(name: str) -> dict[str, str]:
+    return {part: LAYOUTS[name].momentum.format(root) for part, root in ONLINE.items() if part != "predictor"}
+
+
+def _roots() -> dict[str, str]:
+    """What stands in front of a key, longest first, and what takes its place."""
+    roots = {CLASSIFIER: "online.encoder.fc"}
+    for network, parts in [("online", ONLINE), *(("target", _momentum(name)) for name in LAYOUTS)]:
+        for part, root in parts.items():
+            if part != "encoder":
+                roots[f"{root}.layers"] = f"{network}.{part}"
+            roots[root] = f"{network}.{part}"
+    return dict(sorted(roots.items(), key=lambda item: -len(item[0])))
+
+
+ROOTS = _roots()
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether a state dict with these keys is a lightly learner's.
+
+    Example:
+        >>> recognises(["backbone.0.weight", "prediction_head.layers.0.weight"])
+        True
+    """
+    return all(any(key.startswith(f"{root}.") for key in keys) for root in ("backbone", "prediction_head"))
+
+
+def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
+    """`like` with the networks of a lightly learner, of any of its layouts and releases.
+
+    Raises:
+        CheckpointFormatError: no such learner, or `like` has other heads.
+        StateDictMismatchError: lists everything that doesn't fit.
+    """
+    if not recognises(state_dict):
+        raise CheckpointFormatError(f"{where}: no lightly learner: expected backbone.*, prediction_head.* and others")
+    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
+    given = translated(state_dict, ROOTS, wanted, renaming)
+    state = fitted(given, like=like, library="lightly", where=where, biasless=BIASLESS)
+    warn_of_difference(native_difference("lightly", state_dict), state=like, where=where)
+    return state
+
+
+def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
+    """What a lightly learner has for this state: all of its keys in its order.
+
+    The representation must be the pooled one: an unused `fc` becomes the benchmark's online classifier and has no place
+    in the other layouts. The heads' first bias, which batch norm takes away again, is taken off the running mean.
+
+    Args:
+        layout: one of `LAYOUTS`; anything else is "lightly-examples".
+
+    Raises:
+        CheckpointFormatError: the state's heads, or its representation, are none that lightly has.
+    """
+    kind = LAYOUTS.get(layout, LAYOUTS["lightly-examples"])
+    arrays = own_arrays(state)
+    check_heads(arrays, library="lightly", where=where)
+    representation_is_pooled(arrays, library="lightly", where=where)
+    arrays = without_first_bias(arrays)
+    roots = {f"online.{part}.": f"{root}." for part, root in ONLINE.items()}
+    roots |= {f"target.{part}.": f"{kind.momentum.format(ONLINE[part])}." for part in ("encoder", "projector")}
+    written = {}
+    for root, theirs in roots.items():
+        names = {key.removeprefix(root): key for key in arrays if key.startswith(root)}
+        if root.endswith(".encoder."):
+            names = {name: key for name, key in names.items() if not name.startswith("fc.")}
+            if kind.first_stage is not None:
+                names = {cut(name, kind.first_stage): key for name, key in names.items()}
+        else:
+            names = {f"layers.{name}": key for name, key in names.items()}
+        written |= {f"{theirs}{name}": arrays[names[name]] for name in sorted(names, key=defined_order)}
+    if kind.classifier:
+        classifier = {f"{CLASSIFIER}.{leaf}": arrays.get(f"online.encoder.fc.{leaf}") for leaf in ("weight", "bias")}
+        written |= {key: array for key, array in classifier.items() if array is not None}
+    warn_of_difference(native_difference("lightly", written), state=state, where=where)
+    return written

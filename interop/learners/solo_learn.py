@@ -1,0 +1,100 @@
+"""solo-learn's BYOL learners, as its Lightning checkpoints hold them.
+
+    backbone.*, momentum_backbone.*          {online, target}.encoder.*; encoder.*, momentum_encoder.* up to 1.0.2
+    projector.*, momentum_projector.*        {online, target}.projector.*
+    predictor.*                              online.predictor.*
+    classifier.*, momentum_classifier.*      {online, target}.encoder.fc.*
+
+Heads have all biases. For CIFAR solo-learn pads its 3×3 stem by 2, which no file tells, where `nets.resnet(...,
+stem="cifar")` pads by 1. Source: solo-learn 1.0.2 and its successors, `solo/methods/byol.py` and `base.py`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import CheckpointFormatError
+from interop.learners.cut_names import renaming
+from interop.learners.fitting import check_heads, defined_order, fitted, own_arrays, own_names
+from interop.learners.native import native_difference, warn_of_difference
+from interop.learners.plain import representation_is_pooled, translated
+from interop.learners.states import state_leaves
+
+__all__ = ["LAYOUTS", "from_state_dict", "recognises", "roots", "to_state_dict"]
+
+LAYOUTS = {"solo-learn-backbone": "backbone", "solo-learn-encoder": "encoder"}
+"""What the network is called: since 1.0.3, and up to 1.0.2."""
+
+HEADS = {
+    "projector": "online.projector",
+    "momentum_projector": "target.projector",
+    "predictor": "online.predictor",
+}
+CLASSIFIERS = {"classifier": "online.encoder.fc", "momentum_classifier": "target.encoder.fc"}
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether a state dict with these keys is a solo-learn BYOL learner's.
+
+    Example:
+        >>> recognises(["backbone.conv1.weight", "projector.0.weight", "predictor.0.weight", "classifier.bias"])
+        True
+    """
+    return {"projector.0.weight", "predictor.0.weight"} <= set(keys) and _network(keys) is not None
+
+
+def _network(keys: Collection[str]) -> str | None:
+    return next((name for name in LAYOUTS.values() if any(key.startswith(f"{name}.") for key in keys)), None)
+
+
+def roots(keys: Collection[str]) -> dict[str, str]:
+    """What stands in front of such a learner's keys, and what takes its place.
+
+    Example:
+        >>> roots(["encoder.conv1.weight"])["momentum_encoder"]
+        'target.encoder'
+    """
+    name = _network(keys)
+    return CLASSIFIERS | HEADS | {name: "online.encoder", f"momentum_{name}": "target.encoder"} if name else {}
+
+
+def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> Any:
+    """`like` with the networks of a solo-learn learner.
+
+    Raises:
+        CheckpointFormatError: no such learner, or `like` has other heads.
+        StateDictMismatchError: lists everything that doesn't fit.
+    """
+    if not recognises(state_dict):
+        raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
+    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
+    given = translated(state_dict, roots(state_dict), wanted, renaming)
+    state = fitted(given, like=like, library="solo-learn", where=where)
+    warn_of_difference(native_difference("solo_learn", state_dict), state=like, where=where)
+    return state
+
+
+def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
+    """What a solo-learn learner has for this state: all of its keys in its order.
+
+    `fc` becomes its online classifier, without which solo-learn doesn't load strictly; the target's has no place.
+
+    Args:
+        layout: one of `LAYOUTS`; anything else is "solo-learn-backbone".
+
+    Raises:
+        CheckpointFormatError: the state's heads, or its representation, are none that solo-learn has.
+    """
+    name = LAYOUTS.get(layout, "backbone")
+    arrays = own_arrays(state)
+    check_heads(arrays, library="solo-learn", where=where)
+    representation_is_pooled(arrays, library="solo-learn", where=where)
+    roots = {name: "online.encoder", "classifier": "online.encoder.fc", f"momentum_{name}": "target.encoder"} | HEADS
+    written = {}
+    for theirs, ours in roots.items():
+        names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
+        names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
+        written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
+    warn_of_difference(native_difference("solo_learn", written), state=state, where=where)
+    return written

@@ -1,0 +1,110 @@
+"""Matrix products, einsum and attention."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax.ops.precision import at_least_float32
+from interop.trace.ops.context import Context
+from interop.trace.ops.kinds import Operator, in_order
+from interop.trace.ops.random import dropped
+from interop.trace.values import Value, logical, plain
+
+__all__ = ["TABLE", "attention"]
+
+
+def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """`x @ weightᵀ + bias` over torch's last axis, wherever it lies: [..., in] to [..., out]."""
+    last = x.ndim - 1
+    contracted = ((x.order.index(last),), (1,))
+    y = jax.lax.dot_general(x.array, logical(weight), (contracted, ((), ())))
+    if bias is not None:
+        y = y + bias.array
+    return Value(y, (*(axis for axis in x.order if axis != last), last))
+
+
+def _matmul(context: Context, x: Value, y: Value) -> Value:
+    """A matrix on the right as a linear layer has it, so that x stays as it lies; else torch's order."""
+    if y.ndim == 2 and x.ndim > 2:
+        return _linear(context, x, Value(y.array, (1 - y.order[0], 1 - y.order[1])))
+    return plain(jnp.matmul(logical(x), logical(y)))
+
+
+def _addmm(x: jax.Array, a: jax.Array, b: jax.Array, *, beta: float = 1, alpha: float = 1) -> jax.Array:
+    product = jnp.matmul(a, b)
+    return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
+
+
+def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: Any, **options: Any) -> Value:
+    return plain(jnp.einsum(equation.replace(" ", ""), *(logical(operand) for operand in operands)))
+
+
+def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
+    """`softmax(query · keyᵀ · scale + mask) · value`, scale = 1 / sqrt(E) by default; [..., L, E], [..., S, E].
+
+    `drop`: what dropout does with the softmax, `random.dropped`.
+    """
+
+    def operator(
+        context: Context,
+        query: Value,
+        key: Value,
+        value: Value,
+        attn_mask: Value | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Value:
+        q, k, v = logical(query), logical(key), logical(value)
+        if enable_gqa:
+            k, v = (jnp.repeat(part, q.shape[-3] // part.shape[-3], axis=-3) for part in (k, v))
+        factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        scores = jnp.matmul(q * factor, jnp.swapaxes(k, -1, -2))  # [..., L, S]
+        scores = scores.astype(at_least_float32(scores.dtype))
+        if is_causal:
+            scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+        if attn_mask is not None:
+            mask = logical(attn_mask)
+            is_bool = mask.dtype == jnp.bool_
+            scores = jnp.where(mask, scores, -jnp.inf) if is_bool else scores + mask.astype(scores.dtype)
+        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+        if dropout_p > 0:
+            weights = drop(context, weights, dropout_p)
+        return plain(jnp.matmul(weights, v))
+
+    return operator
+
+
+def _bilinear(x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    z = jnp.einsum("...i,oij,...j->...o", x, weight, y)
+    return z if bias is None else z + bias
+
+
+def _cosine(x: jax.Array, y: jax.Array, dim: int = 1, eps: float = 1e-8) -> jax.Array:
+    """As torch has it: each norm is at least eps."""
+    x, y = jnp.broadcast_arrays(x, y)
+    norms = [jnp.maximum(jnp.sum(jnp.square(part), dim), eps * eps) for part in (x, y)]
+    return jnp.sum(x * y, dim) * jax.lax.rsqrt(norms[0]) * jax.lax.rsqrt(norms[1])
+
+
+TABLE: dict[str, Operator] = {
+    "aten.linear": _linear,
+    "aten.matmul": _matmul,
+    "aten.mm": _matmul,
+    "aten.bmm": _matmul,
+    "aten.mv": _matmul,
+    "aten.dot": _matmul,
+    "aten.vdot": _matmul,
+    "aten.addmm": in_order(_addmm),
+    "aten.baddbmm": in_order(_addmm),
+    "aten.outer": in_order(jnp.outer),
+    "aten.einsum": _einsum,
+    "aten.bilinear": in_order(_bilinear),
+    "aten.cosine_similarity": in_order(_cosine),
+    "aten.scaled_dot_product_attention": attention(dropped),
+}

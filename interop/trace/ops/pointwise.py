@@ -1,0 +1,220 @@
+"""Operators that work element by element: arithmetic, comparisons, casts. Where axes lie doesn't matter."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interop.trace.graph import Dtype
+from interop.trace.ops.context import Context, result_dtype
+from interop.trace.ops.kinds import Operator, as_value, pointwise, unary
+from interop.trace.values import Value, aligned, same_order
+
+__all__ = ["TABLE"]
+
+
+def _scaled(function: Operator) -> Operator:
+    """`add` and `sub`: the second operand times `alpha`."""
+
+    def operator(context: Context, x: Any, y: Any, alpha: Any = 1) -> Value:
+        if alpha != 1:
+            y = y * alpha if not isinstance(y, Value) else pointwise(jnp.multiply)(context, y, alpha)
+        return pointwise(function)(context, x, y)
+
+    return operator
+
+
+def _divide(context: Context, x: Any, y: Any, *, rounding_mode: str | None = None) -> Value:
+    if rounding_mode is None:
+        return pointwise(jnp.true_divide, floating=True)(context, x, y)
+    return pointwise(jnp.floor_divide if rounding_mode == "floor" else _truncated_quotient)(context, x, y)
+
+
+def _truncated_quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.trunc(x / y) if jnp.issubdtype(x.dtype, jnp.floating) else jax.lax.div(x, y)
+
+
+def _power(context: Context, x: Any, exponent: Any) -> Value:
+    """Whole Python exponents by multiplication: their gradients are right at 0 and for negative bases."""
+    dtype = result_dtype(context, (x, exponent))
+    if isinstance(x, Value) and not isinstance(exponent, Value):
+        if float(exponent).is_integer():
+            return same_order(lambda a: jax.lax.integer_pow(a.astype(dtype), int(exponent)), x)
+        if exponent == 0.5:
+            return same_order(lambda a: jnp.sqrt(a.astype(dtype)), x)
+    return pointwise(jnp.power)(context, x, exponent)
+
+
+def _clamp(context: Context, x: Value, min: Any = None, max: Any = None) -> Value:
+    """Gradient 1 on both bounds, as in torch, where `jnp.clip` shares it."""
+    bounds = [bound for bound in (min, max) if bound is not None]
+    dtype = result_dtype(context, (x, *bounds))
+    lower, upper = (None if bound is None else as_value(bound, dtype) for bound in (min, max))
+    operands = [as_value(x, dtype), *(bound for bound in (lower, upper) if bound is not None)]
+    arrays, order = aligned(operands)
+    array, rest = arrays[0], iter(arrays[1:])
+    if lower is not None:
+        bound = next(rest)
+        array = jnp.where(array < bound, bound, array)
+    if upper is not None:
+        bound = next(rest)
+        array = jnp.where(array > bound, bound, array)
+    return Value(array, order)
+
+
+def _where(context: Context, condition: Value, x: Any, y: Any) -> Value:
+    dtype = result_dtype(context, (x, y))
+    arrays, order = aligned([condition, as_value(x, dtype), as_value(y, dtype)])
+    return Value(jnp.where(*arrays), order)
+
+
+def _masked_fill(context: Context, x: Value, mask: Value, value: Any) -> Value:
+    arrays, order = aligned([mask, as_value(value, x.dtype), x])
+    return Value(jnp.where(*arrays), order)
+
+
+def _addcmul(context: Context, x: Value, y: Value, z: Value, *, value: Any = 1) -> Value:
+    return pointwise(lambda a, b, c: a + jnp.asarray(value, a.dtype) * b * c)(context, x, y, z)
+
+
+def _addcdiv(context: Context, x: Value, y: Value, z: Value, *, value: Any = 1) -> Value:
+    return pointwise(lambda a, b, c: a + jnp.asarray(value, a.dtype) * b / c)(context, x, y, z)
+
+
+def _lerp(context: Context, start: Value, end: Value, weight: Any) -> Value:
+    return pointwise(lambda a, b, w: a + w * (b - a))(context, start, end, weight)
+
+
+def _cast(context: Context, x: Value, dtype: Dtype | None = None, *rest: Any, **options: Any) -> Value:
+    """`_to_copy` and the forms of `to`: the dtype changes, device and memory format mean nothing here."""
+    named = options.get("dtype", dtype)
+    return x if not isinstance(named, Dtype) else as_value(x, context.dtype(named))
+
+
+def _like(context: Context, x: Value, other: Value, *rest: Any, **options: Any) -> Value:
+    return as_value(x, other.dtype)
+
+
+def _itself(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
+    return x
+
+
+def _stopped(context: Context, x: Value) -> Value:
+    return Value(jax.lax.stop_gradient(x.array), x.order)
+
+
+def _copied(context: Context, x: Value, source: Any, *rest: Any) -> Value:
+    """`copy`: the source with x's shape and dtype."""
+    arrays, order = aligned([x, as_value(source, x.dtype)])
+    return Value(jnp.broadcast_to(arrays[1], arrays[0].shape), order)
+
+
+def _filled(context: Context, x: Value, value: Any) -> Value:
+    return _copied(context, x, value)
+
+
+def _nan_to_num(x: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None):
+    return jnp.nan_to_num(x, nan=nan or 0.0, posinf=posinf, neginf=neginf)
+
+
+FLOATING = {
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "expm1": jnp.expm1,
+    "log": jnp.log,
+    "log2": jnp.log2,
+    "log10": jnp.log10,
+    "log1p": jnp.log1p,
+    "sqrt": jnp.sqrt,
+    "rsqrt": jax.lax.rsqrt,
+    "reciprocal": jnp.reciprocal,
+    "sin": jnp.sin,
+    "cos": jnp.cos,
+    "tan": jnp.tan,
+    "asin": jnp.arcsin,
+    "acos": jnp.arccos,
+    "atan": jnp.arctan,
+    "sinh": jnp.sinh,
+    "cosh": jnp.cosh,
+    "tanh": jnp.tanh,
+    "erf": jax.lax.erf,
+}
+
+PLAIN = {
+    "neg": jnp.negative,
+    "abs": jnp.abs,
+    "sign": jnp.sign,
+    "sgn": jnp.sign,
+    "floor": jnp.floor,
+    "ceil": jnp.ceil,
+    "round": jnp.round,
+    "trunc": jnp.trunc,
+    "square": jnp.square,
+    "nan_to_num": _nan_to_num,
+    "isnan": jnp.isnan,
+    "isinf": jnp.isinf,
+    "isfinite": jnp.isfinite,
+    "logical_not": jnp.logical_not,
+    "bitwise_not": jnp.bitwise_not,
+}
+
+PAIRS = {
+    "mul": jnp.multiply,
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+    "fmod": jnp.fmod,
+    "remainder": jnp.remainder,
+    "floor_divide": jnp.floor_divide,
+    "eq": jnp.equal,
+    "ne": jnp.not_equal,
+    "lt": jnp.less,
+    "le": jnp.less_equal,
+    "gt": jnp.greater,
+    "ge": jnp.greater_equal,
+    "logical_and": jnp.logical_and,
+    "logical_or": jnp.logical_or,
+    "logical_xor": jnp.logical_xor,
+    "bitwise_and": jnp.bitwise_and,
+    "bitwise_or": jnp.bitwise_or,
+    "bitwise_xor": jnp.bitwise_xor,
+}
+
+TABLE: dict[str, Operator] = {
+    **{f"aten.{name}": unary(function, floating=True) for name, function in FLOATING.items()},
+    **{f"aten.{name}": unary(function) for name, function in PLAIN.items()},
+    **{f"aten.{name}": pointwise(function) for name, function in PAIRS.items()},
+    "aten.atan2": pointwise(jnp.arctan2, floating=True),
+    "aten.max.other": pointwise(jnp.maximum),
+    "aten.min.other": pointwise(jnp.minimum),
+    "aten.add": _scaled(jnp.add),
+    "aten.sub": _scaled(jnp.subtract),
+    "aten.rsub": lambda context, x, y, alpha=1: _scaled(jnp.subtract)(context, y, x, alpha),
+    "aten.div": _divide,
+    "aten.true_divide": _divide,
+    "aten.pow": _power,
+    "aten.pow.Scalar": lambda context, base, x: pointwise(jnp.power)(context, base, x),
+    "aten.clamp": _clamp,
+    "aten.clip": _clamp,
+    "aten.clamp_min": lambda context, x, min: _clamp(context, x, min),
+    "aten.clamp_max": lambda context, x, max: _clamp(context, x, None, max),
+    "aten.where": _where,
+    "aten.masked_fill": _masked_fill,
+    "aten.addcmul": _addcmul,
+    "aten.addcdiv": _addcdiv,
+    "aten.lerp": _lerp,
+    "aten._to_copy": _cast,
+    "aten.to.dtype": _cast,
+    "aten.to.dtype_layout": _cast,
+    "aten.to.device": lambda context, x, device, dtype=None, *rest, **options: _cast(context, x, dtype),
+    "aten.to.other": _like,
+    "aten.type_as": _like,
+    "aten.clone": _itself,
+    "aten.alias": _itself,
+    "aten.contiguous": _itself,
+    "aten.lift_fresh_copy": _itself,
+    "aten.detach": _stopped,
+    "aten.detach_copy": _stopped,
+    "aten.copy": _copied,
+    "aten.fill": _filled,
+    "aten.zero": lambda context, x: same_order(jnp.zeros_like, x),
+}

@@ -1,0 +1,231 @@
+"""Operators that run along axes: sums, extrema, norms, softmax, cumulative sums, sorting."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax.ops.precision import at_least_float32
+from interop.trace.graph import Dtype
+from interop.trace.ops.context import Context
+from interop.trace.ops.extrema import maximum, minimum
+from interop.trace.ops.kinds import Operator, in_order
+from interop.trace.values import Value, normal_axis, physical_axes, same_order
+
+__all__ = ["TABLE", "reduced"]
+
+Axes = int | Sequence[int] | None
+
+
+def reduced(x: Value, axes: Axes, keepdim: bool, function: Callable[..., jax.Array]) -> Value:
+    """`function(array, axes)`, which keeps reduced axes with size 1; then those go unless `keepdim`."""
+    places = physical_axes(x, axes)
+    array = function(x.array, places)
+    if keepdim:
+        return Value(array, x.order)
+    gone = {x.order[place] for place in places}
+    array = array.reshape([n for place, n in enumerate(array.shape) if place not in places])
+    return Value(array, tuple(a - sum(other < a for other in gone) for a in x.order if a not in gone))
+
+
+def _sum(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Value:
+    default = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    kept = context.dtype(dtype, default)
+    return reduced(x, dim, keepdim, lambda a, axes: jnp.sum(a, axes, dtype=kept, keepdims=True))
+
+
+def _mean(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Value:
+    """In at least float32, as torch accumulates."""
+    kept = context.dtype(dtype, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else context.floating)
+    wide = at_least_float32(kept)
+    return reduced(x, dim, keepdim, lambda a, axes: jnp.mean(a, axes, dtype=wide, keepdims=True).astype(kept))
+
+
+def _extreme(function: Callable[..., jax.Array]) -> Operator:
+    """`amax`, `amin`: equal extrema share the gradient, in both frameworks."""
+
+    def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
+        return reduced(x, dim, keepdim, function)
+
+    return operator
+
+
+def _extreme_of_all(function: Callable[..., jax.Array]) -> Operator:
+    return lambda context, x: reduced(x, None, False, function)
+
+
+def _extreme_and_place(search: Callable[..., jax.Array]) -> Operator:
+    """`max.dim`, `min.dim`: values and places; the gradient goes to that one place."""
+
+    def operator(context: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+        def values(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+            return jnp.take_along_axis(array, search(array, axes[0], keepdims=True), axes[0]) if axes else array
+
+        def places(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+            return search(array, axes[0], keepdims=True) if axes else jnp.zeros((), jnp.int32)
+
+        return reduced(x, dim, keepdim, values), reduced(x, dim, keepdim, places)
+
+    return operator
+
+
+def _place(search: Callable[..., jax.Array]) -> Operator:
+    def operator(context: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+        if dim is None:
+            return in_order(lambda a: search(a.reshape(-1)))(context, x)
+        return reduced(x, dim, keepdim, lambda a, axes: search(a, axes[0], keepdims=True))
+
+    return operator
+
+
+def _variance(x: Value, dim: Axes, correction: float | None, keepdim: bool) -> Value:
+    return reduced(x, dim, keepdim, lambda a, axes: _var(a, axes, 1.0 if correction is None else float(correction)))
+
+
+def _var(array: jax.Array, axes: tuple[int, ...], correction: float) -> jax.Array:
+    wide = array.astype(at_least_float32(array.dtype))
+    count = 1
+    for axis in axes:
+        count *= array.shape[axis]
+    centred = wide - jnp.mean(wide, axes, keepdims=True)
+    return (jnp.sum(jnp.square(centred), axes, keepdims=True) / (count - correction)).astype(array.dtype)
+
+
+def _var_operator(root: bool) -> Operator:
+    def operator(
+        context: Context,
+        x: Value,
+        dim: Any = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> Value:
+        if isinstance(dim, bool):  # the overload (x, unbiased)
+            dim, unbiased = None, dim
+        spread = _variance(x, dim, correction if correction is not None else float(unbiased), keepdim)
+        return same_order(jnp.sqrt, spread) if root else spread
+
+    return operator
+
+
+def _var_mean(context: Context, x: Value, dim: Axes = None, *rest: Any, **options: Any) -> tuple[Value, Value]:
+    keepdim = options.get("keepdim", rest[1] if len(rest) > 1 else False)
+    return _var_operator(False)(context, x, dim, *rest, **options), _mean(context, x, dim, keepdim)
+
+
+def _norm(
+    context: Context,
+    x: Value,
+    ord: float | None = 2,
+    dim: Axes = None,
+    keepdim: bool = False,
+    *,
+    dtype: Dtype | None = None,
+) -> Value:
+    """The vector norm; its gradient at a zero vector is zero, as in torch."""
+    ord = 2 if ord is None else ord
+
+    def norm(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+        size = jnp.abs(a)
+        if ord == float("inf"):
+            return maximum(size, axes)
+        if ord == float("-inf"):
+            return minimum(size, axes)
+        if ord == 0:
+            return jnp.sum((a != 0).astype(a.dtype), axes, keepdims=True)
+        if ord == 1:
+            return jnp.sum(size, axes, keepdims=True)
+        total = jnp.sum(jnp.square(a) if ord == 2 else size**ord, axes, keepdims=True)
+        positive = total > 0
+        safe = jnp.where(positive, total, 1)
+        return jnp.where(positive, jnp.sqrt(safe) if ord == 2 else safe ** (1 / ord), 0)
+
+    return reduced(x, dim, keepdim, norm)
+
+
+def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, keepdim: bool = False, **options: Any):
+    return _norm(context, x, p, dim, keepdim)
+
+
+def _truth(function: Callable[..., jax.Array]) -> Operator:
+    def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
+        return reduced(x, dim, keepdim, lambda a, axes: function(a, axes, keepdims=True))
+
+    return operator
+
+
+def _product(
+    context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None
+) -> Value:
+    return reduced(x, dim, keepdim, lambda a, axes: jnp.prod(a, axes, keepdims=True))
+
+
+def _along(function: Callable[..., jax.Array]) -> Operator:
+    """softmax and its like: one axis, the shape stays."""
+
+    def operator(context: Context, x: Value, dim: int, dtype: Any = None, *rest: Any, **options: Any) -> Value:
+        (axis,) = physical_axes(x, dim) or (None,)
+        return same_order(lambda a: a if axis is None else function(a, axis), x)
+
+    return operator
+
+
+def _softmax(function: Callable[..., jax.Array]) -> Operator:
+    def wide(array: jax.Array, axis: int) -> jax.Array:
+        return function(array.astype(at_least_float32(array.dtype)), axis=axis).astype(array.dtype)
+
+    def operator(context: Context, x: Value, dim: int, dtype: Any = None, *rest: Any, **options: Any) -> Value:
+        kept = dtype if isinstance(dtype, Dtype) else options.get("dtype")
+        array = x.array.astype(context.dtype(kept, x.dtype))
+        return _along(wide)(context, Value(array, x.order), dim)
+
+    return operator
+
+
+def _log_sum_exp(context: Context, x: Value, dim: Axes, keepdim: bool = False) -> Value:
+    return reduced(x, dim, keepdim, lambda a, axes: jax.nn.logsumexp(a, axes, keepdims=True))
+
+
+def _sorted(x: jax.Array, dim: int = -1, descending: bool = False, **options: Any) -> tuple[jax.Array, jax.Array]:
+    places = jnp.argsort(x, axis=dim, descending=descending, stable=True)
+    return jnp.take_along_axis(x, places, axis=dim), places
+
+
+def _top(x: jax.Array, k: int, dim: int = -1, largest: bool = True, *rest: Any) -> tuple[jax.Array, jax.Array]:
+    axis = normal_axis(dim, x.ndim)
+    values, places = _sorted(x, axis, descending=largest)
+    return jax.lax.slice_in_dim(values, 0, k, axis=axis), jax.lax.slice_in_dim(places, 0, k, axis=axis)
+
+
+TABLE: dict[str, Operator] = {
+    "aten.sum": _sum,
+    "aten.mean": _mean,
+    "aten.prod": _product,
+    "aten.amax": _extreme(maximum),
+    "aten.amin": _extreme(minimum),
+    "aten.max.default": _extreme_of_all(maximum),
+    "aten.min.default": _extreme_of_all(minimum),
+    "aten.max.dim": _extreme_and_place(jnp.argmax),
+    "aten.min.dim": _extreme_and_place(jnp.argmin),
+    "aten.argmax": _place(jnp.argmax),
+    "aten.argmin": _place(jnp.argmin),
+    "aten.var": _var_operator(root=False),
+    "aten.std": _var_operator(root=True),
+    "aten.var_mean": _var_mean,
+    "aten.linalg_vector_norm": _norm,
+    "aten.norm": _norm_p,
+    "aten.any": _truth(jnp.any),
+    "aten.all": _truth(jnp.all),
+    "aten.softmax": _softmax(jax.nn.softmax),
+    "aten._softmax": _softmax(jax.nn.softmax),
+    "aten.log_softmax": _softmax(jax.nn.log_softmax),
+    "aten._log_softmax": _softmax(jax.nn.log_softmax),
+    "aten.logsumexp": _log_sum_exp,
+    "aten.cumsum": _along(jnp.cumsum),
+    "aten.cumprod": _along(jnp.cumprod),
+    "aten.sort": in_order(_sorted),
+    "aten.argsort": in_order(lambda x, dim=-1, descending=False: _sorted(x, dim, descending)[1]),
+    "aten.topk": in_order(_top),
+}

@@ -1,0 +1,88 @@
+"""All operators by torch's names, and how to add one.
+
+A name with its overload ("aten.max.dim") goes before the name alone ("aten.max"), which stands for all overloads. Each
+family of operators has a file: pointwise, activation, shape, create, reduce, linear, recurrent, conv, pool, resize,
+norm, random.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from byol_jax.errors import UnsupportedOpError
+from interop.trace.ops import (
+    activation,
+    conv,
+    create,
+    linear,
+    norm,
+    pointwise,
+    pool,
+    random,
+    recurrent,
+    reduce,
+    resize,
+    shape,
+)
+from interop.trace.ops.kinds import Operator, in_order
+
+__all__ = ["OPERATORS", "find", "register_op"]
+
+OPERATORS: dict[str, Operator] = {
+    **pointwise.TABLE,
+    **activation.TABLE,
+    **shape.TABLE,
+    **create.TABLE,
+    **reduce.TABLE,
+    **linear.TABLE,
+    **recurrent.TABLE,
+    **conv.TABLE,
+    **pool.TABLE,
+    **resize.TABLE,
+    **norm.TABLE,
+    **random.TABLE,
+}
+
+_ADDED: dict[str, Operator] = {}
+
+
+def register_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds an operator, or replaces one, for all networks traced or run from now on in this process.
+
+    The function gets the arguments that the operator has in torch, JAX arrays for tensors with axes as torch counts
+    them ([N, C, H, W]), and returns an array or a tuple of them. It must be pure and differentiable by JAX.
+
+    Args:
+        name: as `missing_ops` names it, "aten.special_i0.default" or, for all overloads, "aten.special_i0".
+
+    Raises:
+        UnsupportedOpError: a name without a namespace.
+
+    Example:
+        >>> import jax
+        >>> @register_op("aten.special_i0")
+        ... def special_i0(x):
+        ...     return jax.scipy.special.i0(x)
+    """
+    if "." not in name:
+        raise UnsupportedOpError(f"operator {name!r}: expected namespace.name, such as aten.{name}")
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        _ADDED[name] = in_order(function)
+        return function
+
+    return add
+
+
+def find(op: str) -> Operator | None:
+    """The operator for a graph's name, None where there isn't one.
+
+    Example:
+        >>> find("aten.relu.default") is OPERATORS["aten.relu"]
+        True
+    """
+    short = op.rpartition(".")[0]
+    for table in (_ADDED, OPERATORS):
+        for name in (op, short):
+            if name in table:
+                return table[name]
+    return None

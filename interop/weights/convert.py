@@ -1,0 +1,288 @@
+"""Native networks' variables to and from torch's state dicts, bit for bit.
+
+`to_torch_state_dict` and `from_torch_state_dict` are inverses. Names and layouts come from `names.py`,
+`packed.py`, `rules.py` and, for timm, `transformers.py`. Files are read by `interop.files`; whole learners and
+optimiser states are not handled here.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from byol_jax.errors import ConfigurationError, StateDictMismatchError
+from interop.arrays import as_numpy, fresh
+from interop.weights.mismatch import Mismatch, compare_names
+from interop.weights.names import Leaf, named_leaves, torch_names
+from interop.weights.packed import PARTS, own_rows, packed, whole_key
+from interop.weights.rules import native_order, torch_dtype, torch_order, torch_shape
+from interop.weights.tables import HEADS, TRANSFORMERS, expected_shapes, is_head
+from interop.weights.transformers import timm_key, torchvision_key
+
+__all__ = ["cast", "cast_problem", "from_torch_state_dict", "matched", "to_torch_array", "to_torch_state_dict"]
+
+
+def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
+    """A network's variables as torch's state dict: names, layouts and integer types of torch, the same bits.
+
+    Args:
+        variables: `Variables(params, stats)` of a native network (kernels [*spatial, in, out] or [in, out]) or of a
+            traced one (torch's names and layouts already, passed through).
+        arch: a name from `interop.weights.tables.ARCHITECTURES`, torchvision's ("vit_b_16") or timm's
+            ("vit_base_patch16_224"): the keys must be exactly that network's (the classifier may be left out as a
+            whole), have that library's names and come in its order. None: torchvision's names, no check, the order of
+            `jax.tree.leaves`.
+
+    Returns:
+        Names joined by "." to fresh, contiguous, writable NumPy arrays; dtypes as in `variables`, but
+        `num_batches_tracked` is int64, as torch has it.
+
+    Raises:
+        StateDictMismatchError: not `Variables`, two leaves of one name, or other keys than `arch` has.
+        ConfigurationError: `arch` isn't known.
+
+    Example:
+        >>> from byol_jax.types import Variables
+        >>> variables = Variables({"fc": {"kernel": np.zeros((512, 10), np.float32)}}, {})
+        >>> to_torch_state_dict(variables)["fc.weight"].shape
+        (10, 512)
+    """
+    leaves = named_leaves(variables)
+    names = torch_names(leaves)
+    state_dict = packed(
+        {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
+    )
+    if arch is None:
+        return state_dict
+    if _is_timms(arch):
+        state_dict = {timm_key(key): array for key, array in state_dict.items()}
+    return {key: state_dict[key] for key in _check_architecture(state_dict, arch)}
+
+
+def to_torch_array(array: np.ndarray, rule: str) -> np.ndarray:
+    """One leaf in torch's layout, as a fresh array."""
+    turned = fresh(array.transpose(torch_order(rule, array.ndim)))
+    return turned.astype(torch_dtype(rule, turned.dtype), copy=False)
+
+
+def from_torch_state_dict(
+    state_dict: Mapping[str, Any],
+    *,
+    like: Any,
+    arch: str | None = None,
+    strict: bool = True,
+    dtype: str | None = None,
+    head: str = "keep",
+) -> Any:
+    """A torch state dict as the variables of a network that exists already.
+
+    Args:
+        state_dict: torch's names to NumPy arrays, JAX arrays or torch tensors. Of a vision transformer, torchvision's
+            names (also older ones) and timm's are read.
+        like: the network's `Variables`, arrays or `jax.ShapeDtypeStruct`s, which decide structure, shapes and types.
+        arch: a name from `interop.weights.tables.ARCHITECTURES`: the file's keys must be exactly that network's, or
+            with strict=False at least those; the classifier may be left out as a whole.
+        strict: False ignores unexpected keys, and keeps `like`'s own values for missing ones.
+        dtype: None: types must match `like`'s (a counter may be int64 here and int32 there). "like": floating types
+            are rounded to `like`'s, integers converted where their values fit.
+        head: "keep": the classifier is a layer like any other, and must fit. "drop": the file's is left out, whatever
+            its shape, and the network keeps `like`'s own values where it has one: for another number of classes, or
+            for a file or a network without any. A classifier is a whole linear layer by one of the names
+            `interop.weights.tables.HEADS` (`fc`, `heads.head`, `head`, …).
+
+    Returns:
+        `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
+        it is set up (float64 and int64 without x64). Nothing shares memory with `state_dict` or `like`.
+
+    Raises:
+        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        ConfigurationError: `arch`, `dtype` or `head` isn't known, or there is no classifier to drop on either side.
+
+    Example:
+        >>> from byol_jax.types import Variables
+        >>> like = Variables({"fc": {"kernel": np.zeros((512, 10), np.float32)}}, {})
+        >>> from_torch_state_dict({"fc.weight": np.ones((10, 512), np.float32)}, like=like).params["fc"]["kernel"].shape
+        (512, 10)
+    """
+    import jax
+
+    if dtype not in (None, "like"):
+        raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
+    if head not in ("keep", "drop"):
+        raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
+    if arch is not None:
+        _check_architecture(state_dict, arch, strict=strict)
+    leaves = named_leaves(like)
+    names = torch_names(leaves)
+    state_dict = _as_named(state_dict, {whole_key(leaf.key) for leaf in names.values()})
+    if head == "drop":
+        state_dict = _with_own_head(state_dict, leaves, names)
+    arrays, mismatch = matched(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
+    hint = _hint(mismatch, dtype=dtype, head=head)
+    mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
+    return jax.tree.unflatten(jax.tree.structure(like), [_for_jax(array) for array in arrays.values()])
+
+
+def _as_named(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The state dict with timm's names, and older ones, replaced where the network has torchvision's.
+
+    Raises:
+        StateDictMismatchError: two keys name one tensor.
+    """
+    named, origin = {}, {}
+    for key, value in state_dict.items():
+        own = torchvision_key(key)
+        name = own if own in wanted and key not in wanted else key
+        if name in named:
+            raise StateDictMismatchError(f"{origin[name]} and {key} are both {name} of the network: remove one")
+        named[name], origin[name] = value, key
+    return named
+
+
+def _with_own_head(
+    state_dict: Mapping[str, Any], leaves: Mapping[str, Any], names: Mapping[str, Leaf]
+) -> dict[str, Any]:
+    """The state dict with the network's own classifier in place of the file's; without any, where it has no values."""
+    own = {leaf.key: path for path, leaf in names.items() if is_head(leaf.key)}
+    if not own and not any(map(is_head, state_dict)):
+        raise ConfigurationError(
+            'head="drop": neither the network nor the state dict has a classifier by a name that tells '
+            f'({", ".join(HEADS)}): leave it at "keep"'
+        )
+    kept = {key: array for key, array in state_dict.items() if not is_head(key)}
+    values = {key: path for key, path in own.items() if not _is_abstract(leaves[path])}
+    return kept | {key: to_torch_array(as_numpy(leaves[path], path), names[path].rule) for key, path in values.items()}
+
+
+def _hint(mismatch: Mismatch, *, dtype: str | None, head: str) -> str:
+    """What to do about it, as far as it can be told."""
+    hints = []
+    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
+    if differing and all(is_head(entry.partition(" ")[0]) for entry in differing):
+        if head == "drop":
+            hints.append("to keep the network's own classifier, give its values in like, not only shapes")
+        elif differing == mismatch.unexpected:
+            hints.append('head="drop" leaves the file\'s classifier out')
+        else:
+            hints.append("head=\"drop\" leaves the file's classifier out and keeps the network's own")
+    elif mismatch.unexpected and not mismatch.missing:
+        hints.append("strict=False ignores unexpected keys")
+    if any(entry.startswith("encoder.pos_embedding ") for entry in mismatch.shapes):
+        hints.append(
+            "positions for another image size: load with a like of the file's size, then nets.resize_positions"
+        )
+    if mismatch.dtypes and dtype is None:
+        hints.append('dtype="like" converts types')
+    return "; ".join(hints)
+
+
+def matched(
+    state_dict: Mapping[str, Any], leaves: dict[str, Any], names: dict[str, Leaf], *, strict: bool, cast_to_like: bool
+) -> tuple[dict[str, np.ndarray], Mismatch]:
+    """The state dict's arrays by the leaves' paths, in the native layout, and everything that doesn't fit.
+
+    Args:
+        leaves: arrays or `jax.ShapeDtypeStruct`s by path, which decide shapes and types.
+        names: the key and rule of each path in `leaves`.
+        strict, cast_to_like: as `strict` and `dtype="like"` of `from_torch_state_dict`.
+    """
+    wholes = {path: whole_key(leaf.key) for path, leaf in names.items()}
+    mismatch = compare_names(list(dict.fromkeys(wholes.values())), list(state_dict))
+    arrays = {}
+    if not strict:
+        mismatch.unexpected = []
+        kept = {path: leaf for path, leaf in leaves.items() if wholes[path] not in state_dict}
+        arrays = {path: fresh(as_numpy(leaf, path)) for path, leaf in kept.items() if not _is_abstract(leaf)}
+        if len(arrays) == len(kept):
+            mismatch.missing = []
+    for path, leaf in leaves.items():
+        if wholes[path] in state_dict:
+            given = as_numpy(state_dict[wholes[path]], wholes[path])
+            array = _native(given, leaf, *names[path], mismatch, cast_to_like=cast_to_like)
+            if array is not None:
+                arrays[path] = array
+    mismatch.once()
+    return {path: arrays[path] for path in leaves if path in arrays}, mismatch
+
+
+def _native(
+    array: np.ndarray, like: Any, key: str, rule: str, mismatch: Mismatch, *, cast_to_like: bool
+) -> np.ndarray | None:
+    """`array`, or its rows for `key`, in the native layout and `like`'s type; None, and an entry in `mismatch`, where
+    it doesn't fit."""
+    expected, part, key = torch_shape(rule, tuple(like.shape)), key, whole_key(key)
+    if part != key:
+        expected = (len(PARTS) * expected[0], *expected[1:])
+    if array.shape != expected:
+        mismatch.shapes.append(f"{key} (given {list(array.shape)}, expected {list(expected)})")
+        return None
+    array = own_rows(array, part)
+    wanted = np.dtype(like.dtype)
+    if array.dtype not in (wanted, torch_dtype(rule, wanted)) and not cast_to_like:
+        mismatch.dtypes.append(f"{key} (given {array.dtype}, expected {wanted})")
+        return None
+    turned = fresh(array.transpose(native_order(rule, array.ndim)))
+    reason = cast_problem(turned, wanted)
+    if reason:
+        (mismatch.values if reason.startswith("value") else mismatch.dtypes).append(f"{key} ({reason})")
+        return None
+    return cast(turned, wanted)
+
+
+def cast_problem(array: np.ndarray, dtype: np.dtype) -> str:
+    """Why `array` can't become `dtype`; "" where it can. Floats may be rounded, but not become infinite."""
+    if array.dtype == dtype:
+        return ""
+    if _is_integer(array.dtype) and _is_integer(dtype):
+        limits = np.iinfo(dtype)
+        fits = array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
+        return "" if fits else f"values up to {int(array.max())} don't fit {dtype}"
+    if _is_floating(array.dtype) and _is_floating(dtype):
+        overflow = bool(np.any(np.isfinite(array) & ~np.isfinite(cast(array, dtype))))
+        return f"values too large for {dtype}" if overflow else ""
+    return f"{array.dtype} can't become {dtype}"
+
+
+def cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`array` in `dtype`, rounded to nearest; itself where that is its type already."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def _is_integer(dtype: np.dtype) -> bool:
+    return dtype.kind in "iu"
+
+
+def _is_floating(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+def _is_timms(arch: str) -> bool:
+    return arch in TRANSFORMERS and TRANSFORMERS[arch].library == "timm"
+
+
+def _is_abstract(leaf: Any) -> bool:
+    import jax
+
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _for_jax(array: np.ndarray) -> Any:
+    import jax
+
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        return array
+    return jax.numpy.array(array)
+
+
+def _check_architecture(state_dict: Mapping[str, Any], arch: str, *, strict: bool = True) -> list[str]:
+    """The keys that `arch` has, in its order, after a check that `state_dict` has them and no others."""
+    expected = list(expected_shapes(arch))
+    if not any(is_head(key) for key in state_dict):
+        expected = [key for key in expected if not is_head(key)]
+    given = [torchvision_key(key) if key.startswith("encoder.") else key for key in state_dict]  # older files' names
+    mismatch = compare_names(expected, given)
+    if not strict:
+        mismatch.unexpected = []
+    mismatch.raise_if_any(f"these aren't the keys of {arch}")
+    return expected
