@@ -20,6 +20,7 @@ from .nets.nnx import from_nnx as from_nnx
 from .optim import lars as lars
 from .train import pretrain as pretrain
 from .types import Encoder as Encoder
+from .types import EncoderFacts as EncoderFacts
 from .types import Learner as Learner
 from .types import LossAux as LossAux
 from .types import Outputs as Outputs
@@ -33,6 +34,7 @@ __all__ = [
     "DamagedCheckpointError",
     "DataError",
     "Encoder",
+    "EncoderFacts",
     "HiddenLayerNotFoundError",
     "Learner",
     "LossAux",

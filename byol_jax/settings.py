@@ -26,6 +26,8 @@ __all__ = ["IMAGENET_MEAN_STD", "Settings", "foreign", "resolve", "select_featur
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Per-channel mean and standard deviation of ImageNet's training images in [0, 1]; byol-pytorch's and the paper's."""
 
+ENCODER_FUNCTIONS = ("init", "apply", "hidden_layers")
+
 
 class Settings(NamedTuple):
     """What a learner is made of; everything static."""
@@ -252,7 +254,7 @@ def _check_features(features: Any, hidden_layer: Any, *, is_output: bool) -> Non
 
 
 def _check_encoder(encoder: Any) -> None:
-    lacking = [name for name in Encoder._fields if not callable(getattr(encoder, name, None))]
+    lacking = [name for name in ENCODER_FUNCTIONS if not callable(getattr(encoder, name, None))]
     if lacking:
         raise ConfigurationError(
             f"encoder: a {type(encoder).__name__} has no function {', '.join(lacking)}: expected a byol_jax.Encoder;"

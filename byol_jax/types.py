@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.struct
 import jax
 
-__all__ = ["Encoder", "Learner", "LossAux", "Outputs", "PyTree", "TrainState", "Variables"]
+__all__ = ["Encoder", "EncoderFacts", "Learner", "LossAux", "Outputs", "PyTree", "TrainState", "Variables"]
 
 PyTree = Any
 
@@ -46,8 +46,21 @@ class HiddenLayers(Protocol):
     def __call__(self, variables: Variables | None = None) -> tuple[str, ...]: ...
 
 
+class EncoderFacts(NamedTuple):
+    """What is known of a network beyond its functions; static, no part of any state.
+
+    Attributes:
+        padding: how its strided layers pad: "torch", or "same", TensorFlow's rule. None where that isn't known.
+        traced: what `interop` keeps of a network that was traced from a torch module: its graphs and the names of its
+            state dict. None for any other network.
+    """
+
+    padding: str | None = None
+    traced: Any = None
+
+
 class Encoder(NamedTuple):
-    """Any image network as three pure functions.
+    """Any image network as three pure functions, and what is known of it beyond them.
 
     Attributes:
         init: `init(key, image_shape) -> Variables`. `image_shape` is one image's, `(H, W, C)`. An imported network
@@ -58,11 +71,13 @@ class Encoder(NamedTuple):
             batch-norm statistics over that mapped axis. In evaluation `new_stats` equals `variables.stats`.
         hidden_layers: `hidden_layers(variables=None) -> tuple[str, ...]`: dotted names in definition order; those
             without a dot are the top-level children. Empty where the network names nothing.
+        facts: what else is known; by default nothing. `encoder._replace(...)` keeps it.
     """
 
     init: EncoderInit
     apply: EncoderApply
     hidden_layers: HiddenLayers
+    facts: EncoderFacts = EncoderFacts()
 
 
 class Outputs(NamedTuple):
