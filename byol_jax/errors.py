@@ -1,4 +1,4 @@
-"""Every error that the two packages raise on purpose, and the one helper that suggests a name. Pure Python.
+"""Every error that the two packages raise on purpose, and two helpers for their messages. Pure Python.
 
 A message is one line: what is wrong, where, what was expected, what to do. Lists inside a message are separated by
 commas or semicolons. The command line prints the message and exits with 2.
@@ -24,6 +24,7 @@ __all__ = [
     "UnsupportedModuleError",
     "UnsupportedOpError",
     "nearest",
+    "one_line",
 ]
 
 
@@ -89,3 +90,19 @@ def nearest(name: object, names: Iterable[str], *, at_most: int = 8) -> list[str
     names = list(names)
     alike = difflib.get_close_matches(str(name), names, n=at_most, cutoff=0.5)
     return (alike + [other for other in names if other not in alike])[:at_most]
+
+
+def one_line(text: object, *, at_most: int | None = None) -> str:
+    r"""A text, or what an exception says, as one printable line: for a message that quotes somebody else's.
+
+    A run of white space becomes one space, any other character that can't be printed its escape sequence. An exception
+    without a text gives the name of its type. The line ends after `at_most` characters.
+
+    Example:
+        >>> one_line(ValueError("two\nlines, \x1b[31mred")), one_line(KeyError())
+        ('two lines, \\x1b[31mred', 'KeyError')
+    """
+    line = " ".join(str(text).split())
+    if not line and isinstance(text, BaseException):
+        line = type(text).__name__
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)[:at_most]

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from byol_jax import augment, optim
-from byol_jax.errors import ConfigurationError, InteropError
+from byol_jax.errors import ConfigurationError, InteropError, one_line
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
@@ -230,7 +230,7 @@ def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: An
     except (ConfigurationError, InteropError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, at_most=200)
         raise ConfigurationError(
             f"the encoder can't take inputs of shape {shape}: give its own image_size and num_channels ({reason})"
         ) from error

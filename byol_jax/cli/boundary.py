@@ -11,9 +11,16 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-from byol_jax.errors import ConfigurationError, DamagedCheckpointError, DataError, DivergedError, InteropError
+from byol_jax.errors import (
+    ConfigurationError,
+    DamagedCheckpointError,
+    DataError,
+    DivergedError,
+    InteropError,
+    one_line,
+)
 
-__all__ = ["guarded", "one_line"]
+__all__ = ["guarded"]
 
 WRONG_INPUT = (ConfigurationError, DataError, DamagedCheckpointError, InteropError)
 NOT_THE_USERS_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -37,16 +44,6 @@ def guarded(command: str, work: Callable[[], int], *, debug: bool = False) -> in
             if debug:
                 traceback.print_exc()
             return _said(*_verdict(command, error))
-
-
-def one_line(text: object) -> str:
-    """`text` with every run of white space made one space.
-
-    Example:
-        >>> one_line("first\\n   second")
-        'first second'
-    """
-    return " ".join(str(text).split())
 
 
 def _exit_code(work: Callable[[], int]) -> int:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import one_line
-from byol_jax.errors import DataError
+from byol_jax.errors import DataError, one_line
 
 __all__ = ["array_dataset", "check_images", "is_float", "read_array_file"]
 
@@ -98,7 +97,7 @@ def array_dataset(
     try:
         images = np.asanyarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
-        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error)})") from error
+        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
     images = images[..., None] if images.ndim == 3 else images  # [N, H, W, C]
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
@@ -141,4 +140,5 @@ def read_array_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     except DataError:
         raise
     except Exception as error:  # zip, zlib, header and memory errors of a damaged file
-        raise DataError(f"{path}: can't be read as a NumPy file of plain numbers ({one_line(error)})") from error
+        reason = one_line(error, at_most=200)
+        raise DataError(f"{path}: can't be read as a NumPy file of plain numbers ({reason})") from error

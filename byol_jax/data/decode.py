@@ -20,13 +20,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from byol_jax.data.dataset import height_and_width
+from byol_jax.errors import one_line
 
 __all__ = [
     "EXTENSIONS",
     "UnusableImageError",
     "check_header",
     "load_size",
-    "one_line",
     "read_image",
     "uniform_warnings",
 ]
@@ -56,11 +56,6 @@ _STRIP = 2**20
 
 class UnusableImageError(Exception):
     """This file gives no image; the text is the reason, one line without the file's name."""
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text on one line of at most 200 characters; its type where it has no text."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def load_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -105,9 +100,9 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except Image.UnidentifiedImageError as error:
         raise UnusableImageError("not an image, or damaged at its start") from error
     except OSError as error:
-        raise UnusableImageError(error.strerror or one_line(error)) from error
+        raise UnusableImageError(error.strerror or one_line(error, at_most=200)) from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise UnusableImageError(one_line(error)) from error
+        raise UnusableImageError(one_line(error, at_most=200)) from error
 
 
 @contextmanager

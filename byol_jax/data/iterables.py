@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.arrays import check_images, is_float
-from byol_jax.data.decode import one_line
 from byol_jax.data.loader import Place, at_least, device_put
 from byol_jax.data.prefetch import Prefetch
-from byol_jax.errors import DataError
+from byol_jax.errors import DataError, one_line
 
 __all__ = ["IterableLoader"]
 
@@ -107,7 +106,7 @@ def _images_of(batch: Any, what: str) -> Any:
     try:
         return np.asarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
-        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error)})") from error
+        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
 
 
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:

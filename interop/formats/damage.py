@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-from byol_jax.errors import CheckpointFormatError, InteropError
+from byol_jax.errors import CheckpointFormatError, InteropError, one_line
 
-__all__ = ["one_line", "reading"]
+__all__ = ["reading"]
 
 LONGEST_REASON, LONGEST_MESSAGE = 200, 2000
 """Characters; a file's names may have millions."""
@@ -31,22 +31,11 @@ def reading(where: str, *, damaged: str = "damaged") -> Iterator[None]:
     except InteropError as error:
         if str(error).isprintable() and len(str(error)) <= LONGEST_MESSAGE:
             raise
-        raise type(error)(one_line(error)[:LONGEST_MESSAGE]) from error
+        raise type(error)(one_line(error, at_most=LONGEST_MESSAGE)) from error
     except OSError as error:
         raise CheckpointFormatError(f"{where}: cannot be read: {error.strerror or one_line(error)}") from error
     except MemoryError as error:
         raise CheckpointFormatError(f"{where}: needs more memory than there is") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)[:LONGEST_REASON]}"
+        reason = f"{type(error).__name__}: {one_line(error, at_most=LONGEST_REASON)}"
         raise CheckpointFormatError(f"{where}: {damaged}: {reason}") from error
-
-
-def one_line(error: Exception) -> str:
-    r"""What an error says, with every character visible.
-
-    Example:
-        >>> one_line(ValueError("two\nlines, \x1b[31mred"))
-        'two lines, \\x1b[31mred'
-    """
-    text = " ".join(str(error).split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

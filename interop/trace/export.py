@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.errors import UnsupportedModuleError
+from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
 
@@ -149,7 +149,7 @@ def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
 
 def _reason(module: Any, error: Exception) -> str:
     """One line from torch's many."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     kind = type(module).__name__
     if "data-dependent" in text or "DataDependent" in type(error).__name__ or ".item()" in text:
         return (

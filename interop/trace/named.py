@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from byol_jax.errors import ConfigurationError, MissingDependencyError, nearest
+from byol_jax.errors import ConfigurationError, MissingDependencyError, nearest, one_line
 from interop.arrays import import_torch
 from interop.trace.export import example_batch
 
@@ -221,5 +221,5 @@ def _check_weights(name: str, weights: str, known: Iterable[str]) -> None:
 
 def _said(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    kind = type(error).__name__
+    return f"{kind}: {one_line(error, at_most=300)}" if str(error) else kind

@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from byol_jax import errors
-from byol_jax.cli.boundary import guarded, one_line
+from byol_jax.cli.boundary import guarded
 
 
 def _ends_with(capsys, error, *, debug=False):
@@ -100,4 +100,7 @@ def test_the_way_warnings_are_shown_is_put_back():
 
 
 def test_one_line():
-    assert one_line(" a\n\tb  c\n") == "a b c"
+    assert errors.one_line(" a\n\tb  c\n") == "a b c"
+    assert errors.one_line("abc", at_most=2) == "ab"
+    assert errors.one_line("\x1b[31mred \udcff") == r"\x1b[31mred \udcff"
+    assert errors.one_line(KeyError()) == "KeyError"
