@@ -34,7 +34,7 @@ __all__ = ["main"]
 COMMAND = "python benchmarks/step.py"
 USAGE = "[--workload NAME] [--rounds N] [--chunk N] [--threads N] [--contenders LIST] [--out DIR] [--quick] ..."
 ROUNDS, QUICK_ROUNDS, CHUNK = 10, 2, 3
-KEPT = "freed memory kept in the process (four mallopt settings, byol_jax/allocator.py)"
+KEPT = "freed memory kept in the process (four mallopt settings, byol_jax/cli/allocator.py)"
 DEFAULT = "the system's default"
 
 

@@ -28,20 +28,20 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
-def modules() -> dict[str, Path]:
-    """Every module of both packages by its dotted name."""
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Every module of both packages by its dotted name; `root` may be another checkout."""
     found = {}
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
 @cache
-def imports(module: str) -> tuple[Import, ...]:
+def imports(module: str, root: Path = ROOT) -> tuple[Import, ...]:
     """What a module imports; `from a import b` counts as a.b where that is a module of ours, else as a."""
-    path = modules()[module]
+    path = modules(root)[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = []
     for node, at_load in _walk(parsed(path), at_load=True):
@@ -51,7 +51,7 @@ def imports(module: str) -> tuple[Import, ...]:
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
             names = [f"{source}.{alias.name}" for alias in node.names]
-            names = [name if name in modules() else source for name in names]
+            names = [name if name in modules(root) else source for name in names]
         else:
             continue
         found += [Import(name, node.lineno, at_load) for name in dict.fromkeys(names)]

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.architecture import room
 from tests.source_code import PACKAGES, ROOT, functions, imports, modules, parsed
 
 FLOORS = {
@@ -46,11 +47,6 @@ MOST_FLAT_FILES = {"byol_jax": 22, "interop": 8}
 
 def ours(package):
     return [name for name in modules() if name.split(".")[0] == package]
-
-
-def room(module):
-    """The folder that a module lies in, or the module itself where it lies beside the folders."""
-    return ".".join(module.split(".")[:2])
 
 
 def floor(module):

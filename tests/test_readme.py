@@ -1,9 +1,10 @@
-"""The documents, run as they stand: every Python block, every example script, every command that is named.
+"""The documents, run as they stand: every Python block alone, every example script, every command, path and link.
 
-Sizes and numbers of steps are lowered by BYOL_JAX_EXAMPLE_SIZE and BYOL_JAX_EXAMPLE_STEPS. A document's blocks run in
-order in one process, since that is how a reader reads them.
+A block is what a reader copies, so it runs with no import or variable of another one. BYOL_JAX_EXAMPLE_SIZE and
+BYOL_JAX_EXAMPLE_STEPS lower the examples' sizes and numbers of steps.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -48,7 +49,7 @@ def blocks(path):
 
 
 def with_language(*languages):
-    return [block for path in documents() for block in blocks(path) if block.language.split(" ")[0] in languages]
+    return [block for path in documents() for block in blocks(path) if block.language in languages]
 
 
 def label(value):
@@ -69,24 +70,55 @@ def check_runs(script, folder):
     return done
 
 
-PYTHON_DOCUMENTS = [path for path in documents() if any(block.language == "python" for block in blocks(path))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+PYTHON_BLOCKS = with_language("python")
+SHELL = ("bash", "console", "sh")
+NOT_RUN = {}
+"""{"docs/page.md:12": why this Python block can't run here}."""
+
+
+def outcomes(blocks_to_run, folder):
+    """{label: the traceback that the block ends with, or ""}, each run alone; line numbers are the document's."""
+    files = [folder / f"block{number}.py" for number in range(len(blocks_to_run))]
+    for file, block in zip(files, blocks_to_run, strict=True):
+        file.write_text("\n" * block.line + block.text + "\n")
+    command = [sys.executable, "-m", "tests.alone", str(folder / "outcomes.json"), *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = json.loads((folder / "outcomes.json").read_text())
+    return dict(zip(map(label, blocks_to_run), said, strict=True))
+
+
+@pytest.fixture(scope="module")
+def outcome_of_each_block(tmp_path_factory):
+    to_run = [block for block in PYTHON_BLOCKS if label(block) not in NOT_RUN]
+    return outcomes(to_run, tmp_path_factory.mktemp("blocks"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PYTHON_DOCUMENTS, ids=label)
-def test_python_blocks_run(path, tmp_path):
-    """All blocks of a document in one process, each defining something; line numbers are the document's."""
-    script = []
-    for block in blocks(path):
-        if block.language == "python":
-            script += [""] * (block.line - len(script)) + block.text.splitlines()
-    source = "\n".join(script) + "\n"
-    names = re.findall(r"^(?:import|from|def|class|\w[\w, ]*=)", source, re.MULTILINE)
-    assert names, "a block that defines nothing shows nothing"
-    file = tmp_path / f"{path.stem}.py"
-    file.write_text(source)
-    check_runs(file, tmp_path)
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=label)
+def test_a_python_block_runs_alone(block, outcome_of_each_block):
+    if said := outcome_of_each_block.get(label(block)):
+        pytest.fail(said, pytrace=False)
+
+
+def test_a_block_that_needs_another_one_is_found(tmp_path):
+    texts = ["import math\nradius = 2", "area = math.pi", "print(radius)", "import math\narea = math.pi"]
+    written = [Block(ROOT / "docs" / "page.md", line, "python", text) for line, text in enumerate(texts, 7)]
+    said = list(outcomes(written, tmp_path).values())
+    assert (said[0], said[3]) == ("", "")
+    assert "line 9" in said[1]  # the block's fence stands in line 8
+    assert "NameError: name 'math' is not defined" in said[1]
+    assert "NameError: name 'radius' is not defined" in said[2]
+
+
+def test_every_block_has_a_language_that_is_tested():
+    known = {"python", *SHELL}
+    faults = [label(block) for path in documents() for block in blocks(path) if block.language not in known]
+    assert not faults, f"neither of {', '.join(sorted(known))}: {'; '.join(faults)}"
+    assert set(NOT_RUN) <= set(map(label, PYTHON_BLOCKS)), "a block that isn't there needs no reason"
 
 
 @pytest.mark.slow
@@ -105,16 +137,13 @@ def test_examples_are_short_and_introduced():
 
 
 def test_the_readme_shows_both():
-    """Once it is there: Python to paste, commands to type, and the two commands that do everything."""
-    if (ROOT / "README.md").exists():
-        languages = {block.language for block in blocks(ROOT / "README.md")}
-        assert "python" in languages
-        assert languages & {"bash", "console", "sh"}
-        text = (ROOT / "README.md").read_text()
-        assert "make demo" in text
-        assert "make test" in text
-    else:
-        assert not PYTHON_DOCUMENTS, "documents without a README"
+    """Python to paste, commands to type, an installation, and the two commands that do everything."""
+    languages = {block.language for block in blocks(ROOT / "README.md")}
+    assert "python" in languages
+    assert languages & set(SHELL)
+    typed = "\n".join(block.text for block in blocks(ROOT / "README.md") if block.language in SHELL)
+    for command in ("pip install", "make demo", "make test", "byol-jax train"):
+        assert re.search(rf"^{command}\b", typed, re.MULTILINE), command
 
 
 CALLED = r"(?:^|&& |\| |; )\$? ?(?:\w+=\S+ )*(?:\S*/)?"
@@ -124,7 +153,7 @@ CALLED = r"(?:^|&& |\| |; )\$? ?(?:\w+=\S+ )*(?:\S*/)?"
 def commands(program):
     """In shell blocks: the place of each call, the word after it, and the rest of the line (continued ones joined)."""
     found = []
-    for block in with_language("bash", "console", "sh", "shell"):
+    for block in with_language(*SHELL):
         text = block.text.replace("\\\n", " ")
         for match in re.finditer(rf"{CALLED}{program} ([\w=-]+)(.*)", text, re.MULTILINE):
             found.append((f"{label(block)}: {match[0].strip()}", match[1], match[2]))
@@ -154,6 +183,58 @@ def test_sub_commands_and_their_options_exist():
         options = re.findall(r"(?<=\s)--[\w-]+", rest)
         faults += [f"{where}: no {option}" for option in options if not re.search(rf"{option}\b", helps[name])]
     assert not faults, "\n".join(faults)
+
+
+PARTS_OF_A_RUN = ("checkpoints/", "exported/", "network/", "DIRECTORY/", "STEP/")
+"""What a path begins with that means a run's folder, not the repository."""
+
+TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+
+
+def absent_paths(text, folder):
+    """Paths in backticks that lead nowhere; braces are choices, * and ** are globs.
+
+    A path starts at the repository's root, at the document's `folder`, or at the folder of a path that stands before it
+    in the same paragraph: `byol_jax/nets/vit.py`, then `resnet.py`.
+    """
+    absent = []
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n|\n(?=\|| *- | *\d+\. )", prose):
+        places = [ROOT, folder]
+        for word in " ".join(re.findall(r"`([^`]+)`", paragraph)).split():
+            path = word.partition("::")[0]
+            is_path = path.endswith((".py", ".md", "/")) or ("/" in path and path.split("/")[0] in TOP)
+            if not is_path or not re.fullmatch(r"[\w./*{},-]+", path) or path.startswith(PARTS_OF_A_RUN):
+                continue
+            found = {one: [hit for place in places for hit in place.glob(one)] for one in spellings(path)}
+            absent += [one for one, hits in found.items() if not hits]
+            places += [hit if hit.is_dir() else hit.parent for hits in found.values() for hit in hits[:1]]
+    return absent
+
+
+def spellings(path):
+    """Every choice that the braces of a path leave."""
+    if not (choice := re.search(r"\{([^{}]*)\}", path)):
+        return [path]
+    return [one for word in choice[1].split(",") for one in spellings(path.replace(choice[0], word, 1))]
+
+
+def test_the_reading_order_fits_one_screen():
+    lines = (ROOT / "docs" / "reading_order.md").read_text().splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+
+
+def test_every_path_that_a_document_names_is_there():
+    faults = [f"{label(path)}: {one}" for path in documents() for one in absent_paths(path.read_text(), path.parent)]
+    assert not faults, "\n".join(faults)
+
+
+def test_a_path_that_is_not_there_is_found():
+    text = "`byol_jax/nets/vit.py`, `resnet.py` and `tests/laws/`, `byol_jax/{loss,ema}.py`, `nets/*.py`: all there"
+    assert absent_paths(text, ROOT) == []
+    text = "`byol_jax/nets/vit.py`, `loss.py`, `tests/lows/`, `byol_jax/{loss,emma}.py`\n\n`vit.py`, `layer/0/kernel`"
+    assert absent_paths(text, ROOT) == ["loss.py", "tests/lows/", "byol_jax/emma.py", "vit.py"]
 
 
 def test_links_between_documents_lead_somewhere():
