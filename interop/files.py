@@ -13,17 +13,16 @@ from typing import IO, Any
 
 import numpy as np
 
+from byol_jax.disk import replacement
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsafeCheckpointError
 from interop.arrays import as_numpy, contiguous, import_torch
 from interop.formats import npz_file, safetensors_file, torch_file
 from interop.formats.containers import without_wrappers
-from interop.formats.damage import reading
-from interop.formats.disk import atomic_path, open_regular
+from interop.formats.regular_file import open_regular, refuse_damage, refuse_folders
 from interop.formats.sharded_file import index_for, looks_like_index, read_sharded, write_sharded
 
 __all__ = [
     "EXTENSIONS",
-    "atomic_path",
     "file_kind",
     "load_state_dict",
     "save_state_dict",
@@ -77,7 +76,7 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         {'fc.bias': array([0., 0., 0.], dtype=float32)}
     """
     where = os.fspath(path)
-    with reading(where):
+    with refuse_damage(where):
         where = index_for(where)
         with open_regular(where) as (file, size):
             if max_bytes is not None and size > max_bytes:
@@ -128,7 +127,7 @@ def file_kind(file: IO[bytes], *, where: str) -> str:
 def stored_format(path: str | os.PathLike[str]) -> str:
     """The format of a weight file, by content; see `file_kind`."""
     where = os.fspath(path)
-    with reading(where):
+    with refuse_damage(where):
         where = index_for(where)
         with open_regular(where) as (file, _):
             return file_kind(file, where=where)
@@ -144,7 +143,7 @@ def torch_container(path: str | os.PathLike[str]) -> Any:
         CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
     """
     where = os.fspath(path)
-    with reading(where), open_regular(where) as (file, size):
+    with refuse_damage(where), open_regular(where) as (file, size):
         return torch_file.read_container(file, where=where, size=size, limit=max(ROOM, GROWTH * size))
 
 
@@ -185,21 +184,30 @@ def save_state_dict(
             raise ConfigurationError(f"max_shard_bytes={max_shard_bytes}: expected a number of bytes, at least 1")
         if not where.endswith(".safetensors"):
             raise ConfigurationError(f"{where}: only .safetensors can be split into shards; leave max_shard_bytes out")
-        write_sharded(where, _checked(state_dict, where=where), where=where, max_shard_bytes=max_shard_bytes)
+    arrays = _as_arrays(state_dict, where=where)
+    _check_place(where)
+    if max_shard_bytes is not None:
+        write_sharded(where, arrays, where=where, max_shard_bytes=max_shard_bytes)
         return
-    arrays = _checked(state_dict, where=where)
-    with atomic_path(where) as temporary:
+    with replacement(where) as temporary:
         if kind == "safetensors":
-            safetensors_file.write_safetensors(temporary, arrays, where=where)
+            safetensors_file.write_safetensors(str(temporary), arrays, where=where)
         else:
-            with open(temporary, "wb") as file:
+            with temporary.open("wb") as file:
                 if kind == "npz":
                     npz_file.write_npz(file, arrays, where=where)
                 else:
                     torch_file.write_torch(file, arrays, where=where)
 
 
-def _checked(state_dict: Any, *, where: str) -> dict[str, np.ndarray]:
+def _check_place(where: str) -> None:
+    folder = os.path.dirname(os.path.realpath(where))
+    if not os.path.isdir(folder):
+        raise CheckpointFormatError(f"{where}: the folder {folder} doesn't exist")
+    refuse_folders([where])
+
+
+def _as_arrays(state_dict: Any, *, where: str) -> dict[str, np.ndarray]:
     if not isinstance(state_dict, Mapping):
         raise CheckpointFormatError(f"{where}: expected a dict of arrays, got {type(state_dict).__name__}")
     for name in state_dict:

@@ -174,24 +174,25 @@ def _snapshot(state: TrainState, step: int, position: Any) -> tuple[bytes, Manif
 
 
 def _write(folder: Path, data: bytes, manifest: Manifest) -> None:
-    """A folder that wasn't there appears by one rename; one that was changes by one replacement of its manifest."""
-    directory, names = folder.parent, [*manifest.files, MANIFEST]
+    """A new folder appears by one rename; one that is there changes by one replacement of its manifest."""
+    directory = folder.parent
+    contents = dict(zip([*manifest.files, MANIFEST], (data, encode(manifest)), strict=True))
     directory.mkdir(parents=True, exist_ok=True)
     disk.remove_abandoned(directory)
+    if not folder.exists():
+        with disk.new_folder(folder) as temporary:
+            for name, content in contents.items():
+                disk.write_durably(temporary / name, content)
+        return
     with disk.temporary_folder(directory) as temporary:
-        for name, content in zip(names, (data, encode(manifest)), strict=True):
+        for name, content in contents.items():
             disk.write_durably(temporary / name, content)
-        if folder.exists():
-            for name in names:
-                os.replace(temporary / name, folder / name)
-                disk.sync_folder(folder)
-            for leftover in folder.glob("state-*.safetensors"):
-                if leftover.name not in names:
-                    leftover.unlink()
-        else:
-            disk.sync_folder(temporary)
-            os.rename(temporary, folder)
-    disk.sync_folder(directory)
+        for name in contents:  # the manifest last
+            os.replace(temporary / name, folder / name)
+            disk.sync_folder(folder)
+    for leftover in folder.glob("state-*.safetensors"):
+        if leftover.name not in contents:
+            leftover.unlink()
 
 
 def _name(step: int) -> str:

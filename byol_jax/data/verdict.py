@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from byol_jax.data.decode import EXTENSIONS, UnusableImageError
 from byol_jax.data.listing import Listing
+from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
 __all__ = ["Verdict", "identity_of", "judge", "load_verdict", "save_verdict", "scan"]
@@ -102,13 +103,10 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
         DataError: it can't be written.
     """
     text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped})
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="ascii")
-        os.replace(partial, path)
+        write_atomically(path, text.encode("ascii"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error
 
 

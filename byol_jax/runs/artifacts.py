@@ -172,10 +172,8 @@ def keep_network(folder: Path, encoder: Encoder) -> None:
 
     if folder.exists() or not is_traced(encoder):
         return
-    with disk.temporary_folder(folder.parent) as temporary:
-        interop.save_network(temporary / folder.name, encoder)
-        (temporary / folder.name).rename(folder)
-    disk.sync_folder(folder.parent)
+    with disk.new_folder(folder) as temporary:
+        interop.save_network(temporary, encoder)
 
 
 def encoder_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np.ndarray]:

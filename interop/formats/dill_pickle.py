@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.formats.damage import reading
 from interop.formats.dill_builders import BUILDERS, NOUNS, Dtype, Fields, Name, filled
-from interop.formats.disk import open_regular
 from interop.formats.pickle_machine import Bounded, Meaning, run_pickle
+from interop.formats.regular_file import open_regular, refuse_damage
 from interop.formats.torch_file import LEGACY_MAGIC
 
 __all__ = ["is_plain_pickle", "load_pickle"]
@@ -42,7 +41,7 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
         CheckpointFormatError: unreadable or damaged.
     """
     where = os.fspath(path)
-    with reading(where, damaged="damaged pickle"), open_regular(where) as (file, size):
+    with refuse_damage(where, damaged="damaged pickle"), open_regular(where) as (file, size):
         reader = _Reader(where, size)
         meaning = Meaning(reader.named, reader.called, reader.built)
         return run_pickle(Bounded(file, size), meaning, where=where)

@@ -14,7 +14,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import DTYPE_NAMES, dtype_named
-from interop.formats.disk import read_exactly
+from interop.formats.regular_file import read_exactly
 from interop.formats.zip_file import check_member_name, checked_members
 
 __all__ = ["read_npz", "write_npz"]

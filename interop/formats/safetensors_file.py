@@ -15,7 +15,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named
-from interop.formats.disk import read_exactly
+from interop.formats.regular_file import read_exactly
 
 __all__ = ["looks_like_safetensors", "read_header", "read_safetensors", "strict_json", "write_safetensors"]
 

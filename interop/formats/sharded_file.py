@@ -16,9 +16,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from byol_jax.disk import replacements
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.formats.containers import listed
-from interop.formats.disk import exchanged, open_regular
+from interop.formats.regular_file import open_regular, refuse_folders
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 
 __all__ = ["INDEX", "index_for", "index_names", "looks_like_index", "read_sharded", "write_sharded"]
@@ -163,17 +164,16 @@ def write_sharded(path: str, arrays: Mapping[str, np.ndarray], *, where: str, ma
     names = names if len(shards) > 1 else [name]
     new = [*names, stem + INDEX] if len(shards) > 1 else names
     old = [other for other in [name, stem + INDEX, *_named_by(folder, stem)] if other not in new]
-    targets, outdated = ([os.path.join(folder, other) for other in some] for some in (new, old))
-    with exchanged(targets, outdated) as temporaries:
+    targets, outdated = ([Path(folder, other) for other in some] for some in (new, old))
+    refuse_folders([*outdated, *targets])
+    with replacements(targets, outdated) as temporaries:
         for temporary, shard in zip(temporaries, shards, strict=False):
-            write_safetensors(temporary, {key: arrays[key] for key in shard}, where=where)
+            write_safetensors(str(temporary), {key: arrays[key] for key in shard}, where=where)
         if len(shards) > 1:
             owners = {key: names[number] for number, shard in enumerate(shards) for key in shard}
             content: dict[str, Any] = {"metadata": {"total_size": sum(array.nbytes for array in arrays.values())}}
             content["weight_map"] = {key: owners[key] for key in arrays}
-            with open(temporaries[-1], "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
+            temporaries[-1].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def split(arrays: Mapping[str, np.ndarray], most: int) -> list[list[str]]:

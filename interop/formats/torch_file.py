@@ -17,9 +17,8 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named, fresh, import_torch, tensor_view
 from interop.formats.containers import find_state_dict
-from interop.formats.damage import reading
-from interop.formats.disk import read_exactly
 from interop.formats.pickle_machine import Bounded, run_pickle
+from interop.formats.regular_file import read_exactly, refuse_damage
 from interop.formats.torch_pickle import Storage, Tensor, meaning_for
 from interop.formats.zip_file import checked_members, member_at
 
@@ -123,7 +122,7 @@ def _parts_of_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> P
 
 def _run(program: Any, storages: dict[str, Storage], *, where: str, limit: int) -> Any:
     most = max(FEWEST_OPERATIONS, limit // BYTES_AN_OPERATION)
-    with reading(where, damaged="its pickle is damaged"):
+    with refuse_damage(where, damaged="its pickle is damaged"):
         return run_pickle(program, meaning_for(where, storages), where=where, most=most)
 
 

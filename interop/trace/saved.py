@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from byol_jax.disk import write_atomically
 from byol_jax.errors import CheckpointFormatError, ConfigurationError
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
-from interop.files import atomic_path, load_state_dict, save_state_dict
+from interop.files import load_state_dict, save_state_dict
 from interop.trace.checks import missing
 from interop.trace.encoder import Network, network_encoder, traced_parts
 from interop.trace.export import Traced
@@ -68,8 +69,7 @@ def save_network(folder: str | Path, encoder: Encoder) -> None:
     }
     save_state_dict(folder / TENSOR_FILE, tensors)
     text = json.dumps(description, allow_nan=False, separators=(",", ":"))
-    with atomic_path(str(folder / GRAPH_FILE)) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+    write_atomically(folder / GRAPH_FILE, text.encode())
 
 
 def load_network(folder: str | Path) -> Encoder:

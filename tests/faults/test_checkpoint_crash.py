@@ -168,3 +168,60 @@ def test_atomic_write_of_one_file(tmp_path, monkeypatch):
             disk.write_atomically(path, b"newer")
     assert path.read_bytes() == b"new"
     assert names(tmp_path) == ["config.json"]
+
+
+def test_an_atomic_write_keeps_links_and_permissions(tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "reference").touch()
+    disk.write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert (tmp_path / "real").stat().st_mode == (tmp_path / "reference").stat().st_mode
+    (tmp_path / "real").chmod(0o604)
+    disk.write_atomically(tmp_path / "link", b"newer")
+    assert (tmp_path / "link").is_symlink()
+    assert ((tmp_path / "real").read_bytes(), (tmp_path / "real").stat().st_mode & 0o777) == (b"newer", 0o604)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from byol_jax import disk
+with disk.replacement(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+    path = tmp_path / "net.npz"
+    path.write_bytes(b"old")
+    (tmp_path / ".tmp-of-somebody-else").mkdir()
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], env=ENVIRONMENT, check=False)
+    (left,) = set(names(tmp_path)) - {"net.npz", ".tmp-of-somebody-else"}
+    assert disk.is_temporary(tmp_path / left)
+    assert path.read_bytes() == b"old"
+    with disk.replacement(path) as living:
+        disk.write_atomically(tmp_path / "other", b"new")
+        assert names(tmp_path) == sorted([living.parent.name, ".tmp-of-somebody-else", "net.npz", "other"])
+    assert names(tmp_path) == [".tmp-of-somebody-else", "net.npz", "other"]
+
+
+def test_files_that_cannot_be_put_back_stay_under_their_names(tmp_path, monkeypatch):
+    """A disk that takes no more renames after the old files went aside: they are there for a person to find."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"old")
+    real, calls = os.replace, iter(range(100))
+
+    def fails(source, target):
+        if next(calls) > 1:
+            raise OSError(errno.EIO, "no more")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="no more"), disk.replacements([tmp_path / "a", tmp_path / "b"]):
+            pass
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith(".replaced-byol-jax-")
+    disk.remove_abandoned(tmp_path)
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == {"a": b"old", "b": b"old"}
