@@ -31,6 +31,7 @@ __all__ = [
     "check_same",
     "gather",
     "initialize",
+    "is_writer",
     "jit",
     "make_mesh",
     "pmap",
@@ -55,7 +56,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
 
 
-def jit(learner: Learner, mesh: Mesh) -> Step:
+def jit(learner: Learner, mesh: Mesh) -> jax.stages.Wrapped:
     """The step under `jax.jit`: state replicated and donated, batch [N, H, W, C] sharded, N a multiple of the devices.
 
     The learner has no `axis_name`: batch statistics are those of the whole batch by themselves.
@@ -223,6 +224,16 @@ def agreement(mesh: Mesh, *, delay: int) -> Callable[[bool], bool]:
         return len(sent) > delay and bool(sent.popleft())
 
     return agree
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and messages for all: process 0.
+
+    Example:
+        >>> is_writer()
+        True
+    """
+    return jax.process_index() == 0
 
 
 def check_same(values: Mapping[str, Any]) -> None:

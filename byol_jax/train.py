@@ -1,37 +1,30 @@
 """Pre-training as a program, from top to bottom: check, open the data, open the run's folder, loop, finish.
 
 `pretrain` is what `byol-jax train` and the demo call. The algorithm is in byol.py; this file moves data in and numbers
-out, and makes sure that a run that was stopped goes on as if it hadn't been. What is written where: run.py.
+out, and a run that was stopped goes on as if it had never stopped. What is written where: runs/folder.py.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data.loader import at_least
 from byol_jax.errors import DivergedError
-from byol_jax.runs import folder as run
 from byol_jax.runs.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
 from byol_jax.runs.events import event_writer
+from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
+from byol_jax.runs.metrics import append_metrics, truncate_metrics
 from byol_jax.runs.progress import TrainingLog, stop_on_signals
 from byol_jax.runs.source import LISTED, Length, Source, open_source
+from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["pretrain"]
-
-STEPS_AHEAD = 2
-"""How many steps the host may be ahead of the devices: enough to hide its work, few enough to bound memory."""
-
-NONFINITE_LIMIT = 20
-"""Steps in a row without a finite loss and gradient (they change nothing) after which a run gives up. Metrics are
-looked at this often, whatever `log_every`: by then they are there, and nothing waits for them."""
 
 
 def pretrain(
@@ -61,11 +54,11 @@ def pretrain(
     Args:
         encoder: the network.
         data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8 or floating in
-            [0, 1]; a `Dataset`; or any iterable of image batches (then `steps` is needed and `batch_size` isn't used).
+            [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`.
         out: the run's folder. One that isn't empty is refused without `resume` or `overwrite`.
         image_size: as in `make_learner`.
         epochs, steps: how long; exactly one of them. An epoch leaves out the last, incomplete batch.
-        batch_size: images in a step, over all devices and processes.
+        batch_size: images in a step, over all devices and processes; not used for an iterable, which decides it itself.
         seed: of the weights, the augmentation and the order of the data.
         resume: go on after the newest checkpoint, bit for bit; from the beginning where there is none.
         workers: threads that decode images. Has no influence on the result.
@@ -102,14 +95,14 @@ def pretrain(
         image_size=image_size,
         num_channels=learner_options.get("num_channels", 3),
         workers=workers,
-        known=run.run_paths(out).images if resume else None,
+        known=run_paths(out).images if resume else None,
         show=progress,
     )
     state = learner.init(jax.random.key(seed))
     state = state if init_from is None else start_from(init_from, state, encoder)
-    writes = jax.process_index() == 0
-    events = event_writer(run.run_paths(out).tensorboard) if tensorboard and writes else None
-    sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": batch_size, "seed": seed}
+    writes = parallel.is_writer()
+    events = event_writer(run_paths(out).tensorboard) if tensorboard and writes else None
+    sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": source.batch_size, "seed": seed}
     config = describe(
         network=network,
         learner=learner_options if options is None else options,
@@ -119,8 +112,8 @@ def pretrain(
         init_from=init_from,
     )
     parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
-    with run.locked(out):
-        paths, resumed = run.prepare(out, config, resume=resume, overwrite=overwrite)
+    with lock(out):
+        paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
         if writes:
             source.write_list(paths.images)
         if writes and not resumed:
@@ -130,7 +123,7 @@ def pretrain(
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:
             plan = Plan(encoder, learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
-            state = _trained(plan, state, resumed)
+            state = _train(plan, state, resumed)
     return state
 
 
@@ -140,7 +133,7 @@ class Plan(NamedTuple):
     encoder: Encoder
     learner: Learner
     source: Source
-    paths: run.RunPaths
+    paths: RunPaths
     log: TrainingLog
     seed: int
     workers: int
@@ -149,91 +142,86 @@ class Plan(NamedTuple):
     record_events: Callable[[dict[str, Any]], None] | None
 
 
-def _trained(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
-    """Begins or goes on, to the end, and leaves everything as it should be."""
-    if jax.process_index() == 0:
+def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
+    """From the first step, or the newest checkpoint, to weights and a report."""
+    if parallel.is_writer():
         keep_network(plan.paths.network, plan.encoder)
     said = plan.source.say_skipped(plan.log.say)
-    state = _loop(plan, _resumed(plan, state) if resumed else state)
-    plan.source.say_skipped(plan.log.say, said)  # what turned out to be bad on the way
-    _finish(plan, state)
+    if resumed:
+        state = _restore(plan, like=state)
+    state = _loop(plan, state)
+    plan.source.say_skipped(plan.log.say, said)  # images that turned out to be bad on the way
+    if parallel.is_writer():
+        _finish(plan, state)
     parallel.wait_for_all("finished")
     return state
 
 
+def _restore(plan: Plan, *, like: TrainState) -> TrainState:
+    """The newest intact checkpoint's state; rows of metrics.jsonl after it are dropped."""
+    state, _ = checkpoint.restore(plan.paths.checkpoints, like=like)
+    parallel.check_same({"the newest intact checkpoint's step": int(state.step)})
+    if parallel.is_writer():
+        truncate_metrics(plan.paths.metrics, int(state.step))
+    plan.log.say(f"going on after step {int(state.step)}")
+    return state
+
+
 def _loop(plan: Plan, state: TrainState) -> TrainState:
-    """Steps from `state.step` to the end, or to a wished stop; saves on the way. One program, compiled once."""
+    """Steps from `state.step` to the end, or until somebody asks to stop; saves on the way."""
     mesh = parallel.make_mesh()
-    step = parallel.jit(plan.learner, mesh)
-    done = int(state.step)
-    state = parallel.replicate(state, mesh)
-    recent: deque[dict[str, Any]] = deque()
-    rows: list[dict[str, Any]] = []
-    nonfinite_in_a_row = 0
     agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
-    with stop_on_signals() as stop, _loader(plan, mesh, done) as loader:
-        clock = _Clock(time.perf_counter(), 0.0)
+    done, total = int(state.step), plan.source.total_steps
+    state, step = parallel.replicate(state, mesh), None
+    tally = Tally(done, log_every=plan.log_every, epoch_steps=plan.source.epoch_steps)
+    with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
         stopping = False
-        while done < plan.source.total_steps and not stopping:
-            state, metrics = step(state, next(loader))
+        while done < total and not stopping:
+            images = next(loader)  # [N, H, W, C], over all devices and processes
+            if step is None:
+                step = _compile(plan, mesh, state, images, tally)
+            state, metrics = step(state, images)
             done += 1
-            recent.append(metrics)
-            if len(recent) > STEPS_AHEAD:
-                recent[-STEPS_AHEAD - 1]["loss"].block_until_ready()
+            tally.add(metrics, images=len(images))
             plan.log.advance(done)
             stopping = agree(bool(stop))  # asked once a step: a wish that comes later waits for the next, and is saved
-            last = stopping or done == plan.source.total_steps
-            logged = done % plan.log_every == 0 or last
-            if logged or len(recent) >= NONFINITE_LIMIT + STEPS_AHEAD:
-                ready = len(recent) if logged else NONFINITE_LIMIT
-                fetched = jax.device_get([recent.popleft() for _ in range(ready)])
-                nonfinite_in_a_row = _in_a_row(fetched, nonfinite_in_a_row)
-                rows += fetched
-            diverged = nonfinite_in_a_row >= NONFINITE_LIMIT
-            if logged or diverged:
-                row, clock = _row(plan, done - len(recent), rows, loader.wait_seconds, clock)
+            last = stopping or done == total
+            row = tally.row(waited=loader.wait_seconds, last=last)
+            if row is not None:
                 _record(plan, row)
-            if done % plan.checkpoint_every == 0 or last or diverged:
+            if done % plan.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
-            if last or diverged:
+            if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
-            if diverged:
-                raise DivergedError(_divergence(plan, done, done - len(recent), rows, nonfinite_in_a_row))
-            rows = [] if logged else rows
-    if done < plan.source.total_steps:
-        plan.log.say(f"stopped after step {done} of {plan.source.total_steps}; go on with --resume")
+            if tally.divergence:
+                raise DivergedError(_explain(plan, tally.divergence, saved=done))
+    if done < total:
+        plan.log.say(f"stopped after step {done} of {total}; go on with --resume")
         raise KeyboardInterrupt
     return state
 
 
-class _Clock(NamedTuple):
-    """When the last row was written, and how long the loop had waited for data by then; seconds."""
+def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
+    """Batches for the steps after `start_step`, on the devices."""
+    return plan.source.loader(
+        start_step=start_step, seed=plan.seed, workers=plan.workers, place=lambda batch: parallel.shard(batch, mesh)
+    )
 
-    time: float
-    waited: float
 
-
-def _row(plan: Plan, done: int, rows: list[dict[str, Any]], waited: float, clock: _Clock) -> tuple[dict, _Clock]:
-    """One line of metrics.jsonl: means over the steps since the last one (`nonfinite`: their number)."""
-    now = _Clock(time.perf_counter(), waited)
-    elapsed = max(now.time - clock.time, 1e-9)
-    finite = [row for row in rows if row["nonfinite"] == 0] or rows
-    row = {name: float(np.mean([one[name] for one in finite], dtype=np.float64)) for name in rows[0]}
-    row |= {
-        "step": done,
-        "epoch": done / plan.source.epoch_steps if plan.source.epoch_steps else 0.0,
-        "nonfinite": int(sum(one["nonfinite"] for one in rows)),
-        "seconds": elapsed,
-        "seconds_per_step": elapsed / len(rows),
-        "images_per_second": len(rows) * plan.source.batch_size / elapsed,
-        "data_wait": (now.waited - clock.waited) / elapsed,
-    }
-    return row, now
+def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
+    """The step, compiled for these images before it runs, so that the time for it is no step's."""
+    began = time.perf_counter()
+    step = parallel.jit(plan.learner, mesh).lower(state, images).compile()
+    seconds = time.perf_counter() - began
+    tally.add_compilation(seconds)
+    plan.log.say(f"compiled the step in {seconds:.1f} s")
+    return step
 
 
 def _record(plan: Plan, row: dict[str, Any]) -> None:
-    if jax.process_index() == 0:
-        run.append_metrics(plan.paths.metrics, row)
+    """One row to all who show or keep it."""
+    if parallel.is_writer():
+        append_metrics(plan.paths.metrics, row)
     if plan.record_events is not None:
         plan.record_events(row)
     plan.log.report(row)
@@ -241,48 +229,19 @@ def _record(plan: Plan, row: dict[str, Any]) -> None:
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
 
 
-def _in_a_row(rows: list[dict[str, Any]], before: int) -> int:
-    """How many of the latest steps weren't finite, the `before` of earlier rows included; too many stay too many."""
-    for row in rows:
-        if row["nonfinite"]:
-            before += 1
-        elif before < NONFINITE_LIMIT:
-            before = 0
-    return before
-
-
-def _divergence(plan: Plan, saved: int, step: int, rows: list[dict[str, Any]], count: int) -> str:
-    """What to say of a state saved after step `saved`; `rows` are those up to `step`."""
-    while not rows[-1]["nonfinite"]:  # finite ones may have come after too many that weren't
-        rows, step = rows[:-1], step - 1
-    batch = plan.source.batch_indices(step - 1, seed=plan.seed)
+def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
+    """What to say of a run that has diverged and whose state was saved after step `saved`."""
+    batch = plan.source.batch_indices(divergence.step - 1, seed=plan.seed)
     images = f", images {', '.join(map(str, batch[:LISTED]))}{', …' * (len(batch) > LISTED)}" if batch else ""
     return (
-        f"{count} steps in a row up to step {step} had no finite loss, gradient and statistics; the state is saved in"
-        f" {plan.paths.checkpoints / f'{saved:08d}'}; lower the learning rate, or look at the last batch{images}"
+        f"{divergence.count} steps in a row up to step {divergence.step} had no finite loss, gradient and statistics;"
+        f" the state is saved in {plan.paths.checkpoints / f'{saved:08d}'};"
+        f" lower the learning rate, or look at the last batch{images}"
     )
-
-
-def _loader(plan: Plan, mesh: Any, start_step: int) -> Any:
-    return plan.source.loader(
-        start_step=start_step, seed=plan.seed, workers=plan.workers, place=lambda batch: parallel.shard(batch, mesh)
-    )
-
-
-def _resumed(plan: Plan, like: TrainState) -> TrainState:
-    """The newest intact checkpoint's state; what was logged after it is dropped."""
-    state, _ = checkpoint.restore(plan.paths.checkpoints, like=like)
-    parallel.check_same({"the newest intact checkpoint's step": int(state.step)})
-    if jax.process_index() == 0:
-        run.truncate_metrics(plan.paths.metrics, int(state.step))
-    plan.log.say(f"going on after step {int(state.step)}")
-    return state
 
 
 def _finish(plan: Plan, state: TrainState) -> None:
     """Weights for others, and the report."""
-    if jax.process_index() != 0:
-        return
     export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(state), say=plan.log.say)
     report.write_report(plan.paths.root)
     plan.log.say(

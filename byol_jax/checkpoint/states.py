@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from byol_jax import disk
+from byol_jax import disk, parallel
 from byol_jax.checkpoint import leaves
 from byol_jax.checkpoint.manifest import MANIFEST, Manifest, encode, file_entry, read_verified
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
@@ -72,7 +72,7 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
     """
     step = _checked_step(state, position, keep)
     directory = Path(directory)
-    if jax.process_index() == 0:
+    if parallel.is_writer():
         data, manifest = _snapshot(state, step, position)
         try:
             _write(directory / _name(step), data, manifest)

@@ -20,7 +20,7 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Prints what a run's `environment.json` holds."""
-    from byol_jax.runs.folder import environment
+    from byol_jax.runs.environment import environment
 
     facts = environment()
     if options.json:

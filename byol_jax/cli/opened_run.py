@@ -12,7 +12,7 @@ from byol_jax.cli.networks import encoder_from
 from byol_jax.cli.recipe import learner_arguments
 from byol_jax.cli.torch_networks import load_kept
 from byol_jax.errors import ConfigurationError
-from byol_jax.runs.folder import read_config
+from byol_jax.runs.config import read_config
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["OpenedRun", "open_run"]

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from byol_jax.runs.folder import read_config, refuse_differences, run_paths
+from byol_jax.runs.config import read_config, refuse_differences
+from byol_jax.runs.folder import run_paths
 from byol_jax.settings import IMAGENET_MEAN_STD
 from byol_jax.types import Encoder
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import augment, disk
+from byol_jax import augment, disk, parallel
 from byol_jax.byol import encoder_variables
 from byol_jax.data import Dataset
 from byol_jax.errors import InteropError
@@ -204,7 +204,7 @@ def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: C
 
 def picture_views(path: Path, source: Any, learner_options: dict[str, Any], image_size: Any, key: jax.Array) -> None:
     """views.png: the first images and their two views, drawn as the first step would draw them."""
-    if not isinstance(source, Dataset) or jax.process_index() != 0:
+    if not isinstance(source, Dataset) or not parallel.is_writer():
         return
     images = source.take(np.arange(min(PICTURED, len(source))))
     first = learner_options.get("augment_fn") or augment.simclr(image_size)

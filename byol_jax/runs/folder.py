@@ -5,7 +5,7 @@
 
 `config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
 
-    with locked(out):
+    with lock(out):
         paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
 """
 
@@ -22,24 +22,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import checkpoint, disk
+from byol_jax import checkpoint, disk, parallel
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.runs.config import encode_config, read_config, refuse_differences
 from byol_jax.runs.environment import environment
-from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 
-__all__ = [
-    "RunPaths",
-    "append_metrics",
-    "environment",
-    "locked",
-    "prepare",
-    "read_config",
-    "read_metrics",
-    "refuse_differences",
-    "run_paths",
-    "truncate_metrics",
-]
+__all__ = ["RunPaths", "lock", "prepare", "run_paths"]
 
 _LOCK = ".lock"
 
@@ -80,7 +68,7 @@ def prepare(
     """Make `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
 
     `resume` starts afresh where there is no checkpoint, an empty or absent folder included. Only process 0
-    touches the folder; the others get its verdict. Call it under `locked(out)`.
+    touches the folder; the others get its verdict. Call it under `lock(out)`.
 
     Raises:
         ConfigurationError: `out` isn't empty and neither is given, or both are; it holds files and no run's
@@ -92,7 +80,7 @@ def prepare(
     from jax.experimental import multihost_utils
 
     verdict, refusal = 0, None
-    if jax.process_index() == 0:
+    if parallel.is_writer():
         try:
             verdict = int(_prepare(run_paths(out), config, resume, overwrite))
         except Exception as error:  # whatever it is, the others must not wait for a verdict that never comes
@@ -106,7 +94,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def locked(out: str | os.PathLike[str]) -> Iterator[None]:
+def lock(out: str | os.PathLike[str]) -> Iterator[None]:
     """Hold the folder `out` (made if need be), so that no other process trains into it.
 
     The kernel lets go when the process ends, however it ends, so a dead process's lock file is simply taken over. Two
@@ -115,7 +103,7 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         ConfigurationError: another process holds it (named), or the folder can't be written.
     """
-    if jax.process_index() != 0:
+    if not parallel.is_writer():
         yield
         return
     root = Path(out)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byol_jax import data, disk
+from byol_jax import data, disk, parallel
 from byol_jax.data.loader import at_least
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import scanning
@@ -38,14 +38,14 @@ class Source(NamedTuple):
         image_list: of a folder, the list of its usable images, as images.json keeps it.
         total_steps: the run's length.
         epoch_steps: whole batches in the data; None for an iterable, whose length isn't known.
-        batch_size: images in a step, over all devices and processes.
+        batch_size: images in a step, over all devices and processes; None for an iterable, which decides it itself.
     """
 
     images: Any
     image_list: bytes | None
     total_steps: int
     epoch_steps: int | None
-    batch_size: int
+    batch_size: int | None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Source(NamedTuple):
     def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
         """Names and counts the images that can't be used, beyond the first `said`; returns how many there are."""
         skipped = self.skipped
-        new = skipped[said:] if jax.process_index() == 0 else ()
+        new = skipped[said:] if parallel.is_writer() else ()
         if new:
             say(f"{len(new)} {'image' if len(new) == 1 else 'images'} can't be used and were skipped:")
         for name, reason in new[:LISTED]:
@@ -76,13 +76,13 @@ class Source(NamedTuple):
 
     def batch_indices(self, step: int, *, seed: int) -> list[int]:
         """Which images step `step` sees; empty for an iterable."""
-        if not isinstance(self.images, data.Dataset):
+        if self.batch_size is None:
             return []
         return data.batch_indices(step, seed=seed, count=len(self.images), batch_size=self.batch_size).tolist()
 
     def loader(self, *, start_step: int, seed: int, workers: int, place: Callable) -> Any:
         """Batches from `start_step` on, this process's part of each, placed on the devices."""
-        if not isinstance(self.images, data.Dataset):
+        if self.batch_size is None:
             return data.IterableLoader(self.images, start_step=start_step, place=place)
         return data.Loader(
             self.images,
@@ -116,7 +116,8 @@ def open_source(
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
             images = data.open_dataset(source, progress=progress, verdict_path=listed, **options)
             image_list = listed.read_bytes() if listed.exists() else None
-    return Source(images, image_list, *_steps(images, length), length.batch_size)
+    batch_size = length.batch_size if isinstance(images, data.Dataset) else None
+    return Source(images, image_list, *_steps(images, length), batch_size)
 
 
 def _steps(images: Any, length: Length) -> tuple[int, int | None]:

@@ -15,7 +15,7 @@ from PIL import Image
 from training_processes import alone, finish, said, together, wait_for_step
 
 from byol_jax import checkpoint
-from byol_jax.runs.folder import read_metrics
+from byol_jax.runs.metrics import read_metrics
 
 FLOAT32 = 2e-5
 """SGD at 0.005, four or five float32 steps, sums in another order: see docs/long.md. At 0.05, where every step makes a

@@ -9,13 +9,13 @@ from jax.experimental import multihost_utils
 
 from byol_jax import checkpoint, parallel
 from byol_jax.errors import ConfigurationError
-from byol_jax.runs import folder as run
+from byol_jax.runs.folder import lock, prepare
 
 number, address, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 parallel.initialize(num_processes=2, process_id=number, coordinator_address=address)
 
-with run.locked(out):
-    paths, resumed = run.prepare(out, {"seed": 0}, resume=False, overwrite=False)
+with lock(out):
+    paths, resumed = prepare(out, {"seed": 0}, resume=False, overwrite=False)
     assert not resumed
     state = parallel.replicate(small_state(), parallel.make_mesh())
     assert not state.step.is_fully_addressable
@@ -27,8 +27,8 @@ with run.locked(out):
         assert one.sharding == other.sharding
     local = jax.tree.map(lambda leaf: leaf.addressable_data(0), restored.state)
     assert_identical(local, small_state())
-    assert run.prepare(out, {"seed": 0}, resume=True, overwrite=False)[1]
+    assert prepare(out, {"seed": 0}, resume=True, overwrite=False)[1]
     try:
-        run.prepare(out, {"seed": 1}, resume=True, overwrite=False)
+        prepare(out, {"seed": 1}, resume=True, overwrite=False)
     except ConfigurationError as error:
         print(f"process {number}: {error}")

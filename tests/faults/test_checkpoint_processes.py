@@ -10,7 +10,7 @@ import pytest
 from checkpoint_states import assert_identical, small_state
 
 from byol_jax import checkpoint
-from byol_jax.runs import folder as run
+from byol_jax.runs.config import read_config
 
 HERE = Path(__file__).parent
 
@@ -37,6 +37,6 @@ def test_two_processes_one_folder(tmp_path):
         assert process.returncode == 0, errors[-3000:]
     assert "seed: stored 0, given 1" in outputs[0][0]
     assert "process 0 refused the folder" in outputs[1][0]
-    assert run.read_config(tmp_path / "run") == {"seed": 0}
+    assert read_config(tmp_path / "run") == {"seed": 0}
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert_identical(checkpoint.restore(folder, like=small_state()).state, small_state())

@@ -15,7 +15,7 @@ from checkpoint_states import small_state
 from tiny_run import RECIPE, contents, plain_rows, states, temporaries
 
 from byol_jax import checkpoint
-from byol_jax.runs import folder as run
+from byol_jax.runs.folder import lock
 from byol_jax.runs.metrics import append_metrics, read_metrics
 
 STEPS = 6
@@ -154,7 +154,7 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         (tmp_path / "here").mkdir(exist_ok=True)
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(ValueError, match=r"can't be written .No space left"), run.locked(out):
+            with pytest.raises(ValueError, match=r"can't be written .No space left"), lock(out):
                 pass
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     assert list((tmp_path / "here").iterdir()) == []

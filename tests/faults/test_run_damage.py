@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import RECIPE, contents, plain_rows, states
 
-from byol_jax.runs.folder import read_config
+from byol_jax.runs.config import read_config
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tiny_run import RECIPE, plain_rows, states
 
-from byol_jax.runs.folder import read_metrics
+from byol_jax.runs.metrics import read_metrics
 
 MIB = 2**20
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byol_jax.runs.folder import read_metrics
+from byol_jax.runs.metrics import read_metrics
 
 RECIPE = ["--network", "small_cnn", "--image-size", "16", "--channels", "1", "--batch-size", "8", "--augment", "none"]
 RECIPE += ["--projection-size", "8", "--projection-hidden-size", "16", "--learning-rate", "0.001"]
@@ -17,7 +17,7 @@ SMALL = {
 }
 """Much the same for `pretrain`."""
 
-MEASURED = ("seconds", "seconds_per_step", "images_per_second", "data_wait")
+MEASURED = ("seconds", "seconds_per_step", "images_per_second", "data_wait", "compile_seconds")
 """What a row says about the machine; the rest of it must be the same however often a run was stopped."""
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from byol_jax.runs import folder as run
+from byol_jax.runs.folder import lock
 
-with run.locked(sys.argv[1]):
+with lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,7 +12,7 @@ from byol_jax import data, make_learner, nets, pretrain
 from byol_jax.checkpoint import latest, restore
 from byol_jax.cli.main import main
 from byol_jax.errors import DivergedError
-from byol_jax.runs.folder import read_metrics
+from byol_jax.runs.metrics import read_metrics
 
 HEADS = {"image_size": 16, "num_channels": 1, "projection_size": 8, "projection_hidden_size": 16}
 IMAGES = np.random.default_rng(0).integers(1, 256, (24, 16, 16, 1), np.uint8)

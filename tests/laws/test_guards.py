@@ -3,6 +3,8 @@
 "Bad" is whatever isn't finite: pixels, loss, a gradient alone, running statistics alone; on one device of two as well.
 """
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from one_network import QUICKLY, batches, functions, learner_of, start, written
 from byol_jax import make_learner, nets, parallel, pretrain, train
 from byol_jax.loss import normalized_mse
 from byol_jax.metrics import feature_std, global_norm, stays_finite
+from byol_jax.runs import tally
 from byol_jax.tree import leaf_names
 from byol_jax.types import Encoder, Variables
 
@@ -136,7 +139,7 @@ def test_pretrain_fetches_metrics_where_it_logs_and_waits_for_old_ones_alone(tmp
             seen.append(("step", count))
             return state, {name: Watched(value, count, seen) for name, value in metrics.items()}
 
-        return stepping
+        return SimpleNamespace(lower=lambda *words: SimpleNamespace(compile=lambda: stepping))
 
     monkeypatch.setattr(train.parallel, "jit", watched)
     images = np.random.default_rng(0).integers(0, 256, (19, *SHAPE), np.uint8)
@@ -148,13 +151,13 @@ def test_pretrain_fetches_metrics_where_it_logs_and_waits_for_old_ones_alone(tmp
     for what, made_at in seen:
         now = made_at if what == "step" else now
         if what == "wait":
-            assert made_at == now - train.STEPS_AHEAD
+            assert made_at == now - tally.STEPS_AHEAD
         if what == "fetch" and (now, made_at) not in fetched:
             fetched.append((now, made_at))
-    early = train.NONFINITE_LIMIT + train.STEPS_AHEAD
+    early = tally.NONFINITE_LIMIT + tally.STEPS_AHEAD
     assert sorted({at for at, _ in fetched}) == [early, 30, 30 + early, 60]
     assert sorted(made_at for _, made_at in fetched) == list(range(1, 61))
-    assert all(made_at <= at - train.STEPS_AHEAD for at, made_at in fetched if at in (early, 30 + early))
+    assert all(made_at <= at - tally.STEPS_AHEAD for at, made_at in fetched if at in (early, 30 + early))
 
 
 MARK = 0.123

@@ -14,7 +14,10 @@ import pytest
 
 from byol_jax import checkpoint
 from byol_jax.errors import ConfigurationError
-from byol_jax.runs import folder as run
+from byol_jax.runs.config import read_config
+from byol_jax.runs.environment import environment
+from byol_jax.runs.folder import lock, prepare, run_paths
+from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 from byol_jax.types import TrainState
 
 CONFIG = {
@@ -33,7 +36,7 @@ CONFIG = {
 
 
 def start(out, config=CONFIG, *, resume=False, overwrite=False):
-    return run.prepare(out, config, resume=resume, overwrite=overwrite)
+    return prepare(out, config, resume=resume, overwrite=overwrite)
 
 
 def save_step(paths, step):
@@ -56,9 +59,9 @@ def check_refused_unchanged(out, message, *arguments, **options):
 def test_a_fresh_folder(tmp_path):
     paths, resumed = start(tmp_path / "deep" / "run")
     assert not resumed
-    assert paths == run.run_paths(tmp_path / "deep" / "run")
+    assert paths == run_paths(tmp_path / "deep" / "run")
     assert sorted(path.name for path in paths.root.iterdir()) == ["config.json", "environment.json"]
-    assert run.read_config(paths.root) == CONFIG
+    assert read_config(paths.root) == CONFIG
     names = [path.name for path in paths[1:]]
     files = (
         "config.json environment.json images.json metrics.jsonl train.log views.png network checkpoints exported"
@@ -72,7 +75,7 @@ def test_an_empty_folder_is_as_good_as_none(tmp_path):
         out = tmp_path / str(len(options) + len(list(tmp_path.iterdir())))
         out.mkdir()
         assert start(out, **options)[1] is False
-        assert run.read_config(out) == CONFIG
+        assert read_config(out) == CONFIG
 
 
 def test_not_empty_is_refused_without_resume_or_overwrite(tmp_path):
@@ -94,23 +97,23 @@ def test_a_file_in_the_way(tmp_path):
 def test_resume_goes_on_where_there_is_a_checkpoint(tmp_path):
     paths, _ = start(tmp_path)
     save_step(paths, 5)
-    run.append_metrics(paths.metrics, {"step": 5})
+    append_metrics(paths.metrics, {"step": 5})
     paths.log.write_text("a line\n")
     again, resumed = start(tmp_path, CONFIG | {"steps": 20, "workers": 9, "out": "elsewhere"}, resume=True)
     assert (again, resumed) == (paths, True)
-    assert run.read_config(tmp_path)["steps"] == 20
+    assert read_config(tmp_path)["steps"] == 20
     assert paths.log.read_text() == "a line\n"
     assert checkpoint.latest(paths.checkpoints) is not None
 
 
 def test_resume_without_a_complete_checkpoint_starts_afresh(tmp_path):
     paths, _ = start(tmp_path)
-    run.append_metrics(paths.metrics, {"step": 5})
+    append_metrics(paths.metrics, {"step": 5})
     (paths.checkpoints / "00000005").mkdir(parents=True)
     with pytest.warns(checkpoint.DamagedCheckpointWarning):
         _, resumed = start(tmp_path, CONFIG | {"seed": 1}, resume=True)
     assert not resumed
-    assert run.read_config(tmp_path)["seed"] == 1
+    assert read_config(tmp_path)["seed"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "environment.json"]
 
 
@@ -140,6 +143,21 @@ def test_what_does_not_decide_the_result_may_change(tmp_path, key):
     assert start(tmp_path, CONFIG | {key: 17}, resume=True)[1] is True
 
 
+@pytest.mark.parametrize(("kind", "allowed"), [("iterable", True), ("array", False)])
+@pytest.mark.parametrize("stored", [256, 8, None])
+def test_the_batch_size_of_an_iterable_is_not_compared(tmp_path, kind, allowed, stored):
+    """Runs of version 0.1.0 say 256 there, whatever the batches were."""
+    config = CONFIG | {"data": {"kind": kind}}
+    paths, _ = start(tmp_path, config | {"batch_size": stored})
+    save_step(paths, 5)
+    other = config | {"batch_size": 16}
+    if allowed:
+        assert start(tmp_path, other, resume=True)[1] is True
+        assert start(tmp_path, config, resume=True)[1] is True
+    else:
+        check_refused_unchanged(tmp_path, "batch_size: stored", other, resume=True)
+
+
 def test_resume_of_a_copy(tmp_path):
     paths, _ = start(tmp_path / "run")
     save_step(paths, 5)
@@ -160,7 +178,7 @@ def test_resume_with_a_damaged_configuration(tmp_path, content):
 def test_overwrite_removes_only_what_a_run_writes(tmp_path):
     paths, _ = start(tmp_path)
     save_step(paths, 5)
-    run.append_metrics(paths.metrics, {"step": 5})
+    append_metrics(paths.metrics, {"step": 5})
     paths.exported.mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "images").mkdir()
@@ -202,7 +220,7 @@ def test_environment_tells_what_matters_and_no_secrets(monkeypatch):
     home = str(Path.home())
     arguments = ["/opt/tools/byol-jax", "train", f"{home}/images", "--hub-token", "t0ps3cret", "--api-key=t0ps3cret"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--coordinator-address", "node7:1234", "--seed", "3"])
-    facts = run.environment()
+    facts = environment()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["packages"]["jax"] == jax.__version__
     assert facts["devices"]["count"] == 8
@@ -215,11 +233,11 @@ def test_environment_tells_what_matters_and_no_secrets(monkeypatch):
 
 def test_metrics_come_back_and_are_plain_json(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert run.read_metrics(path) == ([], 0)
-    run.append_metrics(path, {"step": 1, "loss": jnp.float32(0.5), "note": "ä\n", "count": np.int64(3)})
-    run.append_metrics(path, {"step": 2, "loss": float("inf"), "skipped": None})
+    assert read_metrics(path) == ([], 0)
+    append_metrics(path, {"step": 1, "loss": jnp.float32(0.5), "note": "ä\n", "count": np.int64(3)})
+    append_metrics(path, {"step": 2, "loss": float("inf"), "skipped": None})
     first, second = {"step": 1, "loss": 0.5, "note": "ä\n", "count": 3}, {"step": 2, "loss": None, "skipped": None}
-    assert run.read_metrics(path) == ([first, second], 0)
+    assert read_metrics(path) == ([first, second], 0)
     assert len(path.read_text().splitlines()) == 2
 
 
@@ -227,17 +245,17 @@ def test_metrics_come_back_and_are_plain_json(tmp_path):
 def test_metrics_tolerate_a_torn_last_line(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     for step in (1, 2, 3):
-        run.append_metrics(path, {"step": step})
+        append_metrics(path, {"step": step})
     with path.open("ab") as file:
         file.write(torn)
-    assert run.read_metrics(path) == ([{"step": 1}, {"step": 2}, {"step": 3}], int(torn != b""))
-    run.truncate_metrics(path, 2)
-    run.append_metrics(path, {"step": 3, "again": True})
-    assert run.read_metrics(path) == ([{"step": 1}, {"step": 2}, {"step": 3, "again": True}], 0)
+    assert read_metrics(path) == ([{"step": 1}, {"step": 2}, {"step": 3}], int(torn != b""))
+    truncate_metrics(path, 2)
+    append_metrics(path, {"step": 3, "again": True})
+    assert read_metrics(path) == ([{"step": 1}, {"step": 2}, {"step": 3, "again": True}], 0)
 
 
 def test_truncating_metrics_that_are_not_there(tmp_path):
-    run.truncate_metrics(tmp_path / "metrics.jsonl", 3)
+    truncate_metrics(tmp_path / "metrics.jsonl", 3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,19 +271,19 @@ def hold(out):
 
 def test_two_processes_cannot_train_into_one_folder(tmp_path):
     with hold(tmp_path / "run") as holder:
-        with pytest.raises(ConfigurationError, match=f"in use by process {holder.pid}: "), run.locked(tmp_path / "run"):
+        with pytest.raises(ConfigurationError, match=f"in use by process {holder.pid}: "), lock(tmp_path / "run"):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     assert (tmp_path / "run" / ".lock").exists(), "the killed one left its lock file behind"
-    with run.locked(tmp_path / "run"):
+    with lock(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").read_text() == f"{os.getpid()}\n"
         start(tmp_path / "run")
     assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_lock_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), run.locked(tmp_path / "run"):
+    with pytest.raises(ZeroDivisionError), lock(tmp_path / "run"):
         1 / 0  # noqa: B018
     assert list(tmp_path.iterdir()) == []
 
@@ -274,6 +292,6 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigurationError, match=r"can't be written .*give another folder"),
-        run.locked(tmp_path / "file/run"),
+        lock(tmp_path / "file/run"),
     ):
         pass

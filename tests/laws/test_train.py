@@ -1,5 +1,6 @@
 """What `pretrain` promises beside learning: one compilation, sparse fetching, refusal before anything is written."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from byol_jax import nets, pretrain, schedules
 from byol_jax.errors import ConfigurationError, DataError
-from byol_jax.runs.folder import read_metrics
+from byol_jax.runs.metrics import read_metrics
 
 SMALL = {
     "image_size": 16,
@@ -56,7 +57,36 @@ def test_a_scheduled_run_compiles_its_step_once_and_nothing_after_it(tmp_path: P
         assert compiled[step[0] + 1 :] == []
     rows, _ = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [*rows_at, 60, 70]
-    assert all(0 <= row["data_wait"] <= 1.5 and row["images_per_second"] > 0 for row in rows)
+    assert all(0 <= row["data_wait"] <= 1.5 for row in rows)
+    check_speed(rows, batch_size=8, compiled_before={10, 60})
+
+
+def check_speed(rows, *, batch_size: int, compiled_before: set[int]) -> None:
+    """Rows say how fast steps and images went by, and apart from that how long their program was compiled."""
+    for row in rows:
+        assert row["images_per_second"] * row["seconds_per_step"] == pytest.approx(batch_size)
+        assert ("compile_seconds" in row) == (row["step"] in compiled_before)
+        assert row["seconds_per_step"] < 1 < row.get("compile_seconds", 2), row
+
+
+@pytest.mark.slow
+def test_an_iterables_own_batch_size_counts_and_older_runs_that_say_256_go_on(tmp_path: Path) -> None:
+    """Other batches after a resume are allowed, as before."""
+    out = tmp_path / "run"
+    options = SMALL | {"out": out, "log_every": 1, "augment_fn": lambda key, image: image}
+    pretrain(nets.small_cnn((4,)), [images(16)], steps=2, batch_size=48, **options)
+    config = json.loads((out / "config.json").read_text())
+    assert config["batch_size"] is None
+    assert config["data"] == {"kind": "iterable"}
+    (out / "config.json").write_text(json.dumps(config | {"batch_size": 256}))
+    pretrain(nets.small_cnn((4,)), [images(24)], steps=4, resume=True, **options)
+    assert json.loads((out / "config.json").read_text())["batch_size"] is None
+    rows, _ = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    check_speed(rows[:2], batch_size=16, compiled_before={1})
+    check_speed(rows[2:], batch_size=24, compiled_before={3})
+    log = [line.partition("  ")[2] for line in (out / "train.log").read_text().splitlines()]
+    assert sum(line.startswith("compiled the step in ") for line in log) == 2
 
 
 @pytest.mark.parametrize(
