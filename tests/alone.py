@@ -1,6 +1,6 @@
-"""Runs Python files in one process, each in an empty folder and with no name but its own: python -m tests.alone OUT FILE...
+"""Runs Python files in one process, each in an empty folder and with no name but its own.
 
-OUT becomes a JSON list with, for each file, the traceback it ended with, or "". So that many short blocks of the
+`python -m tests.alone OUT FILE...`: OUT becomes a JSON list with, for each file, the traceback it ended with, or "". So that many short blocks of the
 documents load jax and torch once, and still none of them can use what another imported or defined.
 """
 

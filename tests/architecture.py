@@ -1,7 +1,7 @@
 """The architecture in numbers: python -m tests.architecture [CHECKOUT]; by default of the checkout that it lies in.
 
-A room is a folder of a package, or a file that lies beside the folders. Two rooms have an arrow between them where a file
-of one imports a file of the other; what a package's own `__init__` re-exports doesn't count.
+A room is a folder of a package, or a file that lies beside the folders. An arrow goes from one room to another where a
+file of the one imports a file of the other; what a package's own `__init__` re-exports doesn't count.
 """
 
 import ast
