@@ -1,1 +1,1 @@
-"""Questions about speed, one file each; `benchmarks/README.md` says how they are answered."""
+"""Measurements, one file for each question; `benchmarks/README.md` says how they are made."""

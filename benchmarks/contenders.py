@@ -1,6 +1,6 @@
 """The contenders: each builds its training step, or its matrix multiply, and hands it over as a plain function.
 
-A step returns when all of its results are there. Nothing is timed here. Each runs in a process of its own, so
+A step returns when all of its results are there. Nothing is timed here. Each contender runs in a process of its own, so
 frameworks are imported inside the functions.
 """
 
@@ -20,9 +20,9 @@ class Contender(NamedTuple):
     """Something to be timed.
 
     Attributes:
-        step: does the work once, to the end.
+        step: does the work once and waits for the result.
         device: "cpu", or another kind and its name.
-        facts: what is known after the work: the last `loss`, `flops`, `device_memory_bytes`; as JSON.
+        facts: called after the work; gives the last `loss`, `flops`, `device_memory_bytes`, as far as known, as JSON.
     """
 
     step: Callable[[], None]
@@ -31,13 +31,13 @@ class Contender(NamedTuple):
 
 
 def byol_jax(workload: Workload) -> Contender:
-    """This project with its own network, as its README says: `jax.jit(learner.step, donate_argnums=0)`."""
+    """This project with its own network, as in its README: `jax.jit(learner.step, donate_argnums=0)`."""
     from byol_jax import nets
 
     return _jax_step(nets.resnet(workload.stages, block=workload.block), workload)
 
 
-def traced(workload: Workload) -> Contender:
+def byol_jax_traced(workload: Workload) -> Contender:
     """This project with torchvision's network, traced."""
     import torch
 
@@ -79,7 +79,7 @@ def _jax_step(encoder: Any, workload: Workload) -> Contender:
 
 
 def byol_pytorch(workload: Workload, *, layout: str) -> Contender:
-    """byol-pytorch, eager, as its README says; `layout` is torch's "contiguous_format" (NCHW) or "channels_last"."""
+    """byol-pytorch, eager, as in its README; `layout` is torch's "contiguous_format" (NCHW) or "channels_last"."""
     import torch
     from byol_pytorch import BYOL
 
@@ -121,7 +121,7 @@ def _torch_resnet(workload: Workload) -> Any:
 
 
 def jax_matmul(workload: Workload) -> Contender:
-    """The product of two square float32 matrices in JAX: a machine's peak."""
+    """The product of two square float32 matrices in JAX."""
     import jax
     import jax.numpy as jnp
 
@@ -148,18 +148,18 @@ def torch_matmul(workload: Workload) -> Contender:
 
 CONTENDERS = {
     "byol_jax": byol_jax,
-    "traced": traced,
+    "traced": byol_jax_traced,
     "eager": partial(byol_pytorch, layout="contiguous_format"),
     "channels_last": partial(byol_pytorch, layout="channels_last"),
 }
-"""By name: ours with a network of its own and with a torch module traced; byol-pytorch in two memory layouts."""
+"""By name: byol_jax with its own network and with a traced torch module; byol-pytorch in two memory layouts."""
 
 PEAKS = {"jax": jax_matmul, "torch": torch_matmul}
-"""What a framework reaches when all it does is multiply matrices."""
+"""Matrix multiplies that show the fastest that a framework computes on this machine."""
 
 
 def build(name: str, workload: Workload) -> Contender:
-    """The contender `name`, or the peak "peak NAME", ready for its first step."""
+    """The contender with this `name`, or for "peak NAME" the peak NAME, ready for its first step."""
     peak = name.removeprefix("peak ")
     return (CONTENDERS[name] if peak == name else PEAKS[peak])(workload)
 
@@ -179,7 +179,7 @@ def _jax_memory() -> dict[str, int]:
 
 
 def _torch_device() -> tuple[Any, Callable[[], None]]:
-    """The device, and how to wait for it. On a GPU with JAX's habits: tensor cores for float32, kernels by trial."""
+    """The device, and how to wait for it. On a GPU with JAX's settings: tensor cores for float32, kernels by trial."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """Runs the contenders of one workload side by side: each alone in its process, one at a time at work.
 
-All processes are prepared first, one after the other. Then they take turns, a few steps each, so that a machine that
-gets slower for a while gets slower for everybody.
+All processes are prepared first, one after the other. Then they take turns of a few steps, so that a machine that is
+slower for a while is slower for all.
 """
 
 import json
@@ -22,10 +22,10 @@ from byol_jax.errors import ConfigurationError
 __all__ = ["measure"]
 
 SETTLE = 0.05
-"""Seconds between two processes' turns: OpenMP's threads go on spinning for some milliseconds after their work."""
+"""Seconds between two processes' turns: OpenMP's threads spin for some milliseconds after their work."""
 
 LEAVE = 30
-"""Seconds that a process may take to end once it was asked to."""
+"""Seconds that a process may take to end."""
 
 
 def measure(
@@ -38,21 +38,21 @@ def measure(
     keep_memory: bool,
     tell: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """Every contender's answers by name: `device, memory_kept, build_seconds, first_step_seconds, seconds (a list for
-    each round), peak_memory_bytes`, and the contender's own facts.
+    """By contender `device, memory_kept, build_seconds, first_step_seconds, seconds` (a list for each round),
+    `peak_memory_bytes`, and the contender's own facts.
 
     Args:
         workload: what a step is.
-        names: of the contenders, see `contenders.build`.
+        names: the contenders, as `contenders.build` takes them.
         rounds: turns that each contender has.
         chunk: steps a turn.
-        threads: cores that each may use.
+        threads: cores that each contender may use.
         keep_memory: whether freed memory stays in the process, see `byol_jax.cli.allocator`.
-        tell: called with a line of progress now and then.
+        tell: called with each line of progress.
 
     Raises:
         ConfigurationError: the contenders would run on devices of different kinds.
-        RuntimeError: a process ended before its time; what it said is on stderr.
+        RuntimeError: a process ended too early; its last words are on stderr.
     """
     results: dict[str, dict[str, Any]] = {}
     request = {"workload": asdict(workload), "threads": threads, "keep_memory": keep_memory}
@@ -60,7 +60,7 @@ def measure(
         processes = {}
         for name in names:
             tell(f"{workload.name}: {name}: building, first step, warming up")
-            process = stack.enter_context(_started(request | {"contender": name}, threads))
+            process = stack.enter_context(_worker(request | {"contender": name}, threads))
             results[name] = _answer(name, process) | {"seconds": []}
             processes[name] = process
         _check_devices({name: result["device"] for name, result in results.items()})
@@ -77,8 +77,8 @@ def measure(
 
 
 @contextmanager
-def _started(request: dict[str, Any], threads: int) -> Iterator[subprocess.Popen]:
-    """A worker's process; at the end it is gone, whatever happened."""
+def _worker(request: dict[str, Any], threads: int) -> Iterator[subprocess.Popen]:
+    """A worker's process, ended on leaving."""
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(request)]
     surroundings = os.environ | {
         "OMP_NUM_THREADS": str(threads),
@@ -104,7 +104,7 @@ def _started(request: dict[str, Any], threads: int) -> Iterator[subprocess.Popen
 
 
 def _ask(name: str, process: subprocess.Popen, steps: int) -> dict[str, Any]:
-    with suppress(BrokenPipeError):  # the answer, which doesn't come, says more
+    with suppress(BrokenPipeError):  # the answer that is missing says more
         print(steps, file=_pipe(process.stdin), flush=True)
     return _answer(name, process)
 
@@ -113,7 +113,7 @@ def _answer(name: str, process: subprocess.Popen) -> dict[str, Any]:
     line = _pipe(process.stdout).readline()
     if not line:
         code = process.wait()
-        raise RuntimeError(f"the process of {name} ended with {code}; what it said last stands above")
+        raise RuntimeError(f"the process of {name} ended with {code}; its last words stand above")
     return json.loads(line)
 
 

@@ -1,7 +1,8 @@
 """How many floating-point operations a training step needs, in closed form: the floor under any implementation.
 
-Convolutions and matrix multiplies only, a multiply-add as two. What isn't needed isn't counted: the gradient for the
-pixels, and `fc`, which comes after the features. Element-wise work (batch norm, Adam, moving average) is left out.
+Convolutions and matrix multiplies only; a multiply-add counts as two. The gradient for the pixels is not counted, nor
+is `fc`, which comes after the features: a step needs neither. Element-wise work (batch norm, Adam, moving average) is
+left out.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 class Convolution(NamedTuple):
-    """One convolution on a square map of `size`, padded by kernel // 2 as all of a ResNet's are."""
+    """One convolution on a square map of `size`, padded by kernel // 2 like all of a ResNet's."""
 
     size: int
     in_channels: int
@@ -51,7 +52,7 @@ def step_flops(workload: Workload, taps: Taps) -> int:
 
 
 def taps_inside(size: int, kernel: int, stride: int) -> int:
-    """Pairs whose input pixel is inside the map: what has to be computed, and what jax's cost analysis counts.
+    """Pairs with the input pixel inside the map: the work that has to be done, as jax's cost analysis counts it.
 
     Example:
         >>> taps_inside(2, 3, 1)
@@ -63,7 +64,7 @@ def taps_inside(size: int, kernel: int, stride: int) -> int:
 
 
 def taps_with_padding(size: int, kernel: int, stride: int) -> int:
-    """All pairs, multiplications by the padding's zeros included: what is usually quoted, and what most code does.
+    """All pairs, multiplications by the padding's zeros included: the number that is usually quoted.
 
     Example:
         >>> taps_with_padding(2, 3, 1)

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def describe() -> dict[str, Any]:
     """The machine as JSON: `processor, cores, memory_gib, system, libc, python, packages, variables, git`.
 
-    `variables` are those of the environment that change speed and are set, folders left out; `git` is the checkout's
-    commit and whether files differ from it, None where there is none.
+    `variables` are the environment variables that change speed, where they are set, without folders. `git` is the
+    checkout's commit and whether files differ from it, or None without a checkout.
 
     Example:
         >>> sorted(describe())
@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/step.py            or: make bench, or: byol-jax bench
 
-Contenders: byol_jax; byol-pytorch eager (NCHW, as its README has it); the same in channels_last. Equal work: see
-`workloads.py`. How they alternate: `coordinator.py`. The floor: `flops.py` over a measured matrix-multiply peak.
+Contenders: byol_jax, with its own network and with a traced torch module; byol-pytorch, eager (NCHW, as in its README)
+and in channels_last. `workloads.py` has the equal work, `coordinator.py` how they alternate. The floor is `flops.py`
+over a measured matrix-multiply peak.
 Writes a folder with command.txt, machine.json, raw.json (seconds of every step) and table.md, and prints the table.
 """
 
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, `benchmarks` isn't found otherwise
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
 from benchmarks.contenders import CONTENDERS, PEAKS
 from benchmarks.coordinator import measure
@@ -39,7 +40,7 @@ DEFAULT = "the system's default"
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the benchmark by the command line `words` (default: the process's own); returns the exit code."""
+    """Runs the benchmark with the command line `words` (default: the process's own); returns the exit code."""
     words = sys.argv[1:] if words is None else words
     return guarded(COMMAND, lambda: run(_options(words)), debug="--debug" in words)
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         flops = {"inside": step_flops(workload, taps_inside), "with_padding": step_flops(workload, taps_with_padding)}
         raw[workload.name] = {"title": workload.title, "flops": flops, "results": results}
     machine["load_average"].append(os.getloadavg())
-    machine |= _seen_by_all([result for part in raw.values() for result in part["results"].values()])
+    machine |= _common_facts([result for part in raw.values() for result in part["results"].values()])
     table = "\n\n".join([heading(date), machine_line(machine), *(workload_table(**part) for part in raw.values())])
     _write(out, options, machine, raw, table)
     print(table)
@@ -111,7 +112,7 @@ def _workloads(options: argparse.Namespace) -> list[Workload]:
 
 
 def _results_folder(options: argparse.Namespace, date: str) -> Path:
-    """A folder that is empty: the one asked for, or today's next; results aren't overwritten."""
+    """An empty folder: the one that --out names, or the next free name of today. Results are never overwritten."""
     if options.out is not None:
         if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
             raise ConfigurationError(f"--out {options.out}: something is there already; name a new folder")
@@ -119,18 +120,18 @@ def _results_folder(options: argparse.Namespace, date: str) -> Path:
     else:
         results = ROOT / "benchmarks" / "results"
         name = f"{date}_{'quick' if options.quick else 'step'}"
-        number = next(n for n in range(1, 1000) if not (results / _numbered(name, n)).exists())
-        out = results / _numbered(name, number)
+        number = next(n for n in range(1, 1000) if not (results / _with_number(name, n)).exists())
+        out = results / _with_number(name, number)
     out.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
     return out
 
 
-def _numbered(name: str, number: int) -> str:
+def _with_number(name: str, number: int) -> str:
     return name if number == 1 else f"{name}_{number}"
 
 
-def _seen_by_all(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the processes said about themselves: device and allocator."""
+def _common_facts(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Device and allocator, as the processes reported them."""
     kept = {result["memory_kept"] for result in results}
     return {
         "device": ", ".join(sorted({result["device"] for result in results})),
@@ -139,7 +140,7 @@ def _seen_by_all(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command with every option as it was resolved, but where the results went."""
+    """The command with every option as it was resolved, without --out."""
     words = [COMMAND, "--quick" if options.quick else f"--workload {options.workload}"]
     words += [f"--rounds {options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)}", f"--chunk {options.chunk}"]
     words += [f"--threads {options.threads}", f"--contenders {','.join(options.contenders)}"]

@@ -1,4 +1,4 @@
-"""Seconds of many steps to the few numbers that a table shows. Pure functions."""
+"""From the seconds of many steps to the few numbers of a table. Pure functions."""
 
 import statistics
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class Ratio(NamedTuple):
 
 
 def summarise(seconds: Sequence[float]) -> Summary:
-    """Minimum, median and interquartile range; quartiles by linear interpolation, as numpy.percentile has them.
+    """Minimum, median and interquartile range; quartiles by linear interpolation, like numpy.percentile's.
 
     Raises:
-        ValueError: no `seconds` at all.
+        ValueError: `seconds` is empty.
 
     Example:
         >>> summarise([1.0, 2.0, 3.0, 4.0, 9.0])
@@ -51,7 +51,7 @@ def ratio(own: Summary, other: Summary) -> Ratio:
 
 
 def order(names: Sequence[str], turn: int) -> list[str]:
-    """The names in the order of round `turn`: each round begins one later, so that nobody always follows the same.
+    """The names in the order of round `turn`: each round begins with the next one, so that all begin equally often.
 
     Example:
         >>> order(["a", "b", "c"], 1)

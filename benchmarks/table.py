@@ -1,4 +1,4 @@
-"""Raw results to the table that people read, in Markdown. Pure functions; the numbers come from `summary.py`."""
+"""From raw results to a table in Markdown. Pure functions; `summary.py` computes the numbers."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -10,8 +10,8 @@ from benchmarks.summary import Summary, ratio, summarise
 __all__ = ["heading", "machine_line", "workload_table"]
 
 REFERENCES = ("byol_jax", "eager", "channels_last")
-"""Whom the others are compared to: our own network, which a traced one should equal; byol-pytorch as its README has it,
-and as someone who tunes it would."""
+"""Contenders that the others are compared to: our own network, which a traced one should equal; byol-pytorch as in its
+README, and as tuned for speed."""
 
 NAMES = {
     "byol_jax": "byol_jax",
@@ -22,7 +22,7 @@ NAMES = {
 
 
 def heading(date: str) -> str:
-    """The table's first lines, which say what is compared and how to read it."""
+    """The table's first lines: what is compared, and how to read it."""
     return (
         f"# One BYOL training step, {date}\n\n"
         "Each contender alone in its process, one at a time at work, in turns of a few steps. Augmentation off, no "
@@ -33,7 +33,7 @@ def heading(date: str) -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """Where and how it was measured."""
+    """The line that says where and how the numbers were measured."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
     load = " -> ".join(f"{entry[0]:.1f}" for entry in machine["load_average"])
     return (
@@ -45,7 +45,7 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[str, int]) -> str:
-    """One workload's part: a line a contender, then the floor.
+    """One workload's part: a line for each contender, then the floor.
 
     Args:
         title: the workload in words.
@@ -102,12 +102,12 @@ def _mebibytes(count: int | None) -> str:
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded, so that the text is a table in a terminal too; the first left, the others right."""
+    """A table with padded columns, to be read in a terminal too; the first is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[_aligned(*cell) for cell in zip(range(len(row)), row, widths, strict=True)] for row in rows]
+    aligned = [[_align(*cell) for cell in zip(range(len(row)), row, widths, strict=True)] for row in rows]
     rule = ["-" * width if number == 0 else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]])
 
 
-def _aligned(number: int, text: str, width: int) -> str:
+def _align(number: int, text: str, width: int) -> str:
     return text.ljust(width) if number == 0 else text.rjust(width)

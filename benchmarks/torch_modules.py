@@ -1,8 +1,8 @@
 """docs/torch_modules.md: the zoo, measured row by row: python -m benchmarks.torch_modules [--only NAME ...].
 
-Rows run one at a time, a few a process, and each is stored as one JSON file; the page is rewritten after each.
-A row is skipped where its file was made by the same code: the files under `interop/trace`, `byol_jax/ops` and the
-measurement, comments and docstrings left out. So the table grows over several sittings.
+Rows run one at a time, a few in a process; each is stored as a JSON file, and the page is rewritten after each. A row
+is skipped where the same code made its file: that is `interop/trace`, `byol_jax/ops` and the measurement, without
+comments and docstrings. So the table can grow over several sittings.
 """
 
 import argparse
@@ -30,42 +30,43 @@ from benchmarks.zoo_rows import ROWS, Row, build, row_named
 from benchmarks.zoo_table import page
 from byol_jax.disk import write_atomically
 
-__all__ = ["RESULTS", "code_hash", "main", "stored", "table"]
+__all__ = ["RESULTS", "code_hash", "main", "stored_rows", "table"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
 CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
 NOT_RUN = ("named.py", "saved.py", "rows.py", "verify.py")
-"""Files among those that the measurement has nothing to do with; `verify` only names a layer in a row that differs."""
+"""Files among those that the measurement doesn't run; `verify` runs only to name a layer in a row that differs."""
 PACKAGES = ("jax", "timm", "torch", "torchvision")
 PATIENCE = 1800
 """Seconds after which a row counts as failed."""
 
 ROWS_A_PROCESS = 6
-"""Imports, and torch.export's first run, cost as much as a small row; after more rows memory isn't all given back."""
+"""Fewer would pay for imports and torch.export's first run too often: they cost as much as a small row. After more,
+memory isn't all given back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 0 where every row that ran is exact or refused by name."""
+    """Runs the command; returns 0 where every row that ran is exact or refused by name."""
     options = _parser().parse_args(arguments)
     bad = 0
-    for row, result in _measured(_due(options)):
+    for row, result in _results(_due_rows(options)):
         RESULTS.mkdir(parents=True, exist_ok=True)
         write_atomically(_file(row), (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
         write_atomically(options.table, table(code_hash()).encode())
         bad += result["outcome"] not in ("exact", "refused")
-        print(f"{row.name}: {result['outcome']} in {result['seconds']:.0f} s, {_says(result)}", flush=True)
+        print(f"{row.name}: {result['outcome']} in {result['seconds']:.0f} s, {_summary(result)}", flush=True)
     write_atomically(options.table, table(code_hash()).encode())
     return 1 if bad else 0
 
 
-def _due(options: argparse.Namespace) -> Iterator[Row]:
-    """The rows to measure, each looked at only when its turn has come."""
+def _due_rows(options: argparse.Namespace) -> Iterator[Row]:
+    """The rows to measure; whether one is current is decided when its turn comes."""
     start = time.monotonic()
     rows = [row_named(name) for name in options.only] if options.only else list(ROWS)[:: options.part]
     rows.sort(key=lambda row: _file(row).exists())  # those without any figures first
     for number, row in enumerate(rows):
         if options.minutes is not None and time.monotonic() - start > 60 * options.minutes:
-            print(f"{options.minutes} minutes are over: {len(rows) - number} of {len(rows)} rows not looked at")
+            print(f"{options.minutes} minutes are over: {len(rows) - number} of {len(rows)} rows were not looked at")
             return
         if options.only or not _is_current(row, code_hash()):
             yield row
@@ -81,13 +82,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def code_hash() -> str:
-    """Of what the rows depend on, comments and docstrings left out."""
+    """A hash of the code that the rows depend on, without comments and docstrings."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern) if path.name not in NOT_RUN):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list):  # a docstring, or a constant's, is an expression that is a string
+            if isinstance(body, list):  # a docstring is an expression that is a string
                 node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
         digest.update(f"{path.relative_to(ROOT)}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()[:16]
@@ -97,15 +98,15 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def stored() -> list[dict[str, Any]]:
-    """All rows that were measured and are still in the zoo."""
+def stored_rows() -> list[dict[str, Any]]:
+    """All rows of the zoo that were measured."""
     files = [_file(row) for row in ROWS]
     return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def table(code: str) -> str:
-    """The page of what is stored; `code` is the hash of the code as it is."""
-    return page(stored(), code=code, batch=BATCH, limit=LIMIT, share=SMALLEST_SHARE)
+    """The page of the stored rows; `code` is the hash of the code as it is."""
+    return page(stored_rows(), code=code, batch=BATCH, limit=LIMIT, share=SMALLEST_SHARE)
 
 
 def _file(row: Row) -> Path:
@@ -113,19 +114,19 @@ def _file(row: Row) -> Path:
 
 
 def _is_current(row: Row, code: str) -> bool:
-    """Made by this code, of this row, with these versions; what failed is tried again."""
+    """Whether the row was measured by this code, with these options and versions, and didn't fail."""
     if not _file(row).exists():
         return False
     result, facts = json.loads(_file(row).read_text(encoding="utf-8")), _facts(row, code)
-    return result["outcome"] != "failed" and all(result[k] == facts[k] for k in ("code", "versions", *_row(row)))
+    return result["outcome"] != "failed" and all(result[k] == facts[k] for k in ("code", "versions", *_row_facts(row)))
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row_facts(row: Row) -> dict[str, Any]:
     return {"name": row.name, "size": row.size, "options": dict(row.options), "layer": row.layer}
 
 
 def _facts(row: Row, code: str) -> dict[str, Any]:
-    return _row(row) | {
+    return _row_facts(row) | {
         "code": code,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git": describe()["git"],
@@ -134,36 +135,36 @@ def _facts(row: Row, code: str) -> dict[str, Any]:
     }
 
 
-def _measured(rows: Iterable[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Each row with its figures; where it has none, with what went wrong."""
+def _results(rows: Iterable[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Each row with its figures, or with the reason why there are none."""
     worker, started_with = None, ""
     for row in rows:
-        code = code_hash()  # as it is when the row begins: somebody may be at work on it
+        code = code_hash()  # as it is when the row begins; it may change while others run
         if worker is None or code != started_with:
-            worker, started_with = _restarted(worker), code
+            worker, started_with = _new_worker(worker), code
         began = time.monotonic()
         try:
             result = worker.submit(_measure_in_time, row).result()
-        except Exception as error:  # whatever a network may raise is the row's outcome, not the command's end
+        except Exception as error:  # whatever a network raises is its row's outcome and doesn't end the command
             result = {"outcome": "failed", "reason": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-            worker = _ended(worker)
+            worker = _end(worker)
         yield row, result | _facts(row, code) | {"seconds": time.monotonic() - began}
-    _ended(worker)
+    _end(worker)
 
 
-def _restarted(worker: ProcessPoolExecutor | None) -> ProcessPoolExecutor:
-    _ended(worker)
+def _new_worker(worker: ProcessPoolExecutor | None) -> ProcessPoolExecutor:
+    _end(worker)
     spawned = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, spawned, warnings.simplefilter, ("ignore",), max_tasks_per_child=ROWS_A_PROCESS)
 
 
-def _ended(worker: ProcessPoolExecutor | None) -> None:
+def _end(worker: ProcessPoolExecutor | None) -> None:
     if worker is not None:
         worker.shutdown()
 
 
 def _measure_in_time(row: Row) -> dict[str, Any]:
-    """In the worker: `measure`; the alarm ends the process."""
+    """`measure`, in the worker; an alarm ends the process after PATIENCE seconds."""
     signal.alarm(PATIENCE)
     result = measure(build(row), image_size=row.size, layer=row.layer)
     signal.alarm(0)
@@ -172,7 +173,7 @@ def _measure_in_time(row: Row) -> dict[str, Any]:
     return result
 
 
-def _says(result: dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     if "reason" in result:
         return result["reason"]
     kinds = ("forward", "gradients", "buffers", "evaluation")

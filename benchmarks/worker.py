@@ -1,9 +1,10 @@
-"""One contender alone in a process: builds it, warms it up, then does as many steps as each line on stdin asks for.
+"""One contender alone in a process: built, warmed up, then run for as many steps as each line on stdin says.
 
     python -m benchmarks.worker '{"contender": "eager", "workload": {...}, "threads": 2, "keep_memory": true}'
 
-Answers are JSON, a line each: first when ready, then the seconds of each step asked for, and at the end of the input
-what is known by then. Whatever else prints goes to stderr. `coordinator.py` is at the other end.
+Each answer is a line of JSON: one when the contender is ready, then for each line on stdin the seconds of its steps,
+and at the end of the input the peak memory and the contender's facts. Everything else that prints goes to stderr.
+`coordinator.py` is at the other end.
 """
 
 import json
@@ -23,11 +24,11 @@ from byol_jax.cli.allocator import keep_freed_memory
 __all__ = ["main"]
 
 WARM_UP = 2
-"""Steps after the first that aren't reported: buffers are allocated, caches of kernels are filled."""
+"""Steps after the first that aren't reported: in them buffers are allocated and caches of kernels are filled."""
 
 
 def main(request: dict[str, Any]) -> None:
-    """Works off one `request`, as above, until stdin ends."""
+    """Answers one `request`, as above, until stdin ends."""
     answers = _answers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the keyboard; the coordinator ends this process
     _use_cores(request["threads"])
@@ -36,19 +37,19 @@ def main(request: dict[str, Any]) -> None:
     start = time.perf_counter()
     contender = build(request["contender"], Workload(**workload))
     built = time.perf_counter() - start
-    first, *_ = _timed(contender.step, 1 + WARM_UP)
+    first, *_ = _time_steps(contender.step, 1 + WARM_UP)
     ready = {"device": contender.device, "memory_kept": kept, "build_seconds": built, "first_step_seconds": first}
     _say(answers, ready)
     for line in sys.stdin:
-        _say(answers, {"seconds": _timed(contender.step, json.loads(line))})
+        _say(answers, {"seconds": _time_steps(contender.step, json.loads(line))})
     peak = peak_memory_bytes()  # before anything else is computed
     _say(answers, {"peak_memory_bytes": peak, **contender.facts()})
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has had in use, in RAM.
+    """The most RAM that this process has used.
 
-    By Linux's VmHWM where there is one: `ru_maxrss` also counts what the process was before it became this program.
+    From Linux's VmHWM where there is one: `ru_maxrss` also counts the program that this process ran before exec.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -58,7 +59,7 @@ def peak_memory_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _timed(step: Callable[[], None], count: int) -> list[float]:
+def _time_steps(step: Callable[[], None], count: int) -> list[float]:
     seconds = []
     for _ in range(count):
         start = time.perf_counter()
@@ -68,13 +69,13 @@ def _timed(step: Callable[[], None], count: int) -> list[float]:
 
 
 def _use_cores(count: int) -> None:
-    """The first `count` of the cores allowed; XLA's threads are as many as these, torch's by OMP_NUM_THREADS."""
+    """Uses the first `count` allowed cores: XLA starts as many threads as there are; torch reads OMP_NUM_THREADS."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def _answers() -> TextIO:
-    """The stdout of old, for answers only; from here on stdout is stderr."""
+    """The original stdout, for answers only; from here on stdout is stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers

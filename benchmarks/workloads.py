@@ -1,7 +1,8 @@
-"""What is trained in a benchmark: a residual network, an image size, a batch and the sizes of the heads. No code runs.
+"""What is trained in a benchmark: a residual network, an image size, a batch and the sizes of the heads. Plain data.
 
-All contenders do equal work: torchvision's network with its 7×7 stem and `fc`, features from `avgpool`, both views by
-identity (augmentation off), no simplicial embedding, Adam 3e-4, float32, moving average of the target in the step.
+All contenders do equal work: torchvision's network with its 7×7 stem and `fc`, features from `avgpool`, augmentation
+off (both views are the image itself), no simplicial embedding, Adam 3e-4, float32, the target's moving average in the
+step.
 """
 
 from dataclasses import dataclass
@@ -55,4 +56,4 @@ QUICK = Workload(
     projection_hidden_size=32,
     matmul_size=256,
 )
-"""So small that only the harness is tried."""
+"""So small that it only tries the harness."""

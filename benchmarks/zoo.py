@@ -1,8 +1,8 @@
 """One network in torch and, traced, in JAX: how far outputs, gradients and buffers are apart. No tables, no lists.
 
-In float64 and in training mode, as `interop.trace.verify` compares: what would be random is the same on both sides.
-Beyond what `verify` does, gradients by every parameter are compared, all buffers after the step, and then the output
-in evaluation mode with those buffers.
+In float64 and in training mode, with the same stand-ins for random operators on both sides, as in
+`interop.trace.verify`. Beyond that, gradients by every parameter are compared, all buffers after the step, and then the
+output in evaluation mode with those buffers.
 """
 
 import gc
@@ -26,35 +26,36 @@ from interop.trace.without_chance import FIXED, without_chance
 __all__ = ["BATCH", "LIMIT", "measure"]
 
 BATCH = 3
-"""With two, a batch norm over maps of one pixel gives ±1 whatever comes in, and its gradient is rounding."""
+"""With two images, a batch norm over maps of one pixel gives ±1 for any input, and its gradient is only rounding."""
 
 LIMIT = 1e-6
-"""Up to which a network counts as exact: `verify`'s own for float64. Most are at 1e-13; a wrong operator is at 1e-2."""
+"""The largest error of a network that counts as exact: `verify`'s own limit for float64. Most have 1e-13; a wrong
+operator gives 1e-2."""
 
 SMALLEST_SHARE = 1e-4
-"""Of the largest value among all tensors of a kind: what smaller ones are compared to. The gradient of a bias before a
-batch norm is zero in truth, and 2e-14 of the largest by rounding (starnet_s050). A tensor that is wrong altogether is
-still found from 1e-10 of the largest upwards."""
+"""Errors are relative to at least this share of the largest value among all tensors of a kind. The gradient of a bias
+before a batch norm is truly zero, and by rounding 2e-14 of the largest (starnet_s050). A tensor that is wrong
+altogether is still found where it has 1e-10 of the largest or more."""
 
 COMPILER: Any = {"xla_backend_optimization_level": 1}
-"""Each program runs once: at 0 grouped convolutions in float64 take 22 s where they take 0.6 s at 1 (dla46x_c)."""
+"""Each program runs once. At level 0 grouped convolutions in float64 take 22 s, at level 1 0.6 s (dla46x_c)."""
 
 
 def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str, Any]:
-    """How a module and its traced network compare; the module is changed (noise, float64) and of no use afterwards.
+    """Compares a module with its traced network. The module gets noise and becomes float64: don't use it afterwards.
 
     Args:
         module: a `torch.nn.Module` of RGB images, in float32.
         image_size: H = W.
-        layer: what to compare as output, for modules whose own isn't one tensor: a sub-module's name.
+        layer: the name of the sub-module to compare, where the module's own output isn't one tensor.
 
     Returns:
-        `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran,
+        `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran, also
         `forward, gradients, buffers, evaluation`: the largest relative error of each; `worst`: the tensors that have
-        them; `zero_gradients`: parameters whose gradient is zero but for rounding; `tensors`, how many parameters;
-        `trace_seconds, compile_seconds`.
+        them; `zero_gradients`: how many parameters have a gradient of rounding only; `tensors`: how many parameters
+        there are; `trace_seconds, compile_seconds`.
     """
-    _stir(module)
+    _add_noise(module)
     parameters = sum(p.numel() for p in module.parameters())
     start = time.perf_counter()
     try:
@@ -69,14 +70,14 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str,
         wanted, weights = _in_torch(module, images, layer)
     gc.collect()
     ours, compile_seconds = _in_jax(encoder, variables, images, weights, layer)
-    result = _compared(ours, wanted)
+    result = _comparison(ours, wanted)
     if result["outcome"] == "differs":
         result["reason"] += _first_sub_module(module, encoder, variables, images)
     return result | {"parameters": parameters, "trace_seconds": seconds, "compile_seconds": compile_seconds}
 
 
-def _stir(module: Any) -> None:
-    """Seeded noise on every parameter: layer scales and last batch norms that begin at zero would hide all else."""
+def _add_noise(module: Any) -> None:
+    """Adds seeded noise to every parameter: layer scales and batch norms that begin at zero would hide all else."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -90,7 +91,8 @@ def _stir(module: Any) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch's threads wait for each other busily: beside other work two took ten times as long as one (resnet18)."""
+    """One thread for torch: its threads wait for each other busily, and beside other work two took ten times as long as
+    one (resnet18)."""
     import torch
 
     threads = torch.get_num_threads()
@@ -137,17 +139,17 @@ def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[s
 
 
 def _in_double(torch: Any) -> Any:
-    """A mode in which torch's code that says float32 gets float64, as a traced graph in float64 does."""
+    """A mode in which torch's code that asks for float32 gets float64, as in a traced graph in float64."""
     from torch.overrides import TorchFunctionMode
 
-    def doubled(argument: Any) -> Any:
+    def in_float64(argument: Any) -> Any:
         return torch.float64 if argument is torch.float32 else argument
 
     class InDouble(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             function = torch.Tensor.double if function is torch.Tensor.float else function
-            options = {name: doubled(value) for name, value in (kwargs or {}).items()}
-            return function(*map(doubled, args), **options)
+            options = {name: in_float64(value) for name, value in (kwargs or {}).items()}
+            return function(*map(in_float64, args), **options)
 
         def __enter__(self) -> Any:
             torch.set_default_dtype(torch.float64)
@@ -186,17 +188,17 @@ def _in_jax(
         features, gradients, buffers, evaluation = jax.tree.map(np.asarray, compiled(*given))
     return {
         "forward": {"the output": features},
-        "gradients": _named(gradients),
-        "buffers": _named(buffers),
+        "gradients": _by_name(gradients),
+        "buffers": _by_name(buffers),
         "evaluation": {"the output": evaluation},
     }, seconds
 
 
-def _named(tree: Any) -> dict[str, np.ndarray]:
+def _by_name(tree: Any) -> dict[str, np.ndarray]:
     return {name.replace("/", "."): leaf for name, leaf in flatten(tree).items()}
 
 
-def _compared(ours: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+def _comparison(ours: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"worst": {}}
     for kind, tensors in ours.items():
         largest = max((float(np.abs(wanted[kind][name]).max(initial=0)) for name in tensors), default=0.0)
@@ -217,7 +219,7 @@ def _compared(ours: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(ours: np.ndarray, wanted: np.ndarray, floor: float) -> float:
-    """Integers are compared exactly; what isn't a number is infinitely far away."""
+    """The relative error; integers are compared exactly, and NaN counts as infinitely far away."""
     if wanted.dtype.kind != "f":
         return 0.0 if np.array_equal(ours, wanted) else float("inf")
     error = relative_difference(ours, wanted, floor)
@@ -225,7 +227,7 @@ def _error(ours: np.ndarray, wanted: np.ndarray, floor: float) -> float:
 
 
 def _first_sub_module(module: Any, encoder: Encoder, variables: Variables, images: np.ndarray) -> str:
-    """Where the outputs part; empty where they don't, but the gradients do."""
+    """The first sub-module where the outputs differ; empty where only gradients do."""
     import torch
 
     for name, buffer in flatten(variables.stats, separator=".").items():  # as they were before the step

@@ -1,9 +1,9 @@
 """The zoo: which networks are traced and compared, at which image size. Plain data, cheap ones first.
 
-torchvision: all of `list_models` that classify, up to the size that fits beside other work (8 copies of all weights in
-float64). timm: the smallest member of every file of `timm.models`, its `test_…` members and two files of over 150
-million parameters (deepseek_vit, gemma4_vit) left out. Images as small as the network takes, so that a row takes
-seconds; nothing is downloaded.
+torchvision: all classifiers of `list_models` whose weights fit into memory 8 times, in float64. timm: the smallest
+member of every file of `timm.models`, without its `test_…` members and without two files whose smallest has over 150
+million parameters (deepseek_vit, gemma4_vit). Images are as small as the network takes, so that a row takes seconds;
+nothing is downloaded.
 """
 
 from collections.abc import Mapping
@@ -50,10 +50,10 @@ def build(row: Row) -> Any:
 
 
 def row_named(name: str) -> Row:
-    """The row of that name; without its library where one alone has it.
+    """The row of that name; the library may be left out where only one has the name.
 
     Raises:
-        ConfigurationError: none, or two.
+        ConfigurationError: no row has the name, or two have.
     """
     found = [row for row in ROWS if name in (row.name, row.name.partition(":")[2])]
     if len(found) != 1:
@@ -66,7 +66,7 @@ def _torchvision(*names: str, size: int = 64) -> tuple[Row, ...]:
 
 
 def _timm(*names: str, size: int = 64, fixed: bool = False) -> tuple[Row, ...]:
-    """`fixed`: networks that are built for a size."""
+    """`fixed`: the networks are built for one size of images."""
     return tuple(Row(f"timm:{name}", size, {"img_size": size} if fixed else {}) for name in names)
 
 
@@ -119,11 +119,11 @@ TIMM = (
 )
 
 ROWS = tuple(row for pair in zip_longest(TORCHVISION, TIMM) for row in pair if row is not None)
-"""Both libraries in turn."""
+"""Rows of the two libraries in turn."""
 
 SAMPLE = (
     *("squeezenet1_1", "resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "googlenet"),
     *("starnet_s050", "mobilevit_xxs", "ghostnet_050", "pvt_v2_b0", "convnext_atto", "resnet10t", "nf_regnet_b0"),
     *("deit_tiny_patch16_224", "gmlp_ti16_224", "levit_128s", "poolformerv2_s12", "crossvit_tiny_240"),
 )
-"""The tenth that continuous integration measures anew each time: cheap, and of all kinds."""
+"""The tenth that continuous integration measures each time: cheap, and of all kinds."""

@@ -11,24 +11,26 @@ HEAD = """# Networks that were traced and compared
 
     python -m benchmarks.torch_modules
 
-runs what isn't measured yet, row by row, and writes this page from `benchmarks/results/torch_modules/`; `--only NAME`
-runs those rows again.
+measures the rows that are missing or were made by other code, one by one, and writes this page from
+`benchmarks/results/torch_modules/`; `--only NAME` measures one row again.
 
 {counts}
 
-Each network has random weights and seeded noise on every parameter, so that nothing begins at zero. It is traced by
+Each network has random weights and seeded noise on every parameter, so that none is zero. It is traced by
 `from_torch_module`, compiled by `jax.jit`, and compared with torch's own run on a batch of {batch} random images, in
-float64 and in training mode; dropout and stochastic depth keep everything on both sides. Errors are relative to each
-tensor's largest value (to {share:.0e} of the largest of its kind where a tensor is smaller: gradients that are zero in
-truth), and the largest over all tensors:
+float64 and in training mode; dropout and stochastic depth drop nothing on either side. Each number is the largest error
+over all tensors. A tensor's error is relative to its largest value, or to {share:.0e} of the largest value of its kind
+where that is more (some gradients are truly zero):
 
-- **output**: in training mode; **evaluation**: in evaluation mode afterwards, with the buffers that training left;
-- **gradients**: by every parameter, of a random sum of the output;
-- **buffers**: all of them after the step, integers exactly.
+- **output**: in training mode;
+- **gradients**: of a random sum of the output, by every parameter;
+- **buffers**: all of them after the step, integers exactly;
+- **evaluation**: the output in evaluation mode afterwards, with the buffers that training left.
 
-*exact*: none above {limit:.0e}, which is `from_torch_module`'s own limit. *refused*: by an error that names the
-reason. Seconds are to trace both modes and to compile, on {cores} cores that had other work: an order of size, no more.
-Gradients at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded to float32.
+*exact*: no error above {limit:.0e}, `from_torch_module`'s own limit. *refused*: by an error that names the reason.
+Seconds are those to trace both modes and to compile, on {cores} cores that had other work too, so they only show the
+order of magnitude. Gradients at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded
+to float32.
 
 {versions}
 """
@@ -52,7 +54,7 @@ def page(rows: Sequence[dict[str, Any]], *, code: str, batch: int, limit: float,
 
     Args:
         rows: as `benchmarks.torch_modules` stores them.
-        code: the hash of the code as it is now; rows of another are marked.
+        code: the hash of the code as it is now; rows that other code made are marked.
         batch, limit, share: what the measurement used.
     """
     rows = sorted(rows, key=lambda row: row["name"])

@@ -1,7 +1,7 @@
 """Runs Python files in one process, each in an empty folder and with no name but its own.
 
-`python -m tests.alone OUT FILE...`: OUT becomes a JSON list with, for each file, the traceback it ended with, or "". So that many short blocks of the
-documents load jax and torch once, and still none of them can use what another imported or defined.
+`python -m tests.alone OUT FILE...` writes a JSON list to OUT: for each file the traceback that it ends with, or "". So
+the documents' many short blocks load jax and torch once, and still none can use what another imported or defined.
 """
 
 import json

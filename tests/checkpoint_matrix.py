@@ -1,7 +1,7 @@
 """docs/checkpoints.md: every source of weights, read and written, and how far the outputs are apart.
 
 `python -m tests.checkpoint_matrix` measures all rows (a few minutes) and writes the page; `--only WORD` prints the rows
-whose source or network has it, and writes nothing.
+with WORD in source or network, and writes nothing.
 """
 
 import argparse
@@ -33,18 +33,19 @@ HEAD = """# Checkpoints of other libraries
 What is read by `load_byol_checkpoint` (learners) and `from_torch_state_dict` (networks), and written by
 `save_byol_checkpoint` and `to_torch_state_dict`. Each number is the largest difference between the other library's
 outputs and ours in evaluation, relative to the largest output: features and projections of the online and the target
-network for learners, the classifier's output for networks. *Read*: their weights here. *Written*: other weights of ours
-in a file of theirs, which they load strictly (solo-learn's classifier is no part of it). Weights are random, batch-norm
-statistics those of a batch, images have 32 × 32 pixels, and both sides compute in float64, so that the number tells a
-wrong weight from rounding. DeepMind's files have their own sizes and float32 outputs.
+network for learners, the classifier's output for networks. *Read*: our network, with weights from their file.
+*Written*: their network, which loads strictly a file that we wrote from other weights (all but solo-learn's
+classifier). Weights are random, batch-norm statistics are those of one batch, images have 32 × 32 pixels, and both
+sides compute in float64, so that a wrong weight can't pass for rounding. DeepMind's files have their own sizes and
+float32 outputs.
 
 byol-pytorch, torchvision and timm are the libraries themselves. lightly's and solo-learn's learners are modules written
-for the tests with those libraries' names, which have changed from release to release. lightly's network for CIFAR is
-its own, and has to be traced: cut as in lightly's examples it loses the ReLU behind its stem. DeepMind's are two small
-checkpoints in its format, with the outputs of its own code. That training goes on with the same losses after either way
-is tested with the libraries themselves: byol-pytorch 0.9.1, lightly 1.6.0 and solo-learn 1.0.2, the last that is
-on PyPI (`tests/interop/test_original_learners.py`, `tests/parity`). Written by
-`python -m tests.checkpoint_matrix`.
+for the tests with the names of those libraries, which have changed from release to release. lightly's network for CIFAR
+is its own, and has to be traced: cut as in lightly's examples it loses the ReLU behind its stem. DeepMind's are two
+small checkpoints in its format, with the outputs of its own code. A test with the libraries themselves holds that
+training goes on with the same losses after reading and after writing: byol-pytorch 0.9.1, lightly 1.6.0 and solo-learn
+1.0.2, its latest release on PyPI (`tests/interop/test_original_learners.py`, `tests/parity/`). All
+rows are measured and written by `python -m tests.checkpoint_matrix`.
 
 | source | network | read | written |
 |---|---|---:|---:|
@@ -174,7 +175,7 @@ def page(rows: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.checkpoint_matrix", description=__doc__)
-    parser.add_argument("--only", default="", metavar="WORD", help="rows that have it; the page stays as it is")
+    parser.add_argument("--only", default="", metavar="WORD", help="only rows with this word; the page stays as it is")
     only = parser.parse_args().only
     rows = []
     for case in CASES:

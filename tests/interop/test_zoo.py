@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks import torch_modules
-from benchmarks.torch_modules import RESULTS, stored, table
+from benchmarks.torch_modules import RESULTS, stored_rows, table
 from benchmarks.zoo import LIMIT, measure
 from benchmarks.zoo_rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
 from byol_jax.errors import ConfigurationError
@@ -113,7 +113,7 @@ def test_the_page_is_made_from_the_rows() -> None:
 
 
 def test_at_least_95_in_100_are_exact_and_the_others_refused_by_name() -> None:
-    rows = stored()
+    rows = stored_rows()
     assert {json.loads(file.read_text())["name"] for file in RESULTS.glob("*.json")} == {row["name"] for row in rows}
     for library, least in LEAST.items():
         assert sum(row["name"].startswith(f"{library}:") for row in rows) >= least
