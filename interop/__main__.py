@@ -1,7 +1,7 @@
 """`python -m interop convert IN OUT` and `python -m interop inspect FILE`: weight files, whole learners among them.
 
-JAX isn't needed; torch only to write PyTorch's own files.
-Results on stdout; exit 0, or 2 with one line on stderr.
+JAX isn't needed, and torch only to write PyTorch's own files. Results go to stdout with exit code 0; an error is one
+line on stderr with exit code 2.
 """
 
 import argparse
@@ -16,13 +16,12 @@ from interop.inspect.commands import convert_file, describe, inspect_file
 
 __all__ = ["main"]
 
-
 WRITTEN = ".safetensors, .pt, .pth, .ckpt or .npz"
 READ = f"{WRITTEN}, or DeepMind's .pkl"
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse's own, but a wrong option is one line (argparse offers no other way than to override `error`)."""
+    """A parser that says in one line which option is wrong; argparse's own prints its usage too."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -14,11 +14,11 @@ from byol_jax.errors import CheckpointFormatError, MissingDependencyError, Unsaf
 
 __all__ = [
     "DTYPE_NAMES",
+    "as_contiguous",
     "as_numpy",
     "as_tensor",
-    "contiguous",
     "dtype_named",
-    "fresh",
+    "fresh_copy",
     "import_torch",
     "tensor_dtype",
     "tensor_view",
@@ -131,7 +131,7 @@ def tensor_dtype(tensor: Any, name: str) -> str:
 
 def as_tensor(array: np.ndarray) -> Any:
     """The same bits as a torch tensor on the CPU with memory of its own."""
-    return tensor_view(fresh(array))
+    return tensor_view(fresh_copy(array))
 
 
 def tensor_view(array: np.ndarray) -> Any:
@@ -146,26 +146,26 @@ def tensor_view(array: np.ndarray) -> Any:
         [1.0, 0.0]
     """
     torch = import_torch()
-    array = contiguous(array) if array.flags.writeable else fresh(array)
+    array = as_contiguous(array) if array.flags.writeable else fresh_copy(array)
     if array.dtype.name in EXTENSION_DTYPES:
         carrier = {1: np.uint8, 2: np.uint16}[array.dtype.itemsize]
         return torch.from_numpy(array.view(carrier)).view(getattr(torch, array.dtype.name))
     return torch.from_numpy(array)
 
 
-def fresh(array: np.ndarray) -> np.ndarray:
-    """A contiguous, writable copy; a scalar stays a scalar (`np.ascontiguousarray` would make it a vector)."""
+def fresh_copy(array: np.ndarray) -> np.ndarray:
+    """A contiguous, writable copy; a scalar stays a scalar (`np.ascontiguousarray` makes it a vector)."""
     return np.array(array, order="C", copy=True)
 
 
-def contiguous(array: np.ndarray) -> np.ndarray:
+def as_contiguous(array: np.ndarray) -> np.ndarray:
     """The array itself where it is contiguous, else a contiguous copy; for reading only.
 
     (A side of 1 may have any stride, and torch refuses negative ones.)
 
     Example:
         >>> array = np.zeros((2, 3))
-        >>> contiguous(array) is array, contiguous(array.T).flags.c_contiguous
+        >>> as_contiguous(array) is array, as_contiguous(array.T).flags.c_contiguous
         (True, True)
     """
-    return array if array.flags.c_contiguous and min(array.strides, default=0) >= 0 else fresh(array)
+    return array if array.flags.c_contiguous and min(array.strides, default=0) >= 0 else fresh_copy(array)

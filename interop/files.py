@@ -15,9 +15,10 @@ import numpy as np
 
 from byol_jax.disk import replacement
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsafeCheckpointError
-from interop.arrays import as_numpy, contiguous, import_torch
+from interop.arrays import as_contiguous, as_numpy, import_torch
 from interop.formats import npz_file, safetensors_file, torch_file
 from interop.formats.containers import without_wrappers
+from interop.formats.pickle_machine import begins_as_pickle
 from interop.formats.regular_file import open_regular, refuse_damage, refuse_folders
 from interop.formats.sharded_file import index_for, looks_like_index, read_sharded, write_sharded
 
@@ -52,17 +53,17 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
     """The state dict in a weight file, bit for bit, as NumPy arrays.
 
     Args:
-        path: a .safetensors, .pt, .pth, .ckpt or .npz file; its content decides, not its name. Containers
-            (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of wrappers ("module.",
-            "_orig_mod.") are taken off where all names share them. Of sharded safetensors the index
-            (model.safetensors.index.json), the folder that holds one, or the name of the whole file.
+        path: a .safetensors, .pt, .pth, .ckpt or .npz file; its content decides, not its name. For sharded safetensors
+            the index (model.safetensors.index.json), the folder that holds one, or the name that the whole file would
+            have. Containers (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of
+            wrappers ("module.", "_orig_mod.") are taken off.
         max_bytes: the most that the file may unpack to, all shards together; None is 32 times its size, at least
             256 MiB.
 
     Returns:
         Torch's names to C-contiguous arrays that own their memory, in the file's order, shapes and types; bfloat16
-        and float8 are `ml_dtypes`' types. int64 stays int64. Each is read straight into its memory, so that reading
-        needs no more than the arrays, and of a PyTorch checkpoint only the weights are read.
+        and float8 are `ml_dtypes`' types. Each array is read straight into its memory, so reading needs no more memory
+        than the arrays, and of a PyTorch checkpoint only the weights are read.
 
     Raises:
         CheckpointFormatError: absent, unreadable, truncated, damaged, or of a format that isn't known.
@@ -97,9 +98,9 @@ def _read(file: IO[bytes], *, where: str, size: int, max_bytes: int | None) -> d
 
 
 def file_kind(file: IO[bytes], *, where: str) -> str:
-    """ "safetensors", "safetensors-index", "npz", "torch" or "torch-legacy", by a file's first bytes.
+    """A file's format by its first bytes, or of a zip archive by its directory.
 
-    Of a zip archive its directory is read.
+    "safetensors", "safetensors-index", "npz", "torch" or "torch-legacy".
 
     Raises:
         UnsafeCheckpointError: a plain pickle.
@@ -116,7 +117,7 @@ def file_kind(file: IO[bytes], *, where: str) -> str:
         return "safetensors-index"
     if safetensors_file.looks_like_safetensors(beginning):
         return "safetensors"
-    if beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if begins_as_pickle(beginning):
         raise UnsafeCheckpointError(f"{where}: a plain Python pickle can run code; nothing was run")
     guesses = {b"version https://git-lfs": "a Git LFS pointer: run git lfs pull", b"\x93NUMPY": "a single .npy array"}
     guesses |= {b"\x89HDF": "an HDF5 file", b"\x1f\x8b": "gzip: unpack it first", b"<": "a web page"}
@@ -134,10 +135,10 @@ def stored_format(path: str | os.PathLike[str]) -> str:
 
 
 def torch_container(path: str | os.PathLike[str]) -> Any:
-    """All that a PyTorch file holds, the optimiser's state and counters too; a tensor's values aren't read.
+    """All that a PyTorch file holds, the optimiser's state and counters too, without the tensors' values.
 
-    What isn't a number, text, a list or a dict comes as an `interop.formats.torch_pickle` tuple: `Tensor` has `dtype`
-    and `shape`.
+    What isn't a number, text, a list or a dict comes as a tuple of `interop.formats.torch_pickle`: a tensor as a
+    `Tensor`, with `dtype` and `shape`.
 
     Raises:
         CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
@@ -218,4 +219,4 @@ def _as_arrays(state_dict: Any, *, where: str) -> dict[str, np.ndarray]:
                 name.encode()
             except UnicodeEncodeError as error:
                 raise CheckpointFormatError(f"{where}: the name {name!r} isn't valid text") from error
-    return {name: contiguous(as_numpy(value, name)) for name, value in state_dict.items()}
+    return {name: as_contiguous(as_numpy(value, name)) for name, value in state_dict.items()}

@@ -1,7 +1,7 @@
 """What people wrap around a state dict: training scripts' containers and module wrappers' prefixes.
 
-Only the state dict's names are touched, never a value. Families of whole learners (byol-pytorch, lightly, …) are not
-this file's business: their names come out as they are.
+Only the state dict's names change, never a value. The names of whole learners (byol-pytorch, lightly, …) come out as
+they are.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 
 from byol_jax.errors import CheckpointFormatError
 
-__all__ = ["CONTAINERS", "find_state_dict", "listed", "without_wrappers"]
+__all__ = ["CONTAINERS", "find_state_dict", "short_list", "without_wrappers"]
 
 CONTAINERS = (
     *("state_dict", "model_state_dict", "model", "net", "network"),
@@ -26,7 +26,7 @@ WRAPPERS = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint
 
 
 def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]) -> Mapping[str, Any]:
-    """The state dict inside what a file held: itself, or the first of `CONTAINERS`, followed inwards.
+    """The state dict in what a file held: that itself, or the first of `CONTAINERS` in it, and so on inwards.
 
     Args:
         loaded: what the file held.
@@ -49,16 +49,15 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
             continue
         others = [f"{name} ({type(value).__name__})" for name, value in loaded.items() if not is_tensor(value)]
         if others and len(others) == len(loaded):
-            raise CheckpointFormatError(
-                f"{where}: no state dict found in {listed(others)}; expected tensors or one of {', '.join(CONTAINERS)}"
-            )
+            expected = f"expected tensors or one of {', '.join(CONTAINERS)}"
+            raise CheckpointFormatError(f"{where}: no state dict found in {short_list(others)}; {expected}")
         if others:
             raise CheckpointFormatError(
-                f"{where}: holds {listed(others)} beside tensors; save module.state_dict() by itself"
+                f"{where}: holds {short_list(others)} beside tensors; save module.state_dict() by itself"
             )
         strange = [repr(name) for name in loaded if not isinstance(name, str)]
         if strange:
-            raise CheckpointFormatError(f"{where}: names must be text, got {listed(strange)}")
+            raise CheckpointFormatError(f"{where}: names must be text, got {short_list(strange)}")
         return loaded
     raise CheckpointFormatError(f"{where}: more than {DEEPEST} containers inside one another")
 
@@ -66,8 +65,8 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
 def without_wrappers(state_dict: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The same values under the names that the bare module has.
 
-    Segments of `WRAPPERS` go wherever they stand (a sub-module may have been compiled by itself); "module." goes where
-    all names share it, repeatedly, and with it the `n_averaged` of torch's AveragedModel.
+    Segments of `WRAPPERS` are taken out wherever they stand (a sub-module may have been compiled by itself). "module."
+    is taken off where all names share it, repeatedly, and with it goes the `n_averaged` of torch's AveragedModel.
 
     Raises:
         CheckpointFormatError: two names would become one.
@@ -84,7 +83,7 @@ def without_wrappers(state_dict: Mapping[str, Any], *, where: str) -> dict[str, 
         names = {name: names[name].removeprefix("module.") for name in rest}
     twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
     if twice:
-        raise CheckpointFormatError(f"{where}: without wrapper prefixes these names occur twice: {listed(twice)}")
+        raise CheckpointFormatError(f"{where}: without wrapper prefixes these names occur twice: {short_list(twice)}")
     return {short: state_dict[name] for name, short in names.items()}
 
 
@@ -95,11 +94,11 @@ def _without_segments(name: str) -> str:
     return ".".join([*(branch for branch in branches if branch not in WRAPPERS), leaf])
 
 
-def listed(items: Iterable[str], *, at_most: int = 12) -> str:
+def short_list(items: Iterable[str], *, at_most: int = 12) -> str:
     """A line of the first items and how many more there are; for messages.
 
     Example:
-        >>> listed(["a", "b", "c"], at_most=2)
+        >>> short_list(["a", "b", "c"], at_most=2)
         'a, b and 1 more'
     """
     items = list(items)

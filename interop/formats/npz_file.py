@@ -24,8 +24,8 @@ CHUNK = 4 << 20
 """Bytes that are turned into C order at a time."""
 
 LONGEST_HEADER = 1 << 16
-"""Bytes at a member's beginning that its header must lie in; NumPy refuses headers of more than 10,000 characters, but
-unpacks them first."""
+"""Bytes at a member's beginning within which its header must end; NumPy refuses headers of more than 10,000 characters,
+but only after unpacking them."""
 
 LONGEST_NAME = 60_000
 """A zip member's name has 16 bits for its length."""
@@ -72,7 +72,7 @@ def _read_array(stream: IO[bytes], *, name: str, size: int) -> np.ndarray:
 
 
 def _fill(array: np.ndarray, *streams: IO[bytes]) -> int:
-    """Reads one stream after another into a contiguous array; how many bytes came, at most those that fit."""
+    """Reads one stream after another into a contiguous array; returns how many bytes came, at most those that fit."""
     room, done = array.reshape(-1).view(np.uint8), 0
     for stream in streams:
         done += read_exactly(stream, room[done:])
@@ -80,7 +80,7 @@ def _fill(array: np.ndarray, *streams: IO[bytes]) -> int:
 
 
 def _fill_fortran(array: np.ndarray, *streams: IO[bytes]) -> int:
-    """The same, first index fastest, piece by piece: the array is never held twice."""
+    """As `_fill`, from numbers whose first index runs fastest, piece by piece: the array is never held twice."""
     stored, done = array.T.flat, 0
     piece = np.empty(CHUNK // array.itemsize, array.dtype)
     for start in range(0, array.size, len(piece)):

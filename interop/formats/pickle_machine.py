@@ -1,17 +1,30 @@
 """A pickle's program carried out with plain data as the only result. Python's own unpickler is never asked.
 
-The few instructions that lists, dicts, numbers and text need are done here; what a name, a call, a state or a storage
-means is for whoever runs the machine to say (`Meaning`): `dill_pickle` and `torch_pickle` do. Any other instruction
-ends the reading.
+The few instructions that lists, dicts, numbers and text need are done here. What a name, a call, a state or a storage
+means, the caller says (`Meaning`): `dill_pickle` for DeepMind's files, `torch_pickle` for PyTorch's. Any other
+instruction ends the reading.
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import IO, Any, NamedTuple
 
 from byol_jax.errors import UnsafeCheckpointError
+from interop.formats.regular_file import refuse_damage
 
-__all__ = ["LONG_TEXT", "MOST_OPERATIONS", "Bounded", "Meaning", "is_word", "run_pickle"]
+__all__ = [
+    "LONG_TEXT",
+    "MOST_OPERATIONS",
+    "Bounded",
+    "Meaning",
+    "Name",
+    "begins_as_pickle",
+    "called_name",
+    "is_size",
+    "is_word",
+    "name_refusal",
+    "run_pickle",
+]
 
 MOST_OPERATIONS = 4_000_000
 """Instructions in one pickle, each worth at most some 70 bytes of memory. A ResNet-50's file has 52,000 from dill and
@@ -30,34 +43,44 @@ PUT, GET = {"BINPUT", "LONG_BINPUT", "PUT"}, {"BINGET", "LONG_BINGET", "GET"}
 NOTHING = {"PROTO", "FRAME", "STOP"}
 
 
+class Name(NamedTuple):
+    """A name that the pickle mentions, "module name"; nothing is imported."""
+
+    text: str
+
+
 def is_word(key: Any) -> bool:
     """Text or a whole number; hashing nested tuples could exhaust the C stack."""
     return isinstance(key, str | int)
 
 
+def is_size(number: Any) -> bool:
+    """A whole number that can be a size or a position."""
+    return type(number) is int and 0 <= number < 1 << 63
+
+
 class Meaning(NamedTuple):
-    """What lies outside the machine."""
+    """What lies outside the machine. Each function raises for what isn't allowed.
 
-    named: Callable[[str], Any]
-    """`named("module name")`: what stands for a name; raises for one that isn't allowed."""
+    Attributes:
+        name: `name("module name")` gives what stands for a name.
+        call: `call(target, arguments)` gives what stands for a call's result.
+        build: `build(target, state)` does to an object what its state asks for.
+        storage: `storage(identity)` gives what stands for something outside the pickle; None where there is nothing.
+        is_key: whether something can be a dict's key.
+    """
 
-    called: Callable[[Any, Any], Any]
-    """`called(target, arguments)`: what stands for a call's result."""
-
-    built: Callable[[Any, Any], None]
-    """`built(target, state)`: what an object's state does to it."""
-
+    name: Callable[[str], Any]
+    call: Callable[[Any, Any], Any]
+    build: Callable[[Any, Any], None]
     storage: Callable[[Any], Any] | None = None
-    """`storage(identity)`: what stands for something outside the pickle; None where there is nothing."""
-
     is_key: Callable[[Any], bool] = is_word
-    """What a dict's key may be."""
 
 
 class Bounded:
     """A file that refuses to give more than it has: a length in a damaged pickle may ask for exabytes.
 
-    Where it stands is counted here, as pickletools asks before every instruction and a file would ask the system.
+    The position is counted here: pickletools asks for it before every instruction, and a file would ask the system.
     """
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -78,6 +101,11 @@ class Bounded:
         return line
 
 
+def begins_as_pickle(beginning: bytes) -> bool:
+    """Whether a file that begins so can be a pickle of protocol 2 to 5."""
+    return beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
 def run_pickle(program: Any, meaning: Meaning, *, where: str, most: int = MOST_OPERATIONS) -> Any:
     """The result of the one pickle that begins at the file's position; afterwards the position is behind it.
 
@@ -89,15 +117,33 @@ def run_pickle(program: Any, meaning: Meaning, *, where: str, most: int = MOST_O
 
     Raises:
         UnsafeCheckpointError: an instruction or a name that isn't allowed, or too many.
-        ValueError, TypeError, IndexError and others: a damaged program.
+        CheckpointFormatError: a damaged program.
     """
-    machine = _Machine(where, meaning)
-    for number, (operation, argument, _) in enumerate(pickletools.genops(program)):
-        if number > most:
-            raise UnsafeCheckpointError(f"{where}: a pickle of so many instructions is no list of weights")
-        machine.run(operation.name, argument)
-    (content,) = machine.stack
-    return content
+    with refuse_damage(where, damaged="damaged pickle"):
+        machine = _Machine(where, meaning)
+        for number, (operation, argument, _) in enumerate(pickletools.genops(program)):
+            if number > most:
+                raise UnsafeCheckpointError(f"{where}: a pickle of so many instructions is no list of weights")
+            machine.run(operation.name, argument)
+        (content,) = machine.stack
+        return content
+
+
+def name_refusal(text: str, *, where: str, advice: str) -> UnsafeCheckpointError:
+    """The error for a name that isn't allowed."""
+    name = text.replace(" ", ".")[:200]
+    return UnsafeCheckpointError(f"{where}: its pickle asks for {name}, nothing was run; {advice}")
+
+
+def called_name(target: Any, arguments: Any, *, where: str, functions: Container[str] | None = None) -> str:
+    """The name that a pickle calls.
+
+    Raises:
+        UnsafeCheckpointError: what it calls is no name, or none of `functions`, or the arguments are no tuple.
+    """
+    if isinstance(target, Name) and isinstance(arguments, tuple) and (functions is None or target.text in functions):
+        return target.text
+    raise UnsafeCheckpointError(f"{where}: its pickle calls something that isn't a function; nothing was run")
 
 
 class _Machine:
@@ -119,46 +165,46 @@ class _Machine:
         elif name in EMPTY:
             push(EMPTY[name]())
         elif name in TUPLES:
-            push(tuple(self.popped(TUPLES[name])))
+            push(tuple(self.pop(TUPLES[name])))
         elif name == "MARK":
             self.marks.append(len(self.stack))
         elif name == "TUPLE":
-            push(tuple(self.marked()))
+            push(tuple(self.pop_to_mark()))
         elif name in PUT or name == "MEMOIZE":
-            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = self.kept()
+            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = self.top_to_keep()
         elif name in GET:
             push(self.memo[int(argument)])
         elif name in ("SETITEM", "SETITEMS"):
-            self.set_items(self.popped(2) if name == "SETITEM" else self.marked())
+            self.set_items(self.pop(2) if name == "SETITEM" else self.pop_to_mark())
         elif name in ("APPEND", "APPENDS"):
-            items = self.popped(1) if name == "APPEND" else self.marked()
+            items = self.pop(1) if name == "APPEND" else self.pop_to_mark()
             list.extend(self.stack[-1], items)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            push(self.meaning.named(argument if name == "GLOBAL" else " ".join(self.popped(2))))
+            push(self.meaning.name(argument if name == "GLOBAL" else " ".join(self.pop(2))))
         elif name in ("REDUCE", "NEWOBJ"):
-            push(self.meaning.called(*self.popped(2)))
+            push(self.meaning.call(*self.pop(2)))
         elif name == "BUILD":
-            (state,) = self.popped(1)
-            self.meaning.built(self.stack[-1], state)
+            (state,) = self.pop(1)
+            self.meaning.build(self.stack[-1], state)
         elif name == "BINPERSID" and self.meaning.storage is not None:
-            push(self.meaning.storage(*self.popped(1)))
+            push(self.meaning.storage(*self.pop(1)))
         elif name not in NOTHING:
             raise UnsafeCheckpointError(f"{self.where}: its pickle builds objects ({name}); nothing was run")
 
-    def popped(self, count: int) -> list[Any]:
+    def pop(self, count: int) -> list[Any]:
         if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
             raise ValueError("takes more from the stack than there is")
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
 
-    def marked(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
-    def kept(self) -> Any:
+    def top_to_keep(self) -> Any:
         top = self.stack[-1]
         return None if _is_long(top) or (isinstance(top, tuple) and any(map(_is_long, top))) else top
 

@@ -1,7 +1,7 @@
 """The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes one after another.
 
-The header is checked here line by line before the library sees the file, because a header is all that an attacker
-needs: lengths, offsets, overlaps, duplicate names. The library then has to agree.
+The header is checked here entry by entry before the safetensors library sees the file: lengths, offsets, overlaps,
+duplicate names, all that an attacker needs. The library then has to accept it too.
 """
 
 import json
@@ -81,7 +81,7 @@ def read_safetensors(file: IO[bytes], *, where: str, size: int) -> dict[str, np.
 
 
 def read_header(file: IO[bytes], *, where: str, size: int) -> Header:
-    """What a file says it holds, after all checks; no tensor is read.
+    """What a file's header says that it holds, after all checks; no tensor is read.
 
     Raises:
         UnsafeCheckpointError, CheckpointFormatError: see `read_safetensors`.
@@ -97,7 +97,7 @@ def read_header(file: IO[bytes], *, where: str, size: int) -> Header:
         raise CheckpointFormatError(f"{where}: __metadata__ must hold text only")
     entries = [_entry(name, entry, where=where) for name, entry in fields.items()]
     _check_offsets(entries, where=where, available=size - 8 - length)
-    _second_opinion(file.name, where=where)
+    _check_with_library(file.name, where=where)
     return Header(entries, 8 + length)
 
 
@@ -160,7 +160,7 @@ def _check_offsets(entries: list[Entry], *, where: str, available: int) -> None:
         raise UnsafeCheckpointError(f"{where}: {available - end} bytes at the end belong to no tensor")
 
 
-def _second_opinion(path: str, *, where: str) -> None:
+def _check_with_library(path: str, *, where: str) -> None:
     import safetensors
 
     try:

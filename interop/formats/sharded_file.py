@@ -2,8 +2,8 @@
 
     {"metadata": {"total_size": 123}, "weight_map": {"fc.bias": "model-00001-of-00002.safetensors", ...}}
 
-An index is trusted no more than any other file: its shards are files of its own folder, and hold the names that it
-gives them, neither fewer nor more. What one shard is, `safetensors_file` knows.
+An index is trusted no more than any other file: its shards must lie in its own folder, and hold exactly the names that
+it gives them. `safetensors_file` reads each shard.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 
 from byol_jax.disk import replacements
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.formats.containers import listed
+from interop.formats.containers import short_list
 from interop.formats.regular_file import open_regular, refuse_folders
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 
@@ -39,7 +39,7 @@ def looks_like_index(beginning: bytes) -> bool:
 
 
 def index_for(path: str) -> str:
-    """The index that a path means: a folder's only one, or the one beside an absent file; else the path itself.
+    """The index that a path stands for: a folder's only one, or the one beside an absent file; else the path itself.
 
     Raises:
         CheckpointFormatError: a folder without an index, with several, or with the whole file beside its index.
@@ -47,7 +47,7 @@ def index_for(path: str) -> str:
     if os.path.isdir(path):
         found = sorted(name for name in os.listdir(path) if name.endswith(INDEX))
         if len(found) != 1:
-            what = f"the indices {listed(found)}" if found else "no index"
+            what = f"the indices {short_list(found)}" if found else "no index"
             raise CheckpointFormatError(f"{path}: is a folder with {what}; expected a weight file, or one *{INDEX}")
         whole = found[0].removesuffix(INDEX) + SUFFIX
         if os.path.lexists(os.path.join(path, whole)):
@@ -84,7 +84,7 @@ def read_sharded(file: IO[bytes], *, where: str, size: int, limit: int | None) -
 
 
 def index_names(path: str) -> list[str]:
-    """The names that the index which `path` means gives a shard, in its order."""
+    """The tensors' names in the index that `path` stands for, in its order."""
     where = index_for(path)
     with open_regular(where) as (file, size):
         return list(_weight_map(file, where=where, size=size))
@@ -103,7 +103,7 @@ def _weight_map(file: IO[bytes], *, where: str, size: int) -> dict[str, str]:
 
 
 def _shard_paths(names: Iterable[str], *, where: str) -> dict[str, str]:
-    """The shards' names, in order, to the paths of what are regular files where they should be."""
+    """The shards' names, in order, to their paths; each is a regular file in the index's folder."""
     folder = os.path.dirname(os.path.abspath(where))
     allowed = {os.path.realpath(folder), *_blob_folders(folder)}
     elsewhere, missing, paths = [], [], {}
@@ -116,9 +116,11 @@ def _shard_paths(names: Iterable[str], *, where: str) -> dict[str, str]:
         else:
             paths[name] = os.path.join(folder, name)
     if elsewhere:
-        raise UnsafeCheckpointError(f"{where}: shards outside its folder: {listed(elsewhere)}; expected plain names")
+        raise UnsafeCheckpointError(
+            f"{where}: shards outside its folder: {short_list(elsewhere)}; expected plain names"
+        )
     if missing:
-        raise CheckpointFormatError(f"{where}: these shards are missing: {listed(missing)}")
+        raise CheckpointFormatError(f"{where}: these shards are missing: {short_list(missing)}")
     return paths
 
 
@@ -142,20 +144,20 @@ def _check_names(weight_map: Mapping[str, str], shards: Mapping[str, str], *, wh
                     missing.discard(entry.name)
                 else:
                     unexpected.append(f"{entry.name} ({shard})")
-    lines = [f"not in their shards: {listed(sorted(missing))}"] if missing else []
-    lines += [f"in shards that the index doesn't name for them: {listed(unexpected)}"] if unexpected else []
+    lines = [f"not in their shards: {short_list(sorted(missing))}"] if missing else []
+    lines += [f"in shards that the index doesn't name for them: {short_list(unexpected)}"] if unexpected else []
     if lines:
         raise CheckpointFormatError(f"{where}: {'; '.join(lines)}; index and shards are of different sets")
 
 
 def write_sharded(path: str, arrays: Mapping[str, np.ndarray], *, where: str, max_shard_bytes: int) -> None:
-    """Writes shards of at most so many bytes of values each, and their index last; one file where one is enough.
+    """Writes shards of at most `max_shard_bytes` bytes of values, and their index last; one file where that is enough.
 
-    The set that stood there before goes when the new one is in place: `path` itself, its index and that one's shards.
+    The old set goes when the new one is in place: `path` itself, its index and the shards that the index names.
 
     Raises:
         CheckpointFormatError: a name or a type that the format can't hold.
-        OSError: the system refused to write; the set that stood there before is back.
+        OSError: the system refused to write; the old set is back in its place.
     """
     folder, name = os.path.dirname(os.path.abspath(path)), os.path.basename(path)
     stem = name.removesuffix(SUFFIX)
@@ -163,7 +165,7 @@ def write_sharded(path: str, arrays: Mapping[str, np.ndarray], *, where: str, ma
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}" for number in range(1, len(shards) + 1)]
     names = names if len(shards) > 1 else [name]
     new = [*names, stem + INDEX] if len(shards) > 1 else names
-    old = [other for other in [name, stem + INDEX, *_named_by(folder, stem)] if other not in new]
+    old = [other for other in [name, stem + INDEX, *_old_shards(folder, stem)] if other not in new]
     targets, outdated = ([Path(folder, other) for other in some] for some in (new, old))
     refuse_folders([*outdated, *targets])
     with replacements(targets, outdated) as temporaries:
@@ -198,8 +200,8 @@ def split(arrays: Mapping[str, np.ndarray], most: int) -> list[list[str]]:
     return [*shards, current] if current or not shards else shards
 
 
-def _named_by(folder: str, stem: str) -> set[str]:
-    """The shards of the index that is to be replaced, as far as it has any of the names that are written here."""
+def _old_shards(folder: str, stem: str) -> set[str]:
+    """The shards that the index to be replaced names, those whose names have the form that is written here."""
     where = os.path.join(folder, stem + INDEX)
     try:
         with open_regular(where) as (file, size):

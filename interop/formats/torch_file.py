@@ -1,8 +1,7 @@
 """PyTorch's .pt: a pickle beside raw storages, in a zip archive (since torch 1.6) or one behind another (before).
 
-`torch_pickle` reads the pickle as data; then those tensors that belong to the state dict, and no others, are read from
-the file straight into arrays. Reading needs no torch, writing does. TorchScript and .pt2 archives hold code and are
-refused.
+The pickle is read as data (`torch_pickle`). Then the tensors of the state dict, and no others, are read from the file
+straight into arrays. Reading needs no torch, writing does. TorchScript and .pt2 archives hold code and are refused.
 """
 
 import io
@@ -15,10 +14,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.arrays import dtype_named, fresh, import_torch, tensor_view
+from interop.arrays import dtype_named, fresh_copy, import_torch, tensor_view
 from interop.formats.containers import find_state_dict
 from interop.formats.pickle_machine import Bounded, run_pickle
-from interop.formats.regular_file import read_exactly, refuse_damage
+from interop.formats.regular_file import read_exactly
 from interop.formats.torch_pickle import Storage, Tensor, meaning_for
 from interop.formats.zip_file import checked_members, member_at
 
@@ -54,14 +53,14 @@ def read_torch_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> 
     """The state dict in a file that torch before 1.6 wrote.
 
     Raises:
-        UnsafeCheckpointError: the pickle names anything else than tensors' parts, or asks for more bytes than `limit`.
+        UnsafeCheckpointError: the pickle names anything but tensors' parts, or asks for more bytes than `limit`.
         CheckpointFormatError: damaged, no state dict in it, or tensors that aren't dense.
     """
     return _read(_parts_of_legacy(file, where=where, size=size, limit=limit), where=where, limit=limit)
 
 
 def read_container(file: IO[bytes], *, where: str, size: int, limit: int) -> Any:
-    """All that a torch file holds, without the tensors' values: each stands as a `torch_pickle.Tensor`.
+    """All that a torch file holds, without the tensors' values: each comes as a `torch_pickle.Tensor`.
 
     Raises:
         UnsafeCheckpointError, CheckpointFormatError: see `read_torch_legacy`.
@@ -122,8 +121,7 @@ def _parts_of_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> P
 
 def _run(program: Any, storages: dict[str, Storage], *, where: str, limit: int) -> Any:
     most = max(FEWEST_OPERATIONS, limit // BYTES_AN_OPERATION)
-    with refuse_damage(where, damaged="its pickle is damaged"):
-        return run_pickle(program, meaning_for(where, storages), where=where, most=most)
+    return run_pickle(program, meaning_for(where, storages), where=where, most=most)
 
 
 def _refuse_programs(names: list[str], *, where: str) -> None:
@@ -157,7 +155,7 @@ def _read(parts: Parts, *, where: str, limit: int) -> dict[str, np.ndarray]:
 
 
 def _values(tensor: Tensor, find: Find, *, name: str, swapped: bool) -> np.ndarray:
-    """The tensor's numbers, straight into their array; those of other strides over a second one."""
+    """The tensor's numbers, read straight into their array, or where they aren't contiguous by way of a second one."""
     dtype = dtype_named(tensor.dtype)
     if tensor.size == 0:
         return np.empty(tensor.shape, dtype)
@@ -172,7 +170,7 @@ def _values(tensor: Tensor, find: Find, *, name: str, swapped: bool) -> np.ndarr
         raise CheckpointFormatError(f"{name}: ends too early: truncated")
     if not tensor.is_contiguous:
         strides = [stride * dtype.itemsize for stride in tensor.strides]
-        array = fresh(np.lib.stride_tricks.as_strided(array, tensor.shape, strides))
+        array = fresh_copy(np.lib.stride_tricks.as_strided(array, tensor.shape, strides))
     if swapped:
         array.byteswap(inplace=True)
     if tensor.conjugate:
@@ -183,7 +181,7 @@ def _values(tensor: Tensor, find: Find, *, name: str, swapped: bool) -> np.ndarr
 
 
 def write_torch(file: IO[bytes], arrays: Mapping[str, np.ndarray], *, where: str) -> None:
-    """Writes arrays as torch.save would write the tensors of a state dict; the same arrays give the same bytes.
+    """Writes arrays as torch.save writes the tensors of a state dict; the same arrays give the same bytes.
 
     Raises:
         OSError: the system refused to write.
@@ -191,7 +189,7 @@ def write_torch(file: IO[bytes], arrays: Mapping[str, np.ndarray], *, where: str
     torch = import_torch()
     tensors, seen = {}, set()
     for name, array in arrays.items():  # torch refuses one memory under two types
-        tensors[name] = tensor_view(fresh(array) if array.ctypes.data in seen else array)
+        tensors[name] = tensor_view(fresh_copy(array) if array.ctypes.data in seen else array)
         seen.add(array.ctypes.data)
     try:
         torch.save(tensors, file)

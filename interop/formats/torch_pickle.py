@@ -1,7 +1,7 @@
-"""What a pickle of torch.save may name, and the plain data that stands in for it: a tensor is where its numbers lie.
+"""What a pickle of torch.save may name, and the plain data that stands in for it: of a tensor, where its numbers lie.
 
-torch is never asked, so that nothing of it (or of what somebody else allowed it to build) can be made to run, and no
-instruction makes more than it says: a `bytearray` of ten digits' length would be ten gigabytes in torch.load.
+torch is never asked, so a file can run nothing of it, nor anything that a program allowed torch to build. And nothing
+becomes larger than the pickle itself: torch.load would make ten gigabytes of a `bytearray` with a length of ten digits.
 """
 
 import math
@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
+from byol_jax.errors import CheckpointFormatError
 from interop.arrays import DTYPE_NAMES
-from interop.formats.pickle_machine import Meaning, is_word
+from interop.formats.pickle_machine import Meaning, Name, called_name, is_size, is_word, name_refusal
 
 __all__ = ["Storage", "Tensor", "meaning_for"]
 
@@ -47,12 +47,6 @@ PARTS = re.compile(
 NOT_DENSE = re.compile(r"torch\._utils _rebuild_(\w*(tensor|subclass)\w*)")
 
 
-class Name(NamedTuple):
-    """A name that the pickle mentions, "torch FloatStorage"."""
-
-    text: str
-
-
 class Storage(NamedTuple):
     """Numbers one after another, somewhere else in the file."""
 
@@ -80,7 +74,7 @@ class Tensor(NamedTuple):
 
     @property
     def reach(self) -> int:
-        """How many of the storage's numbers lie from its first to its last."""
+        """How many of the storage's numbers lie from the tensor's first to its last."""
         return 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
 
     @property
@@ -94,44 +88,40 @@ class Tensor(NamedTuple):
 
 
 class Object(NamedTuple):
-    """Something beside the weights that nobody asks for."""
+    """Something beside the weights, which nobody reads."""
 
     text: str
 
 
 def meaning_for(where: str, storages: dict[str, Storage]) -> Meaning:
-    """What the names, calls, states and storages of one file mean; `storages` gets each of the latter by its key.
+    """What the names, calls, states and storages of one file mean; each storage is put into `storages` by its key.
 
     Raises (when the machine meets it):
         UnsafeCheckpointError: a name outside `PARTS`, or a call of something else.
         CheckpointFormatError: a tensor that isn't dense.
     """
 
-    def named(text: str) -> Name:
+    def name(text: str) -> Name:
         if PARTS.fullmatch(text):
             return Name(text)
         kind = NOT_DENSE.fullmatch(text)
         if kind:
             raise CheckpointFormatError(f"{where}: holds a {kind[1]}; only dense tensors can be read")
-        name = text.replace(" ", ".")[:200]
-        raise UnsafeCheckpointError(
-            f"{where}: its pickle asks for {name}, nothing was run; save module.state_dict() instead of objects"
-        )
+        raise name_refusal(text, where=where, advice="save module.state_dict() instead of objects")
 
-    def called(target: Any, arguments: Any) -> Any:
-        if not isinstance(target, Name) or not isinstance(arguments, tuple):
-            raise UnsafeCheckpointError(f"{where}: its pickle calls something that isn't a function; nothing was run")
-        return _called(target.text, arguments)
+    def call(target: Any, arguments: Any) -> Any:
+        return _result(called_name(target, arguments, where=where), arguments)
 
     def storage(identity: Any) -> Storage:
         found = _storage(identity)
         return storages.setdefault(found.key, found._replace(begin=0))._replace(begin=found.begin)
 
-    return Meaning(named, called, _built, storage, _is_key)
+    return Meaning(name, call, _accept_state, storage, _is_key)
 
 
-def _called(text: str, arguments: tuple[Any, ...]) -> Any:
-    """No result is larger than what the program itself wrote down: nothing is copied, joined or repeated."""
+def _result(text: str, arguments: tuple[Any, ...]) -> Any:
+    """What stands for a call's result, never larger than what the program itself wrote down: nothing is copied,
+    joined or repeated."""
     match text.rpartition(" ")[2]:
         case "_rebuild_tensor" | "_rebuild_tensor_v2":
             return _tensor(*arguments[:4], metadata=arguments[6] if len(arguments) > 6 else None)
@@ -143,7 +133,7 @@ def _called(text: str, arguments: tuple[Any, ...]) -> Any:
             function, _, inner, _ = arguments
             if not isinstance(function, Name) or not function.text.startswith("torch._utils "):
                 raise ValueError("a tensor that isn't made by torch")
-            return _called(function.text, inner)
+            return _result(function.text, inner)
         case "OrderedDict" | "defaultdict" | "dict":
             return {}
         case "Counter":
@@ -156,17 +146,13 @@ def _called(text: str, arguments: tuple[Any, ...]) -> Any:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *, named: Any = None, metadata: Any = None) -> Tensor:
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
-    if not all(_is_size(number) for number in (offset, *shape, *strides)) or len(shape) != len(strides):
+    if not all(is_size(number) for number in (offset, *shape, *strides)) or len(shape) != len(strides):
         raise ValueError("a tensor of impossible shape or strides")  # not shown: a nest of lists could print for ever
     dtype = storage.dtype if named is None else _dtype_of(named)
     marks = metadata if isinstance(metadata, Mapping) else {}
     return Tensor(
         storage, offset, tuple(shape), tuple(strides), dtype, marks.get("conj") is True, marks.get("neg") is True
     )
-
-
-def _is_size(number: Any) -> bool:
-    return type(number) is int and 0 <= number < 1 << 63
 
 
 def _dtype_of(named: Any) -> str:
@@ -180,21 +166,21 @@ def _storage(identity: Any) -> Storage:
     """A persistent id: ("storage", class, key, device, count), in old files with a view (key, begin, count)."""
     _, named, key, _, count, *view = identity
     kind = named.text.rpartition(" ")[2].removesuffix("Storage") if isinstance(named, Name) else None
-    if identity[0] != "storage" or kind not in STORAGES or not _is_size(count) or not is_word(key):
+    if identity[0] != "storage" or kind not in STORAGES or not is_size(count) or not is_word(key):
         raise ValueError(f"a storage of unknown kind {kind}")
     begin = view[0][1] if view and view[0] else 0
-    if not _is_size(begin):
+    if not is_size(begin):
         raise ValueError("a view of a storage that begins nowhere")
     return Storage(str(key), STORAGES[kind], count, begin)
 
 
-def _built(target: Any, state: Any) -> None:
-    """A state dict's metadata, a parameter's attributes: not wanted."""
+def _accept_state(target: Any, state: Any) -> None:
+    """A state dict's metadata and a parameter's attributes are dropped; anything else has no state."""
     if not isinstance(target, dict | Tensor | Object):
         raise ValueError(f"the state of a {type(target).__name__}")
 
 
 def _is_key(key: Any) -> bool:
-    """Flat ones only, whatever stands in for them here."""
+    """Whether it can be a dict's key: only what is flat, whatever stands in for it here."""
     flat = str | int | float | bytes | None | Name | Object
     return isinstance(key, flat) or (isinstance(key, tuple) and all(isinstance(part, flat) for part in key))

@@ -73,7 +73,7 @@ def checked_members(archive: zipfile.ZipFile, *, where: str, size: int, limit: i
 def member_at(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     """A stream at the beginning of a member's content: the archive's own file where nothing is packed.
 
-    Check sums are not looked at, and what is read beyond the member's end is the next one's business.
+    Check sums aren't looked at, and a read beyond the member's end gives the next member's bytes.
     """
     if member.compress_type != zipfile.ZIP_STORED:
         return archive.open(member)

@@ -6,7 +6,7 @@ from typing import Any
 
 from byol_jax.errors import CheckpointFormatError
 from interop.files import load_state_dict
-from interop.formats.containers import find_state_dict, listed, without_wrappers
+from interop.formats.containers import find_state_dict, short_list, without_wrappers
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 from interop.learners import deepmind
 
@@ -50,7 +50,7 @@ def _with_plain_names(state_dict: Mapping[str, Any], *, where: str) -> Mapping[s
     """The same, unless some name holds line breaks or the like: names are shown in every message that follows."""
     strange = [repr(name[:100]) for name in state_dict if not name.isprintable()]
     if strange:
-        raise CheckpointFormatError(f"{where}: no learner has names like {listed(strange)}")
+        raise CheckpointFormatError(f"{where}: no learner has names like {short_list(strange)}")
     return state_dict
 
 

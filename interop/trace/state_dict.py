@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.types import Encoder, Variables
-from interop.arrays import as_numpy, dtype_named, fresh
+from interop.arrays import as_numpy, dtype_named, fresh_copy
 from interop.trace.encoder import traced_parts
 from interop.weights.convert import matched
 from interop.weights.names import Leaf, named_leaves
@@ -42,7 +42,7 @@ def to_module_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np
     leaves = named_leaves(variables)
     state_dict = {}
     for key, (leaf, dtype_name) in network.state_dict.items():
-        array, dtype = fresh(as_numpy(leaves[_path(leaf)], key)), dtype_named(dtype_name)
+        array, dtype = fresh_copy(as_numpy(leaves[_path(leaf)], key)), dtype_named(dtype_name)
         state_dict[key] = array.astype(dtype) if array.dtype.kind == dtype.kind == "i" else array
     return state_dict
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
-from interop.arrays import as_numpy, fresh
+from interop.arrays import as_numpy, fresh_copy
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import Leaf, named_leaves, torch_names
 from interop.weights.packed import PARTS, own_rows, packed, whole_key
@@ -61,7 +61,7 @@ def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str,
 
 def to_torch_array(array: np.ndarray, rule: str) -> np.ndarray:
     """One leaf in torch's layout, as a fresh array."""
-    turned = fresh(array.transpose(torch_order(rule, array.ndim)))
+    turned = fresh_copy(array.transpose(torch_order(rule, array.ndim)))
     return turned.astype(torch_dtype(rule, turned.dtype), copy=False)
 
 
@@ -192,7 +192,7 @@ def matched(
     if not strict:
         mismatch.unexpected = []
         kept = {path: leaf for path, leaf in leaves.items() if wholes[path] not in state_dict}
-        arrays = {path: fresh(as_numpy(leaf, path)) for path, leaf in kept.items() if not _is_abstract(leaf)}
+        arrays = {path: fresh_copy(as_numpy(leaf, path)) for path, leaf in kept.items() if not _is_abstract(leaf)}
         if len(arrays) == len(kept):
             mismatch.missing = []
     for path, leaf in leaves.items():
@@ -221,7 +221,7 @@ def _native(
     if array.dtype not in (wanted, torch_dtype(rule, wanted)) and not cast_to_like:
         mismatch.dtypes.append(f"{key} (given {array.dtype}, expected {wanted})")
         return None
-    turned = fresh(array.transpose(native_order(rule, array.ndim)))
+    turned = fresh_copy(array.transpose(native_order(rule, array.ndim)))
     reason = cast_problem(turned, wanted)
     if reason:
         (mismatch.values if reason.startswith("value") else mismatch.dtypes).append(f"{key} ({reason})")
