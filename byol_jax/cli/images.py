@@ -1,15 +1,16 @@
 """Images for the sub-commands: opened with a progress bar, split where labels are needed, turned into features."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.cli.values import is_folder
-from byol_jax.data import Dataset, evaluation_images, open_dataset
+from byol_jax.data import Dataset, EvaluationImages, open_dataset
 from byol_jax.errors import DataError
-from byol_jax.evaluate import raw_pixels
+from byol_jax.evaluate import extract, raw_pixels
 from byol_jax.runs.progress import progress_bar
 
 __all__ = ["Labelled", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
@@ -98,27 +99,17 @@ def features_of(
     batch_size: int = 256,
     label: str = "features",
 ) -> np.ndarray:
-    """`function(state, images)` of the dataset's images, [len(indices), D] float32.
-
-    The last batch is filled up with images that are there already, so that one compiled program serves all.
-    """
-    parts = []
+    """`function(state, images)` of the dataset's images, [len(indices), D] float32, with a progress bar."""
+    images = EvaluationImages(dataset, indices, image_size)
     with progress_bar(label) as update:
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
-            images = evaluation_images(dataset, np.resize(batch, batch_size), image_size)  # [B, H, W, C]
-            parts.append(np.asarray(function(state, images), np.float32)[: len(batch)])  # [n, D]
-            update(start + len(batch), len(indices))
-    return np.concatenate(parts)
+        features = extract(partial(function, state), images, batch_size=batch_size, progress=update)
+    return features.astype(np.float32, copy=False)
 
 
 def pixels_of(dataset: Dataset, indices: np.ndarray, *, image_size: int | tuple[int, int]) -> np.ndarray:
     """The images themselves, resized and flattened, [len(indices), H W C] float32 in [0, 1]."""
-    parts = []
-    for start in range(0, len(indices), 256):
-        images = evaluation_images(dataset, indices[start : start + 256], image_size)  # [n, H, W, C]
-        parts.append(raw_pixels(images))
-    return np.concatenate(parts)
+    images = EvaluationImages(dataset, indices, image_size)
+    return np.concatenate([raw_pixels(images[start : start + 256]) for start in range(0, len(indices), 256)])
 
 
 def _labelled(dataset: Dataset, indices: np.ndarray, labels: np.ndarray | None = None) -> Labelled:

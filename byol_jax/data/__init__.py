@@ -1,7 +1,7 @@
 """Images in: folders, arrays, the embedded set; their order; and the loaders that keep a device fed."""
 
 from byol_jax.data import embedded
-from byol_jax.data.dataset import Dataset, evaluation_images
+from byol_jax.data.dataset import Dataset, EvaluationImages, evaluation_images
 from byol_jax.data.decode import load_size
 from byol_jax.data.iterables import IterableLoader
 from byol_jax.data.loader import Loader
@@ -10,6 +10,7 @@ from byol_jax.data.sources import open_dataset
 
 __all__ = [
     "Dataset",
+    "EvaluationImages",
     "IterableLoader",
     "Loader",
     "batch_indices",

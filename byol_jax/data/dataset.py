@@ -1,7 +1,7 @@
 """What every source of images looks like from outside, and the images as an evaluation sees them.
 
-A `Dataset` is a bundle: a function that gives images for indices, and facts about them. It keeps no order and no
-position; those are `order.py`'s and the loader's.
+A `Dataset` is a bundle: a function that gives images for indices, and facts about them. It has no order and no
+position: `order.py` defines the order, and a loader keeps the position.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from PIL import Image
 
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["Dataset", "evaluation_images", "height_and_width", "resize", "row_numbers"]
+__all__ = ["Dataset", "EvaluationImages", "evaluation_images", "height_and_width", "resize", "row_numbers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +24,13 @@ class Dataset:
         take: `take(indices, *, workers=None) -> [n, h, w, c]`, a fresh array: uint8, or float32 in [0, 1].
         count: how many images there are; also `len(dataset)`.
         image_shape: `(h, w, c)` of every image that `take` gives.
-        identity: JSON-able: `kind`, `count`, `sha256` (of names and sizes, or of the numbers). Where the data lies is
-            no part of it.
+        identity: for JSON: `kind`, `count`, `sha256` (of names and sizes, or of the numbers). The data's place is no
+            part of it.
         labels: int32 [count], or None.
         class_names: one name for each label, or None.
         names: a file name for each image, relative to the folder, or None.
-        evaluation_crop: `(H, W)` whose centre crop an evaluation takes; None where images are taken whole.
-        list_skipped: gives `skipped`, which grows where bad files turn up while training.
+        evaluation_crop: `(H, W)` of the centre crop that an evaluation takes; None where images are taken whole.
+        list_skipped: gives `skipped`, which grows when bad files turn up while training.
     """
 
     take: Callable[..., np.ndarray]
@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(name, reason) of every file that cannot be used, as known by now."""
+        """(name, reason) of every file that is known by now to be unusable."""
         return self.list_skipped()
 
 
@@ -129,3 +129,29 @@ def evaluation_images(dataset: Dataset, indices: Any, image_size: int | tuple[in
         top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
         images = images[:, top : top + height, left : left + width]
     return np.ascontiguousarray(resize(images, size))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationImages:
+    """Some images of a dataset as `evaluation_images` gives them, made when a slice of them is asked for.
+
+    Attributes:
+        dataset: where they come from.
+        indices: int [n], which ones.
+        image_size: the size wanted.
+
+    Example:
+        >>> from byol_jax.data import open_dataset
+        >>> EvaluationImages(open_dataset(np.zeros((4, 28, 28), np.uint8)), np.array([3, 0, 1]), 32)[1:].shape
+        (2, 32, 32, 1)
+    """
+
+    dataset: Dataset
+    indices: np.ndarray
+    image_size: int | tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return evaluation_images(self.dataset, self.indices[rows], self.image_size)  # [n, H, W, C]

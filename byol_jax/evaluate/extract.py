@@ -10,13 +10,22 @@ from byol_jax.errors import ConfigurationError, DataError
 __all__ = ["extract"]
 
 
-def extract(embed: Callable[[Any], Any], images: Any, *, batch_size: int = 256) -> np.ndarray:
+def extract(
+    embed: Callable[[Any], Any],
+    images: Any,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Applies `embed` to all images, `batch_size` at a time; the last batch is padded with its own last image.
 
     Args:
-        embed: [batch_size, …] -> [batch_size, D]; jit it. One row must not depend on another (evaluation mode).
-        images: [N, …], N at least 1, numpy or JAX.
+        embed: [batch_size, …] -> [batch_size, D]; jit it. One row must not depend on another (evaluation mode). For a
+            learner's: `functools.partial(jax.jit(learner.embed), state)`.
+        images: [N, …], N at least 1: NumPy, JAX, or anything with a length that gives arrays for slices, such as
+            `byol_jax.data.EvaluationImages`.
         batch_size: at least 1.
+        progress: `progress(done, N)`, called after each batch.
 
     Returns:
         [N, D] on the host.
@@ -39,9 +48,13 @@ def extract(embed: Callable[[Any], Any], images: Any, *, batch_size: int = 256) 
     for start in range(0, count, batch_size):
         batch = np.asarray(images[start : start + batch_size])  # [n, …], n ≤ B
         kept = len(batch)
-        padding = [(0, batch_size - kept)] + [(0, 0)] * (batch.ndim - 1)
-        features = np.asarray(embed(np.pad(batch, padding, mode="edge")))  # [B, D]
+        if kept < batch_size:
+            padding = [(0, batch_size - kept)] + [(0, 0)] * (batch.ndim - 1)
+            batch = np.pad(batch, padding, mode="edge")  # [B, …]
+        features = np.asarray(embed(batch))  # [B, D]
         if features.ndim != 2 or len(features) != batch_size:
             raise DataError(f"embed gave shape {features.shape} for {batch_size} images: expected [{batch_size}, D]")
         parts.append(features[:kept])
+        if progress is not None:
+            progress(start + kept, count)
     return np.concatenate(parts)  # [N, D]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from byol_jax import metrics
+from byol_jax.data import EvaluationImages, open_dataset
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.evaluate import collapse, compare, extract, knn, linear_probe, raw_pixels
 from tests.laws.test_evaluate_knn import blobs
@@ -128,6 +129,16 @@ def test_extract_is_the_function_on_all_images(count):
 
     np.testing.assert_array_equal(extract(embed, images, batch_size=8), 2 * images.reshape(count, -1))
     assert shapes == [(8, 2, 3, 2)]  # traced once, for one shape
+
+
+def test_extract_takes_images_that_are_made_slice_by_slice():
+    """A dataset's images, in any order and repeated; after each batch it says how far it is."""
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)  # [N, H, W, C]
+    order, said = np.array([7, 0, 3, 3, 9]), []
+    lazy = EvaluationImages(open_dataset(images), order, 4)
+    found = extract(lambda batch: batch[:, 0, 0], lazy, batch_size=2, progress=lambda *done: said.append(done))
+    np.testing.assert_array_equal(found, images[order][:, 0, 0])
+    assert said == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_extract_refuses_in_one_line():
