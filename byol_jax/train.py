@@ -13,7 +13,7 @@ import jax
 
 from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables, make_learner
-from byol_jax.data.loader import at_least
+from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
 from byol_jax.runs.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
 from byol_jax.runs.events import event_writer
@@ -87,7 +87,7 @@ def pretrain(
         >>> int(state.step)
         2
     """
-    at_least(1, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_at_least(1, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     learner = make_learner(encoder, image_size=image_size, **learner_options)
     source = open_source(
         data,

@@ -1,6 +1,6 @@
 """A state's leaves as bytes and back: what a checkpoint writes of each, whether it fits, where it is put.
 
-Exact or not at all: nothing is cast. No files here.
+Nothing is cast. No files here.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.tree import leaf_names
 from byol_jax.types import PyTree
 
-__all__ = ["describe", "differences", "from_bytes", "local_data", "named_leaves", "storable"]
+__all__ = ["as_storable", "describe", "differences", "from_bytes", "local_data", "named_leaves"]
 
 _STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
@@ -67,8 +67,10 @@ def local_data(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def storable(array: np.ndarray) -> np.ndarray:
-    """As it is where safetensors has the dtype, else its bytes (int4, float8, complex128): the manifest has the dtype.
+def as_storable(array: np.ndarray) -> np.ndarray:
+    """The array itself where safetensors has its dtype, else its bytes (int4, float8, complex128).
+
+    The manifest has the dtype.
 
     Example:
         >>> storable(np.ones(2, np.complex128)).shape
@@ -90,7 +92,7 @@ def from_bytes(data: bytes, entry: LeafEntry, like: Any) -> jax.Array:
         value = jnp.array(array)
     elif key and sharding.is_fully_addressable:
         return jax.device_put(jax.random.wrap_key_data(jnp.array(array), impl=entry.impl), sharding)
-    else:  # a mesh's sharding of keys is right for their data too: the last dimension isn't mentioned
+    else:  # a mesh's sharding of keys fits their data too, which has one more dimension at the end
         value = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
     return jax.random.wrap_key_data(value, impl=entry.impl) if key else value
 
@@ -112,7 +114,7 @@ def differences(stored: dict[str, LeafEntry], wanted: dict[str, Any]) -> list[st
         here, there = _text(*_stored_kind(stored[name])), _text(wanted[name].dtype, wanted[name].shape)
         if here != there:
             found.append(f"{name}: {here} in the checkpoint, {there} wanted")
-        elif not _representable(stored[name]):
+        elif not _is_representable(stored[name]):
             found.append(f"{name}: {here} in the checkpoint, and jax_enable_x64 is off")
     return found
 
@@ -130,7 +132,7 @@ def _stored_kind(entry: LeafEntry) -> tuple[Any, tuple[int, ...]]:
         return f"key of {entry.impl}", entry.shape
 
 
-def _representable(entry: LeafEntry) -> bool:
+def _is_representable(entry: LeafEntry) -> bool:
     return entry.impl is not None or jnp.array(np.zeros((), jnp.dtype(entry.dtype))).dtype.name == entry.dtype
 
 

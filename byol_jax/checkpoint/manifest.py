@@ -1,7 +1,7 @@
 """What a training checkpoint says about itself: step, position, every leaf, every file with size and sha256.
 
-`manifest.json` is the last thing that is written and the first that is read. It carries a checksum of itself, so that
-any change to it is seen too. No arrays here and no JAX; `checkpoint.py` moves the numbers.
+`manifest.json` is written last and read first. It holds a checksum of itself, so that any change to it is seen too. No
+arrays here and no JAX; `states.py` reads and writes the numbers.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def encode(manifest: Manifest) -> bytes:
     Raises:
         ValueError, TypeError: the position isn't JSON (NaN and infinity aren't either).
     """
-    return _sealed(
+    return _seal(
         {
             "format": _FORMAT,
             "version": _VERSION,
@@ -78,7 +78,7 @@ def decode(data: bytes) -> Manifest:
     """The inverse of `encode`.
 
     Raises:
-        ValueError: the bytes are not, to the last one, what `encode` wrote; the message says in which way.
+        ValueError: altered by as little as a bit, cut short, or of another version; the message says which.
 
     Example:
         >>> manifest = Manifest(3, {"epoch": 1}, {}, {"step": LeafEntry("int32", ())})
@@ -88,7 +88,7 @@ def decode(data: bytes) -> Manifest:
     try:
         fields = json.loads(data)
         unsealed = {name: value for name, value in fields.items() if name != "sha256"}
-        intact = _sealed(unsealed) == data
+        intact = _seal(unsealed) == data
     except (ValueError, TypeError, AttributeError, RecursionError):
         intact, unsealed = False, {}
     if not intact:
@@ -107,7 +107,8 @@ def decode(data: bytes) -> Manifest:
     )
 
 
-def _sealed(fields: dict[str, Any]) -> bytes:
+def _seal(fields: dict[str, Any]) -> bytes:
+    """JSON with its own checksum."""
     checksum = hashlib.sha256(json.dumps(fields, allow_nan=False).encode()).hexdigest()
     return (json.dumps(fields | {"sha256": checksum}, indent=1, allow_nan=False) + "\n").encode()
 

@@ -1,9 +1,9 @@
-"""Whole training states on disk, exactly: a crash costs the steps since the last one; only what is intact is loaded.
+"""Whole training states on disk, exactly: a crash costs the steps since the last save; only what is intact is loaded.
 
 A checkpoint is a folder, `DIRECTORY/STEP/` with the step in eight digits (more from step 100,000,000 on), holding
 `manifest.json` and one safetensors file with every leaf under its name ("online/params/encoder/conv1/kernel"; typed
-keys as their uint32 key data). That file's name has its content's hash in it: saving a step again puts the new file
-beside the old one and then replaces the manifest, which is one instant.
+keys as their uint32 key data). That file's name has its content's hash in it: when a step is saved again, the new file
+comes to lie beside the old one, and then the manifest is replaced, which is one instant.
 
 Not a general store: one process writes, whole states, synchronously.
 """
@@ -58,7 +58,7 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
         state: pytree of arrays of any dtype, with an integer scalar `step`; each array replicated or on this process.
         position: the data's position, anything that JSON gives back equal.
         keep: at least 1, or None to keep all. Checkpoints of later steps (of a run that was set back) stay until the
-            run reaches them again; the one just written is never removed.
+            run reaches those steps again; the one just written is never removed.
 
     Raises:
         ConfigurationError: a leaf isn't an array or not here, two have one name, `position` isn't JSON, `keep` < 1.
@@ -166,7 +166,7 @@ def _snapshot(state: TrainState, step: int, position: Any) -> tuple[bytes, Manif
             local[name] = leaves.local_data(leaf)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error}") from None
-    arrays = {name: leaves.storable(np.asarray(array)) for name, array in jax.device_get(local).items()}
+    arrays = {name: leaves.as_storable(np.asarray(array)) for name, array in jax.device_get(local).items()}
     data = safetensors.numpy.save(arrays)
     entry = file_entry(data)
     files = {f"state-{entry.sha256[:16]}.safetensors": entry}
@@ -200,7 +200,7 @@ def _name(step: int) -> str:
 
 
 def _step_folders(directory: Path) -> list[Path]:
-    """Folders named as steps, oldest first; whatever else lies there is none of ours."""
+    """Folders named as steps, oldest first; anything else that lies there isn't a checkpoint."""
     paths = directory.iterdir() if directory.is_dir() else ()
     return sorted((path for path in paths if _STEP_FOLDER.fullmatch(path.name)), key=lambda path: int(path.name))
 

@@ -15,24 +15,24 @@ _IMAGE_KEYS = ("images", "x", "x_train", "arr_0")
 _LABEL_KEYS = ("labels", "y", "y_train")
 
 _LOOKED_AT = 2**30
-"""Bytes. Larger arrays are checked and hashed by evenly spaced images that make up this much: a memory-mapped file
-of 100 GB would otherwise be read for minutes before anything starts."""
+"""Bytes. Of a larger array only evenly spaced images that make up this much are checked and hashed: otherwise a
+memory-mapped file of 100 GB would be read for minutes before anything starts."""
 
 
 def is_float(dtype: np.dtype) -> bool:
-    """Floating, bfloat16 included, which NumPy itself counts among the unknown."""
+    """Whether a dtype is floating; bfloat16 is, though NumPy doesn't know it as such."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
-    """Is this an array of images: rank 4, channels last and as many as wanted, uint8 or floating in [0, 1]?
+    """Checks an array of images: rank 4, channels last and as many as wanted, uint8 or floating in [0, 1].
 
     Args:
         images: [N, H, W, C]; all of it is looked at for floats.
         what: the data's name in messages.
 
     Raises:
-        DataError: it isn't; the message says what it is.
+        DataError: it is something else; the message says what.
     """
     shape, dtype = images.shape, np.dtype(images.dtype)
     if len(shape) != 4 or 0 in shape:

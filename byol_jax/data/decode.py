@@ -3,7 +3,7 @@
 What a file's pixels become, so that channels are never silently wrong:
 - grey of 12 or 16 bits: scaled to 8 (rounded); 16-bit colour: its upper 8 bits (Pillow's decoder);
   32-bit and signed numbers are refused, since their range isn't known;
-- transparency: composited on white, the page that pictures with transparency are drawn for;
+- transparency: composited on white, the page that such pictures are drawn for;
 - palette, bilevel, CMYK, YCbCr, LAB: converted to RGB by Pillow; colour profiles are ignored;
 - grey wanted: ITU-R 601 luminance of the above; animations: the first frame; EXIF orientation: applied.
 """
@@ -35,7 +35,8 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff
 """Names that end so, in either case, are taken for images."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""The only decoders that are tried: others (EPS runs a program) have no business here. JPEG includes MPO."""
+"""The only decoders that are tried; Pillow's others aren't needed, and the one for EPS runs a program. JPEG includes
+MPO."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,8 +79,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The image behind `path`, header read, pixels not yet; whatever goes wrong inside is an `UnusableImageError`."""
+def _open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """An image whose header is read and whose pixels aren't; all that goes wrong inside is an `UnusableImageError`."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
@@ -107,9 +108,10 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
 
 @contextmanager
 def uniform_warnings() -> Iterator[None]:
-    """Pillow's remarks on odd metadata are silenced, its bomb warning raises: the same verdict under any filters.
+    """Silences Pillow's remarks on odd metadata, and turns its bomb warning into an error, whatever the filters are.
 
-    Python's filters belong to the whole process: used around the work before training, never in a thread.
+    So the verdict on a file is always the same. Python's filters hold for the whole process: use this around the work
+    before training, never in a thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -123,11 +125,11 @@ def check_header(path: Path) -> None:
     Raises:
         UnusableImageError: not a regular file, empty, not one of the known formats, too many pixels.
     """
-    with _opened(path):
+    with _open_image(path):
         pass
 
 
-def _plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
+def _to_plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     """The same picture with 8 bits a channel and no transparency, in `mode`, "L" or "RGB".
 
     Strip by strip: beside the decoded image and the result, copies take no more than a few MiB. (At the limit of 89
@@ -146,7 +148,7 @@ def _plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         if strip.mode.startswith("I;16"):
-            strip = _scaled(strip, highest, inverted)
+            strip = _to_eight_bits(strip, highest, inverted)
         elif strip.has_transparency_data:
             strip = strip.convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
@@ -154,7 +156,7 @@ def _plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     return plain
 
 
-def _scaled(strip: Image.Image, highest: int, inverted: bool) -> Image.Image:
+def _to_eight_bits(strip: Image.Image, highest: int, inverted: bool) -> Image.Image:
     """Numbers from 0 to `highest` as grey of 8 bits."""
     values = np.asarray(strip).astype(np.uint32)  # [h, W]
     scaled = ((values * 255 + highest // 2) // highest).astype(np.uint8)
@@ -162,7 +164,7 @@ def _scaled(strip: Image.Image, highest: int, inverted: bool) -> Image.Image:
 
 
 def _scale(width: int, height: int, size: tuple[int, int]) -> float:
-    """The factor by which an image just covers `size` = (height, width)."""
+    """The factor that makes an image just cover `size` = (height, width)."""
     return max(size[0] / height, size[1] / width)
 
 
@@ -192,9 +194,9 @@ def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int) -
         uint8 [h, w, num_channels].
 
     Raises:
-        UnusableImageError: no image to be had from this file; the text says why.
+        UnusableImageError: this file gives no image; the text says why.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         if size is not None:
             turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             scale = 2 * _scale(image.width, image.height, (size[1], size[0]) if turned else size)
@@ -202,7 +204,7 @@ def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int) -
         image.load()
         # Asked after loading: Pillow turns a TIFF upright by itself there, and PNG may hold its EXIF after the pixels.
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        picture = _plain(image, "L" if num_channels == 1 else "RGB")
+        picture = _to_plain(image, "L" if num_channels == 1 else "RGB")
         if orientation in _UPRIGHT:
             picture = picture.transpose(_UPRIGHT[orientation])
         if size is not None and (picture.height, picture.width) != size:

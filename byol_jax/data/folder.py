@@ -1,53 +1,33 @@
-"""A folder of image files as a `Dataset`: listed, looked through once, labelled by its sub-folders."""
+"""A folder of image files as a `Dataset`: looked through once, decoded when asked for, labelled by its sub-folders.
 
-from collections.abc import Callable
+A file may fail although it was looked at before training: it vanished or changed since, or the folder was so large
+that only headers were read. Then the next file in order replaces it, of the same class where there are labels. The
+same file always gets the same replacement, whoever asks and when.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from byol_jax.data.dataset import Dataset, height_and_width
+from byol_jax.data.dataset import Dataset, height_and_width, row_numbers
 from byol_jax.data.decode import UnusableImageError, check_header, load_size, read_image, uniform_warnings
-from byol_jax.data.listing import Listing, list_images
-from byol_jax.data.reading import Decoder, Taker
-from byol_jax.data.verdict import Verdict, identity_of, judge, load_verdict, save_verdict, scan
+from byol_jax.data.file_list import (
+    Listing,
+    Verdict,
+    identity_of,
+    judge,
+    list_images,
+    load_verdict,
+    save_verdict,
+    scan,
+)
 from byol_jax.errors import ConfigurationError, DataError
 
 __all__ = ["open_folder"]
-
-
-def _list_or_refuse(root: Path) -> Listing:
-    listing = list_images(root)
-    if not listing.files and not listing.skipped:
-        found = f"it holds {', '.join(map(repr, listing.others))}" if listing.others else "it is empty"
-        raise DataError(
-            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif): {found}: give another folder"
-        )
-    return listing
-
-
-def _shape_of_first(root: Path, listing: Listing, num_channels: int) -> tuple[int, int, int]:
-    """The shape of the first image that decodes, for a folder whose images keep their size."""
-    for name, _ in listing.files:
-        try:
-            height, width, _ = read_image(root / name, size=None, num_channels=num_channels).shape
-        except UnusableImageError:
-            continue
-        return height, width, num_channels
-    return 1, 1, num_channels  # nothing decodes: the scan says so, file by file
-
-
-def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels from the first-level folders; a class counts even where none of its images is usable."""
-    outside = [name for name, _ in verdict.files if "/" not in name]
-    if outside:
-        raise DataError(
-            f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
-            f"(the first: {outside[0]!r}): move them into a folder named after their class"
-        )
-    paths = [name for name, _ in (*verdict.files, *verdict.skipped) if "/" in name]
-    class_names = tuple(sorted({path.split("/")[0] for path in paths}))
-    number = {name: label for label, name in enumerate(class_names)}
-    return np.array([number[name.split("/")[0]] for name, _ in verdict.files], np.int32), class_names
 
 
 def open_folder(
@@ -68,14 +48,14 @@ def open_folder(
     listing, added, reasons = _list_or_refuse(root), (), {}
     kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
-        added = kept.added(listing)
+        added = kept.additions(listing)
         listing = Listing(kept.files, kept.skipped, ())
     names = [name for name, _ in listing.files]
 
     with uniform_warnings():
         fit = image_size is not None
         shape = (*load_size(image_size), num_channels) if fit else _shape_of_first(root, listing, num_channels)
-        decode = Decoder(root, names, shape, fit=fit, cache_bytes=cache_bytes)
+        decode = _Decoder(root, names, shape, fit=fit, cache_bytes=cache_bytes)
         if kept is None:
             check = decode if len(names) <= scan_limit else lambda file: check_header(root / names[file])
             reasons = scan(check, len(names), workers=workers, progress=progress)
@@ -85,7 +65,7 @@ def open_folder(
         save_verdict(verdict_path, verdict)
 
     files = np.array([file for file in range(len(names)) if file not in reasons], np.int64)
-    taker = Taker(decode, files, labels, shape=shape, workers=workers)
+    taker = _Taker(decode, files, labels, shape=shape, workers=workers)
     return Dataset(
         take=taker.take,
         count=len(files),
@@ -101,3 +81,164 @@ def open_folder(
             *((verdict.files[index][0], reason) for index, reason in taker.failures().items()),
         ),
     )
+
+
+def _list_or_refuse(root: Path) -> Listing:
+    listing = list_images(root)
+    if not listing.files and not listing.skipped:
+        found = f"it holds {', '.join(map(repr, listing.others))}" if listing.others else "it is empty"
+        raise DataError(
+            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif): {found}: give another folder"
+        )
+    return listing
+
+
+def _shape_of_first(root: Path, listing: Listing, num_channels: int) -> tuple[int, int, int]:
+    """The shape of the first image that can be decoded, for a folder whose images keep their size."""
+    for name, _ in listing.files:
+        try:
+            height, width, _ = read_image(root / name, size=None, num_channels=num_channels).shape
+        except UnusableImageError:
+            continue
+        return height, width, num_channels
+    return 1, 1, num_channels  # none can be decoded: the scan says so, file by file
+
+
+def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels from the first-level folders; a class counts even where none of its images is usable."""
+    outside = [name for name, _ in verdict.files if "/" not in name]
+    if outside:
+        raise DataError(
+            f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
+            f"(the first: {outside[0]!r}): move them into a folder named after their class"
+        )
+    paths = [name for name, _ in (*verdict.files, *verdict.skipped) if "/" in name]
+    class_names = tuple(sorted({path.split("/")[0] for path in paths}))
+    number = {name: label for label, name in enumerate(class_names)}
+    return np.array([number[name.split("/")[0]] for name, _ in verdict.files], np.int32), class_names
+
+
+class _Decoder:
+    """`decoder(i)` gives the pixels of file number i, uint8 `shape`; none is decoded twice where all fit `cache_bytes`.
+
+    Args:
+        root, names: the files.
+        shape: (h, w, C) of every image.
+        fit: resize and crop to `shape`; otherwise an image of another size is a DataError.
+    """
+
+    def __init__(
+        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], *, fit: bool, cache_bytes: int
+    ) -> None:
+        self.root, self.names, self.shape, self.fit = root, names, shape, fit
+        fits = len(names) * int(np.prod(shape)) <= cache_bytes
+        self.cache = np.empty((len(names), *shape), np.uint8) if fits else None  # untouched pages cost nothing
+        self.filled = np.zeros(len(names), bool)
+
+    def __call__(self, file: int) -> np.ndarray:
+        if self.cache is not None and self.filled[file]:
+            return self.cache[file]
+        name = self.names[file]
+        image = read_image(self.root / name, size=self.shape[:2] if self.fit else None, num_channels=self.shape[2])
+        if image.shape != self.shape:
+            raise DataError(
+                f"{self.root}: images differ in size ({name!r} is {image.shape[0]} × {image.shape[1]}, the first is "
+                f"{self.shape[0]} × {self.shape[1]}): give image_size"
+            )
+        if self.cache is not None:
+            self.cache[file] = image
+            self.filled[file] = True  # last: another thread may look at any moment
+        return image
+
+
+class _Taker:
+    """The `take` of a folder, which remembers the files that failed.
+
+    Args:
+        decode: `decode(file number) -> [h, w, C]`, raises `UnusableImageError`.
+        files: int64 [count], the file number of each image.
+        labels: int32 [count] or None; a replacement has the same label.
+        shape: (h, w, C).
+        workers: threads, where the caller gives no number.
+
+    Attributes:
+        failed: reason by image number; grows.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[int], np.ndarray],
+        files: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        shape: tuple[int, int, int],
+        workers: int,
+    ) -> None:
+        self.decode, self.files, self.labels, self.shape, self.workers = decode, files, labels, shape, workers
+        self.failed: dict[int, str] = {}
+        self.lock = threading.Lock()
+
+    def replacements(self, index: int) -> np.ndarray:
+        """The images that may replace one, in the order of trying: later ones, then from the start again."""
+        same = np.arange(len(self.files))
+        if self.labels is not None:
+            same = np.flatnonzero(self.labels == self.labels[index])
+        return np.roll(same, -int(np.searchsorted(same, index)))[1:]
+
+    def attempt(self, index: int) -> np.ndarray | None:
+        """One image, or None where its file fails.
+
+        Raises:
+            DataError: by now over half of the files have failed.
+        """
+        if index in self.failed:
+            return None
+        try:
+            return self.decode(int(self.files[index]))
+        except UnusableImageError as error:
+            with self.lock:
+                self.failed[index] = str(error)
+            if 2 * len(self.failed) > len(self.files):
+                raise DataError(
+                    f"{len(self.failed)} of {len(self.files)} images could be used at first and can't be now "
+                    f"(the last: {error}): is the folder still there?"
+                ) from error
+        return None
+
+    def one(self, index: int) -> np.ndarray:
+        """One image or its replacement.
+
+        Raises:
+            DataError: nothing can replace it.
+        """
+        image = self.attempt(index)
+        if image is not None:
+            return image
+        for other in self.replacements(index):
+            image = self.attempt(int(other))
+            if image is not None:
+                return image
+        raise DataError(f"image {index} can't be used ({self.failed[index]}), and no other of its class can")
+
+    def take(self, indices: Any, *, workers: int | None = None) -> np.ndarray:
+        """Images by number, decoded by `workers` threads: uint8 [n, h, w, C]."""
+        wanted = row_numbers(indices, len(self.files))
+        images = np.empty((len(wanted), *self.shape), np.uint8)  # [n, h, w, C]
+
+        def fill(row: int) -> None:
+            images[row] = self.one(int(wanted[row]))
+
+        threads = min(self.workers if workers is None else workers, len(wanted))
+        if threads <= 1:
+            for row in range(len(wanted)):
+                fill(row)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(fill, range(len(wanted))):
+                    pass
+        return images
+
+    def failures(self) -> dict[int, str]:
+        """`failed`, in the order of the images; a copy."""
+        with self.lock:
+            return dict(sorted(self.failed.items()))

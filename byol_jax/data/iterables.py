@@ -1,6 +1,6 @@
-"""Batches from anybody's iterable, with the surface of `Loader`: a list, a generator, a torch DataLoader, a pipeline.
+"""Batches from any iterable, used as a `Loader` is: a list, a generator, a torch DataLoader, a pipeline.
 
-The order and the pixels are the iterable's own business; here they are checked, counted and placed on the device.
+The iterable decides the order and the pixels. Here its batches are checked, counted and placed on the device.
 """
 
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.arrays import check_images, is_float
-from byol_jax.data.loader import Place, at_least, device_put
+from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
 
@@ -18,14 +18,14 @@ __all__ = ["IterableLoader"]
 
 
 class IterableLoader:
-    """Batches of anybody's iterable, checked, skipped to `start_step`, placed by a thread that works ahead.
+    """The batches of an iterable from `start_step` on, checked, and placed by a thread that works ahead.
 
     A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple
     or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images.
 
     Args:
         iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
-        start_step: so many batches are drawn and dropped first.
+        start_step: this many batches are drawn and dropped first.
         num_channels: compared with C where given, and then only images pass.
         prefetch, place: as for `Loader`.
 
@@ -34,7 +34,7 @@ class IterableLoader:
 
     Raises:
         ConfigurationError: numbers below their least.
-        DataError: not iterable; while iterating: not such an array, another shape than the first batch (each shape
+        DataError: not iterable. While iterating: not such an array, another shape than the first batch's (each shape
             would be compiled), or the iterable ended and can't start again. Range and channels are checked once.
 
     Example:
@@ -52,8 +52,8 @@ class IterableLoader:
         prefetch: int = 2,
         place: Place | None = None,
     ):
-        at_least(0, start_step=start_step)
-        at_least(1, prefetch=prefetch)
+        check_at_least(0, start_step=start_step)
+        check_at_least(1, prefetch=prefetch)
         if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
             raise DataError(f"{type(iterable).__name__}: not an iterable of image batches")
         self.position = start_step
@@ -97,7 +97,7 @@ def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
     )
 
 
-def _images_of(batch: Any, what: str) -> Any:
+def _to_array(batch: Any, what: str) -> Any:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(images, dict):
         raise DataError(f"{what}: a dict of {', '.join(map(str, images))}: give the images alone, or (images, …)")
@@ -126,7 +126,7 @@ def _convert_all(
         if step < start_step:
             continue
         what = f"batch {step}"
-        images = _images_of(batch, what)
+        images = _to_array(batch, what)
         if first is None:
             _check_first(images, num_channels, what)
             first = (images.shape, images.dtype)

@@ -1,7 +1,7 @@
 """Batches of a `Dataset` on the device, ahead of time, in the seeded order.
 
-Which images step k sees is decided by `order.py` alone. Nothing here changes a pixel, and the number of threads
-changes nothing but the time.
+`order.py` alone decides which images step k sees. Nothing here changes a pixel, and the number of threads changes
+nothing but the time.
 """
 
 import threading
@@ -15,7 +15,7 @@ from byol_jax.data.order import batches_from, steps_per_epoch
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["Loader", "Place", "at_least", "device_put"]
+__all__ = ["Loader", "Place", "check_at_least", "device_put"]
 
 Place = Callable[[Any], Any]
 """Puts a batch where the step wants it."""
@@ -24,8 +24,8 @@ _PIECE = 64
 """Images decoded between two looks at whether the loader was closed."""
 
 
-def at_least(smallest: int, **numbers: int) -> None:
-    """Refuses options below their least, by name."""
+def check_at_least(smallest: int, **numbers: int) -> None:
+    """Raises ConfigurationError, with the option's name, where one is below its least."""
     for name, number in numbers.items():
         if number < smallest:
             raise ConfigurationError(f"{name} {number}: at least {smallest} is needed")
@@ -79,8 +79,8 @@ class Loader:
         process_count: int = 1,
         place: Place | None = None,
     ):
-        at_least(0, start_step=start_step, seed=seed, process_index=process_index)
-        at_least(1, workers=workers, prefetch=prefetch, process_count=process_count)
+        check_at_least(0, start_step=start_step, seed=seed, process_index=process_index)
+        check_at_least(1, workers=workers, prefetch=prefetch, process_count=process_count)
         steps_per_epoch(len(dataset), batch_size)
         if batch_size % process_count or process_index >= process_count:
             raise ConfigurationError(

@@ -1,8 +1,8 @@
 """Which images a step sees: a function of (seed, epoch) and the number of images alone.
 
-Nothing is remembered between calls, so a resumed run needs only its step number to go on with the same batches. The
-stream behind a permutation is one that NumPy promises never to change (`SeedSequence` and the raw words of `Philox`;
-`Generator.permutation` carries no such promise): the order is the same on every machine and in every version.
+Nothing is remembered between calls, so a resumed run needs only its step number to continue with the same batches. A
+permutation is made from a stream that NumPy promises never to change (`SeedSequence` and the raw words of `Philox`;
+there is no such promise for `Generator.permutation`): the order is the same on every machine and in every version.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """One thread that works ahead: takes items from an iterator and keeps a few of them ready, in order.
 
-An exception in the thread reaches whoever asks for the item. The thread holds no reference to its `Prefetch`, so a
-forgotten one is stopped when it is collected, or when Python ends.
+An exception in the thread is raised where the item is asked for. The thread holds no reference to its `Prefetch`: one
+that nobody closes is stopped when it is collected, or when Python ends.
 """
 
 import queue
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 __all__ = ["Prefetch"]
 
 _PATIENCE = 5.0
-"""Seconds that `close` waits for the thread; only an iterator that hangs uses them up."""
+"""Seconds that `close` waits for the thread; it takes as long only where the iterator hangs."""
 
 
 class _Item(NamedTuple):
@@ -32,7 +32,7 @@ def _work(items: Iterator[Any], slots: threading.Semaphore, ready: queue.SimpleQ
         except StopIteration:
             ready.put(_END)
             return
-        except BaseException as error:  # all of them belong to the consumer
+        except BaseException as error:  # raised where the item is asked for
             ready.put(_Item(None, error))
             return
 

@@ -1,4 +1,4 @@
-"""From what a person names to a `Dataset`: a folder, a file, an array, or a word. Whatever is wrong is said here."""
+"""From what a person gives to a `Dataset`: a folder, a file, an array, or a word. All that is wrong is said here."""
 
 import difflib
 import os
@@ -21,10 +21,10 @@ EMBEDDED = "fashion-mnist"
 """The word for the images that come with the package."""
 
 SCAN_LIMIT = 20_000
-"""Folders of up to so many files are decoded once before training: about 80 s at 4 ms for a JPEG of 500 × 375."""
+"""Folders of at most this many files are decoded once before training: about 80 s at 4 ms for a JPEG of 500 × 375."""
 
 CACHE_BYTES = 512 * 2**20
-"""Decoded images that fit into so much memory are kept, and no file is decoded twice."""
+"""Decoded images that fit into this much memory are kept, and no file is decoded twice."""
 
 
 def open_dataset(
@@ -44,13 +44,13 @@ def open_dataset(
     Args:
         source: a folder of image files (nested, any mixture of kinds); a `.npz` or `.npy` file; "fashion-mnist", the
             embedded images; an array [N, H, W, C] or [N, H, W], uint8 or floating in [0, 1]; or (images, labels).
-        image_size: what will be trained with. A folder's images are resized and cropped to `load_size(image_size)`;
-            None needs images of one size, which they keep. Arrays keep theirs.
-        num_channels: 1 (luminance) or 3 for a folder, None being 3; for arrays it is compared with what they have.
-        with_labels: labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs either way.
+        image_size: the size to train with. A folder's images are resized and cropped to `load_size(image_size)`; with
+            None they keep their size, which must be the same for all. Arrays keep theirs.
+        num_channels: 1 (luminance) or 3 for a folder, where None means 3; an array must have as many channels.
+        with_labels: whether labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs anyway.
         workers: threads that decode. progress: `progress(done, total)`, called while a folder is looked through.
-        verdict_path: keeps the list of usable files: written if absent, else believed, so that a resumed run starts
-            at once and sees the same images even if the folder has changed.
+        verdict_path: where the list of usable files is kept. It is written if absent, else read, so that a resumed run
+            starts at once and sees the same images even if the folder has changed.
         scan_limit: of more files than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
 

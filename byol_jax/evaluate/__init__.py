@@ -1,6 +1,6 @@
-"""Protocols with numbers comparable to published tables, and the controls that make a number mean something.
+"""Protocols with numbers comparable to published tables, and the controls that give such a number its meaning.
 
-knn.py and linear.py score frozen features; collapse.py looks at features without labels; controls.py holds the baseline
+knn.py and linear.py score frozen features; collapse.py looks at features without labels; controls.py has the baseline
 and the table of several features beside each other; extract.py gets features out of a network.
 """
 

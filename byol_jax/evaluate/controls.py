@@ -1,7 +1,7 @@
 """What a network's features have to beat, and the table of several features under one protocol.
 
-An accuracy alone says nothing about training: raw pixels and the untrained network get the same evaluation, each with
-the options that suit the controls best.
+An accuracy alone says nothing about training. Raw pixels and the untrained network get the same evaluation, with the
+options that suit these controls best.
 """
 
 from collections.abc import Mapping, Sequence

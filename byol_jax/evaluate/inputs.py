@@ -1,6 +1,6 @@
 """What every protocol checks before it computes: features that are finite matrices, labels that fit them.
 
-Only checks and conversions; nothing here knows what is done with the features.
+Checks and conversions only.
 """
 
 from typing import Any, NamedTuple

@@ -21,9 +21,10 @@ __all__ = ["L2_CANDIDATES", "LinearProbeResult", "linear_probe", "validation_row
 L2_CANDIDATES = (0.1, 0.03, 0.01, 0.003)
 """Half a decade apart, around the best for standardised features of thousands of images (Fashion-MNIST: 0.03)."""
 CHOICE_TOLERANCE = 1e-3
-"""Of the fits that only choose the L2: accuracies are settled there, in half the iterations of the final fit's 1e-4."""
+"""Of the fits that only choose the L2. It decides the same accuracies in half the iterations that the final fit's 1e-4
+takes."""
 CONSTANT = 1e-6
-"""A dimension whose standard deviation is below this part of its size is constant up to float32 rounding."""
+"""A dimension whose standard deviation is below this part of its mean is constant up to float32 rounding."""
 
 
 class LinearProbeResult(NamedTuple):
@@ -81,7 +82,7 @@ def linear_probe(
         >>> linear_probe(points, labels, points, labels).accuracy
         1.0
     """
-    candidates = _checked(l2, validation_fraction)
+    candidates = _candidates(l2, validation_fraction)
     parts = labelled_parts(train_features, train_labels, test_features, test_labels)
     held_out = validation_rows(parts.train_classes, fraction=validation_fraction, seed=seed)  # [N] bool
     mean, inverse_std = _standardisation(parts.train)
@@ -128,7 +129,8 @@ def validation_rows(classes: np.ndarray, *, fraction: float, seed: int) -> np.nd
     return held_out
 
 
-def _checked(l2: Sequence[float], validation_fraction: float) -> list[float]:
+def _candidates(l2: Sequence[float], validation_fraction: float) -> list[float]:
+    """The L2 strengths to try, strongest first, after checks of both options."""
     candidates = sorted({float(value) for value in l2}, reverse=True)
     if not candidates or not all(0 < value < np.inf for value in candidates):
         raise ConfigurationError(f"l2={tuple(l2)}: expected one or more finite numbers above 0")
@@ -139,7 +141,7 @@ def _checked(l2: Sequence[float], validation_fraction: float) -> list[float]:
 
 @jax.jit
 def _standardisation(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and inverse standard deviation, [D] each; 0 for constant dimensions, which so get weight 0."""
+    """Mean and inverse standard deviation, [D] each. The inverse is 0 for constant dimensions, so their weight is 0."""
     mean = jnp.mean(x, axis=0)
     std = jnp.sqrt(jnp.mean(jnp.square(x - mean), axis=0))
     varies = std > CONSTANT * jnp.abs(mean)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from byol_jax import data, disk, parallel
-from byol_jax.data.loader import at_least
+from byol_jax.data.loader import check_at_least
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import scanning
 
@@ -125,7 +125,9 @@ def _steps(images: Any, length: Length) -> tuple[int, int | None]:
     steps, epochs, batch_size = length
     if (steps is None) == (epochs is None):
         raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
-    at_least(1, **{name: count for name, count in {"steps": steps, "epochs": epochs}.items() if count is not None})
+    check_at_least(
+        1, **{name: count for name, count in {"steps": steps, "epochs": epochs}.items() if count is not None}
+    )
     if not isinstance(images, data.Dataset):
         if steps is None:
             raise ConfigurationError("an iterable of batches has no known length: give steps instead of epochs")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from byol_jax.data import evaluation_images, open_dataset
-from byol_jax.data import reading as reading_module
+from byol_jax.data import folder as folder_module
 from byol_jax.errors import ConfigurationError, DataError
 
 
@@ -77,8 +77,8 @@ def test_workers_and_the_cache_change_nothing(folder):
 
 
 def count_reads(monkeypatch):
-    read, names = reading_module.read_image, []
-    monkeypatch.setattr(reading_module, "read_image", lambda path, **o: names.append(path.name) or read(path, **o))
+    read, names = folder_module.read_image, []
+    monkeypatch.setattr(folder_module, "read_image", lambda path, **o: names.append(path.name) or read(path, **o))
     return names
 
 

@@ -1,26 +1,42 @@
-"""Which files of a folder can be used: found out once, before training, and kept, so that a resumed run sees the same.
+"""Which files of a folder are used: listed by their names, looked through once before training, and remembered.
 
-The file that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason.
+A resumed run reads the list again instead of the folder, so it sees the same images. The file that keeps a verdict is
+JSON: every usable name with its size in bytes, every other name with the reason.
 """
 
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from byol_jax.data.decode import EXTENSIONS, UnusableImageError
-from byol_jax.data.listing import Listing
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["Verdict", "identity_of", "judge", "load_verdict", "save_verdict", "scan"]
+__all__ = ["Listing", "Verdict", "identity_of", "judge", "list_images", "load_verdict", "save_verdict", "scan"]
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _WINDOW = 1024
 """Files handed to the threads at a time: bounds memory with millions of files, and the wait after Ctrl-C."""
+
+
+class Listing(NamedTuple):
+    """What lies under a folder.
+
+    Attributes:
+        files: (name, bytes) of each regular file with an image's extension, sorted by name; names are relative to
+            the folder, with "/" between parts.
+        skipped: (name, reason) of everything else with such an extension, and of folders that can't be read.
+        others: a few names without such an extension, for a message.
+    """
+
+    files: tuple[tuple[str, int], ...]
+    skipped: tuple[tuple[str, str], ...]
+    others: tuple[str, ...]
 
 
 class Verdict(NamedTuple):
@@ -29,16 +45,89 @@ class Verdict(NamedTuple):
     files: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
 
-    def added(self, listing: Listing) -> tuple[tuple[str, str], ...]:
-        """What a folder holds by now and the verdict doesn't know, each with that as the reason not to use it."""
+    def additions(self, listing: Listing) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of each file that was added to the folder after the verdict, and so isn't used."""
         known = {name for name, _ in (*self.files, *self.skipped)}
         return tuple((name, "added after the first start") for name, _ in listing.files if name not in known)
+
+
+def list_images(root: Path) -> Listing:
+    """Lists a folder and the folders in it.
+
+    The order depends on names alone, and no file is opened. Only names with an extension of `EXTENSIONS` count, in
+    either case. Links are followed and must lead to a regular file. Names may hold anything that a file system allows,
+    newlines and undecodable bytes included.
+    """
+    names, refused = _walk(root)
+    found = {name: _reason_or_size(root / name) for name in sorted(names) if _is_image_name(name.rsplit("/")[-1])}
+    files = tuple((name, size) for name, size in found.items() if isinstance(size, int))
+    skipped = refused | {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    return Listing(files, tuple(sorted(skipped.items())), tuple(sorted(set(names) - set(found))[:3]))
+
+
+def _is_image_name(name: str) -> bool:
+    # "._name" is what macOS leaves beside a file on other systems' disks: its attributes, never the image.
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
+
+
+def _reason_or_size(path: Path) -> str | int:
+    """A file's size, or why it can't be opened. `stat` follows links and never blocks."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "no longer there"
+    except OSError as error:
+        return error.strerror or "cannot be looked at"
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder with an image's name"
+    return status.st_size if stat.S_ISREG(status.st_mode) else "not a regular file"
+
+
+def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of all under `root` that isn't a plain folder, and {folder: reason} of folders that couldn't be entered.
+
+    Links to folders are followed after all real folders, each folder once: a loop ends, and a linked folder that is
+    also really there keeps its real name.
+    """
+    names: list[str] = []
+    refused: dict[str, str] = {}
+    entered = set()
+    real, linked = [""], []
+    while real or linked:
+        folder = real.pop() if real else linked.pop(0)
+        try:
+            status = (root / folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                refused[folder] = "a link to a folder that was read under another name"
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(root / folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            refused[folder or "."] = error.strerror or "cannot be read"
+            continue
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_image_name(entry.name) or not _is_folder(entry):
+                names.append(name)
+            elif entry.is_symlink():
+                linked = sorted([*linked, name])
+            else:
+                real.append(name)
+    return names, refused
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link loop
+        return False
 
 
 def scan(
     check: Callable[[int], object], count: int, *, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> dict[int, str]:
-    """Calls `check(0)` … `check(count - 1)` in threads; why it failed, for each index where it did.
+    """Calls `check(0)` … `check(count - 1)` in threads; returns the reason for each index at which it failed.
 
     Args:
         check: raises `UnusableImageError` where the file behind an index can't be used. Other exceptions end the scan.
@@ -84,7 +173,7 @@ def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
 
 
 def identity_of(verdict: Verdict) -> dict[str, object]:
-    """What tells one folder of images from another: the used names and their sizes, not where the folder lies.
+    """What distinguishes one folder of images from another: the used names and their sizes, not its place.
 
     Example:
         >>> identity_of(Verdict((("a.png", 80),), ()))["count"]
