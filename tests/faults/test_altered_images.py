@@ -32,7 +32,7 @@ def photo():
     return Image.fromarray(pixels)
 
 
-def encoded(name):
+def encode(name):
     buffer = io.BytesIO()
     suffix = name.rpartition(".")[2]
     photo().save(buffer, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()), **FORMATS[name])
@@ -66,7 +66,7 @@ def check_cut(path, whole, lengths):
     return used
 
 
-def altered(whole, generator):
+def alter(whole, generator):
     """One to four bytes changed, or a piece taken out, doubled or put elsewhere."""
     content = bytearray(whole)
     kind = generator.randrange(4)
@@ -90,7 +90,7 @@ def check_altered(path, whole, cases, seed):
     generator, used = random.Random(seed), 0
     with uniform_warnings():
         for _ in range(cases):
-            found = read_or_none(path, altered(whole, generator))
+            found = read_or_none(path, alter(whole, generator))
             if found is not None:
                 assert (found.shape, found.dtype) == ((18, 18, 3), np.uint8)
                 used += 1
@@ -99,7 +99,7 @@ def check_altered(path, whole, cases, seed):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_cut_short_or_altered_in_some_places(tmp_path, name):
-    whole = encoded(name)
+    whole = encode(name)
     check_cut(tmp_path / name, whole, [0, 1, 30, *range(100, len(whole), 500), len(whole) - 8, len(whole) - 1])
     assert check_altered(tmp_path / name, whole, 10, seed=0) <= 10
 
@@ -108,7 +108,7 @@ def test_cut_short_or_altered_in_some_places(tmp_path, name):
 def test_cut_short_anywhere(tmp_path, share, figure):
     cases, used = 0, 0
     for name in FORMATS:
-        whole = encoded(name)
+        whole = encode(name)
         lengths = share(list(range(len(whole))))
         used += check_cut(tmp_path / name, whole, lengths)
         cases += len(lengths)
@@ -124,7 +124,7 @@ def test_altered_anywhere(tmp_path, monkeypatch, share, figure):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)  # an altered header may ask for gigabytes otherwise
     cases, used = share(2000), 0
     for seed, name in enumerate(FORMATS):
-        used += check_altered(tmp_path / name, encoded(name), cases, seed)
+        used += check_altered(tmp_path / name, encode(name), cases, seed)
     cases *= len(FORMATS)
     figure(
         f"an image file of {len(FORMATS)} kinds with bytes changed, taken out or moved",

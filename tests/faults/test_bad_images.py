@@ -30,13 +30,13 @@ def folder(tmp_path):
     return root
 
 
-def truncated(path):
+def truncate(path):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
     Image.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flipped(path):
+def flip_a_byte(path):
     write(path.parent, path.name)
     content = bytearray(path.read_bytes())
     content[-20] ^= 0xFF  # inside the compressed pixels
@@ -59,12 +59,12 @@ def sock(path):
 
 BAD = {
     "zero byte": ("bad.jpg", lambda path: path.touch(), "empty file"),
-    "truncated jpeg": ("bad.jpg", truncated, "truncated"),
-    "truncated png": ("bad.png", truncated, "truncated"),
-    "truncated tiff": ("bad.tif", truncated, ""),
-    "truncated webp": ("bad.webp", truncated, ""),
-    "truncated bmp": ("bad.bmp", truncated, "truncated"),
-    "flipped byte": ("bad.png", flipped, ""),
+    "truncated jpeg": ("bad.jpg", truncate, "truncated"),
+    "truncated png": ("bad.png", truncate, "truncated"),
+    "truncated tiff": ("bad.tif", truncate, ""),
+    "truncated webp": ("bad.webp", truncate, ""),
+    "truncated bmp": ("bad.bmp", truncate, "truncated"),
+    "flipped byte": ("bad.png", flip_a_byte, ""),
     "text": ("bad.jpg", lambda path: path.write_text("not an image"), "not an image"),
     "random bytes": ("bad.gif", lambda path: path.write_bytes(bytes(range(256)) * 9), "not an image"),
     "a program for a printer": ("bad.png", lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "not an image"),
@@ -185,7 +185,7 @@ def test_no_usable_image_at_all(tmp_path):
 
 
 def test_above_the_limit_headers_are_read_and_the_rest_is_found_on_the_way(folder):
-    truncated(folder / "late.png")
+    truncate(folder / "late.png")
     (folder / "early.jpg").write_text("text")
     dataset = open_dataset(folder, image_size=16, num_channels=1, scan_limit=5)
     assert [name for name, _ in dataset.skipped] == ["early.jpg"]

@@ -25,7 +25,7 @@ def entry(start: int, stop: int, *, shape: object = None, dtype: str = "U8") -> 
     return {"dtype": dtype, "shape": [stop - start] if shape is None else shape, "data_offsets": [start, stop]}
 
 
-def zipped(members: list[tuple[str, bytes]], *, method: int = zipfile.ZIP_STORED) -> bytes:
+def zip_of(members: list[tuple[str, bytes]], *, method: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in members:
@@ -68,21 +68,21 @@ def zip_bomb(size: int) -> bytes:
 
 def overlapping_members() -> bytes:
     """Two directory entries that point at one member: the trick of zip bombs without recursion."""
-    content = zipped([("a.npy", npy(np.zeros(100))), ("b.npy", npy(np.zeros(100)))])
+    content = zip_of([("a.npy", npy(np.zeros(100))), ("b.npy", npy(np.zeros(100)))])
     first, second = content.find(b"PK\x01\x02"), content.rfind(b"PK\x01\x02")
     return content[: second + 42] + content[first + 42 : first + 46] + content[second + 46 :]
 
 
 def lying_size() -> bytes:
     """A member that states fewer bytes than it unpacks to."""
-    content = bytearray(zipped([("a.npy", npy(np.zeros(100_000)))], method=zipfile.ZIP_DEFLATED))
+    content = bytearray(zip_of([("a.npy", npy(np.zeros(100_000)))], method=zipfile.ZIP_DEFLATED))
     directory = content.rfind(b"PK\x01\x02")
     content[directory + 24 : directory + 28] = struct.pack("<I", 128 + 8)
     return bytes(content)
 
 
 def torch_zip(program: bytes, *more: tuple[str, bytes]) -> bytes:
-    return zipped([("x/data.pkl", program), ("x/version", b"3\n"), ("x/byteorder", b"little"), *more])
+    return zip_of([("x/data.pkl", program), ("x/version", b"3\n"), ("x/byteorder", b"little"), *more])
 
 
 def torch_legacy(program: bytes, *, keys: list | None = None, data: bytes = b"") -> bytes:
@@ -121,7 +121,7 @@ def hostile_files(sentinel: str) -> dict[str, bytes]:
         "code-plain-protocol-5.pkl": pickle.dumps({"a": Bomb(sentinel)}, protocol=5),
         "code-inst.pt": torch_zip(f"(S'touch {sentinel}'\nios\nsystem\n.".encode()),
         "torchscript.pt": torch_zip(pickle.dumps({}, 2), ("x/constants.pkl", bomb), ("x/code/__torch__.py", b"x")),
-        "archive.pt2": zipped([("x/archive_format", b"pt2"), ("x/models/model.json", b"{}"), ("x/data.pkl", b"")]),
+        "archive.pt2": zip_of([("x/archive_format", b"pt2"), ("x/models/model.json", b"{}"), ("x/data.pkl", b"")]),
         "path.pt": torch_zip(pickle.dumps({}, 2), ("../../data/0", b"1234")),
         "two-pickles.pt": torch_zip(pickle.dumps({}, 2), ("x/data.pk0", bomb)).replace(b"data.pk0", b"data.pkl"),
         "bytearray-of-a-gigabyte.pt": torch_zip(b"\x80\x02}X\x01\0\0\0ac__builtin__\nbytearray\nJ\0\0\0\x40\x85Rs."),
@@ -132,26 +132,26 @@ def hostile_files(sentinel: str) -> dict[str, bytes]:
         "tensor-of-terabytes.pt": torch_legacy(torch_tensor(b"J\xff\xff\xff\x7f\x85", count=1 << 40), keys=["0"]),
         "absent-storage.pt": torch_zip(torch_tensor(b"K\1\x85")),
         "short-storage.pt": torch_zip(torch_tensor(b"K\2\x85", count=2), ("x/data/0", b"1234")),
-        "no-pickle.zip": zipped([("word/document.xml", b"<x/>")]),
+        "no-pickle.zip": zip_of([("word/document.xml", b"<x/>")]),
         "bomb.npz": zip_bomb(257 << 20),
         "lying-size.npz": lying_size(),
         "overlapping.npz": overlapping_members(),
-        "parent.npz": zipped([("../a.npy", zeros)]),
-        "absolute.npz": zipped([("/tmp/a.npy", zeros)]),
-        "backslash.npz": zipped([("..\\a.npy", zeros)]),
-        "twice.npz": zipped([("a.npy", zeros), ("b.npy", zeros)]).replace(b"b.npy", b"a.npy"),
-        "lzma.npz": zipped([("a.npy", zeros)], method=zipfile.ZIP_LZMA),
-        "objects.npz": zipped([("a.npy", bomb_array)]),
-        "text.npz": zipped([("a.npy", npy(np.array(["x"])))]),
-        "structured.npz": zipped([("a.npy", npy(np.zeros(1, dtype="f4,f4")))]),
-        "negative.npz": zipped(
+        "parent.npz": zip_of([("../a.npy", zeros)]),
+        "absolute.npz": zip_of([("/tmp/a.npy", zeros)]),
+        "backslash.npz": zip_of([("..\\a.npy", zeros)]),
+        "twice.npz": zip_of([("a.npy", zeros), ("b.npy", zeros)]).replace(b"b.npy", b"a.npy"),
+        "lzma.npz": zip_of([("a.npy", zeros)], method=zipfile.ZIP_LZMA),
+        "objects.npz": zip_of([("a.npy", bomb_array)]),
+        "text.npz": zip_of([("a.npy", npy(np.array(["x"])))]),
+        "structured.npz": zip_of([("a.npy", npy(np.zeros(1, dtype="f4,f4")))]),
+        "negative.npz": zip_of(
             [("a.npy", npy_with_header("{'descr':'<f4','fortran_order':False,'shape':(-1,-4)}", b"1" * 16))]
         ),
-        "huge-shape.npz": zipped(
+        "huge-shape.npz": zip_of(
             [("a.npy", npy_with_header(f"{{'descr':'<f4','fortran_order':False,'shape':({2**60},)}}"))]
         ),
-        "no-literal.npz": zipped([("a.npy", npy_with_header("{'descr':__import__('os').system('true'),'shape':()}"))]),
-        "deep-header.npz": zipped([("a.npy", npy_with_header("(" * 9000))]),
+        "no-literal.npz": zip_of([("a.npy", npy_with_header("{'descr':__import__('os').system('true'),'shape':()}"))]),
+        "deep-header.npz": zip_of([("a.npy", npy_with_header("(" * 9000))]),
         "huge-header.safetensors": safetensors({}, length=2**63),
         "header-beyond-the-end.safetensors": safetensors({}, length=1000),
         "header-not-json.safetensors": safetensors(b"{'a': 1}"),
@@ -184,7 +184,7 @@ def hostile_files(sentinel: str) -> dict[str, bytes]:
     }
 
 
-def damaged(content: bytes, choose: Callable[[int], int]) -> bytes:
+def damage(content: bytes, choose: Callable[[int], int]) -> bytes:
     """One to three random changes: bytes flipped, cut out, doubled, zeroed or made huge; the file cut short.
 
     Args:

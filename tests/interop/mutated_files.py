@@ -10,7 +10,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from hostile_files import damaged
+from hostile_files import damage
 
 Choose = Callable[[int], int]
 
@@ -47,28 +47,28 @@ def one_of(choose: Choose, items):
     return items[choose(len(items))]
 
 
-def spliced(one: bytes, other: bytes, choose: Choose) -> bytes:
+def splice(one: bytes, other: bytes, choose: Choose) -> bytes:
     """The beginning of one file and the end of another."""
     return one[: choose(len(one) + 1)] + other[choose(len(other) + 1) :]
 
 
-def edited_json(text: str, choose: Choose) -> str:
+def edit_json(text: str, choose: Choose) -> str:
     """JSON with a few values, names or brackets exchanged; sometimes a name twice."""
     content = json.loads(text)
     for _ in range(1 + choose(2)):
-        content = edited_tree(content, choose)
+        content = edit_tree(content, choose)
     written = json.dumps(content, ensure_ascii=bool(choose(2)))
     if choose(6) == 0 and written.startswith("{") and len(written) > 2:
         written = written[:-1] + "," + written[1:]  # all names twice
     return written
 
 
-def edited_tree(content, choose: Choose):
+def edit_tree(content, choose: Choose):
     if isinstance(content, dict) and content and choose(5):
         name = one_of(choose, list(content))
         value = content[name]
         changes = (
-            lambda: {**content, name: edited_tree(value, choose)},
+            lambda: {**content, name: edit_tree(value, choose)},
             lambda: {other: content[other] for other in content if other != name},
             lambda: {(one_of(choose, TEXTS) if other == name else other): content[other] for other in content},
             lambda: {**content, name: content[one_of(choose, list(content))]},
@@ -77,21 +77,21 @@ def edited_tree(content, choose: Choose):
         return changes[max(0, choose(8) - 3)]()
     if isinstance(content, list) and content and choose(4):
         at = choose(len(content))
-        return [*content[:at], edited_tree(content[at], choose), *content[at + 1 + choose(2) :]]
+        return [*content[:at], edit_tree(content[at], choose), *content[at + 1 + choose(2) :]]
     if type(content) is int and choose(2):
         return content + one_of(choose, (-8, -4, -1, 1, 4, 8))
     return one_of(choose, ODD)
 
 
-def edited_safetensors(content: bytes, choose: Choose) -> bytes:
+def edit_safetensors(content: bytes, choose: Choose) -> bytes:
     """Another header, its length right; sometimes a length that isn't, or other bytes behind it."""
     length = int.from_bytes(content[:8], "little")
     header, rest = (
-        edited_json(content[8 : 8 + length].decode(), choose).encode("utf-8", "surrogatepass"),
+        edit_json(content[8 : 8 + length].decode(), choose).encode("utf-8", "surrogatepass"),
         content[8 + length :],
     )
     stated = len(header) if choose(8) else one_of(choose, NUMBERS) % (1 << 64)
-    rest = damaged(rest, choose) if choose(4) == 0 else rest
+    rest = damage(rest, choose) if choose(4) == 0 else rest
     return struct.pack("<Q", stated) + header + rest
 
 
@@ -104,12 +104,12 @@ FIELDS = {
 """Offsets and widths of the numbers in a zip archive's records (APPNOTE 4.3)."""
 
 
-def edited_records(content: bytes, choose: Choose) -> bytes:
+def edit_records(content: bytes, choose: Choose) -> bytes:
     """A number in a zip archive's directory, local headers or end record exchanged."""
     signature = one_of(choose, list(FIELDS))
     places = [at for at in range(len(content)) if content.startswith(signature, at)] if signature in content else []
     if not places:
-        return damaged(content, choose)
+        return damage(content, choose)
     at, offset = one_of(choose, places), one_of(choose, list(FIELDS[signature]))
     width = FIELDS[signature][offset]
     old = int.from_bytes(content[at + offset : at + offset + width], "little")
@@ -117,7 +117,7 @@ def edited_records(content: bytes, choose: Choose) -> bytes:
     return content[: at + offset] + new.to_bytes(width, "little") + content[at + offset + width :]
 
 
-def edited_members(content: bytes, choose: Choose, edit: Callable[[str, bytes, Choose], bytes]) -> bytes:
+def edit_members(content: bytes, choose: Choose, edit: Callable[[str, bytes, Choose], bytes]) -> bytes:
     """An archive written anew, right check sums and all, with members edited, renamed, left out, doubled or packed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
@@ -139,10 +139,10 @@ def edited_members(content: bytes, choose: Choose, edit: Callable[[str, bytes, C
     return buffer.getvalue()
 
 
-def edited_npy(name: str, content: bytes, choose: Choose) -> bytes:
+def edit_npy(name: str, content: bytes, choose: Choose) -> bytes:
     """An array's header with a word exchanged and its length right, or the array's bytes damaged."""
     if not content.startswith(b"\x93NUMPY\x01") or choose(4) == 0:
-        return damaged(content, choose)
+        return damage(content, choose)
     length = int.from_bytes(content[8:10], "little")
     header, data = content[10 : 10 + length].decode("latin1"), content[10 + length :]
     old = one_of(choose, ("<f4", "<f2", "<i8", "|V2", "False", "(", ")", ",", "'", "4", "3", "shape", "descr"))
@@ -189,12 +189,12 @@ OPERATIONS += [
 ]
 
 
-def edited_pickle(content: bytes, choose: Choose) -> bytes:
+def edit_pickle(content: bytes, choose: Choose) -> bytes:
     """A pickle with instructions left out, doubled, exchanged, put in or damaged; what follows it stays."""
     try:
         places = [place for _, _, place in pickletools.genops(content) if place is not None]
     except ValueError:
-        return damaged(content, choose)
+        return damage(content, choose)
     end = content.index(b".", places[-1]) + 1
     steps = [content[start:stop] for start, stop in zip(places, [*places[1:], end], strict=True)]
     for _ in range(1 + choose(3)):
@@ -213,19 +213,19 @@ def edited_pickle(content: bytes, choose: Choose) -> bytes:
         elif kind == 4:
             steps[at] = one_of(choose, OPERATIONS)
         else:
-            steps[at] = steps[at][:1] + damaged(steps[at][1:], choose)
+            steps[at] = steps[at][:1] + damage(steps[at][1:], choose)
     return b"".join(steps) + content[end:]
 
 
-def edited_torch_member(name: str, content: bytes, choose: Choose) -> bytes:
-    return edited_pickle(content, choose) if name.endswith(".pkl") else damaged(content, choose)
+def edit_torch_member(name: str, content: bytes, choose: Choose) -> bytes:
+    return edit_pickle(content, choose) if name.endswith(".pkl") else damage(content, choose)
 
 
-def edited_legacy(content: bytes, choose: Choose) -> bytes:
+def edit_legacy(content: bytes, choose: Choose) -> bytes:
     """One of the five pickles at the front of an old torch file edited."""
     start = 0
     for _ in range(choose(5)):
         for operation, _, place in pickletools.genops(content[start:]):
             if operation.name == "STOP":
                 start += place + 1
-    return content[:start] + edited_pickle(content[start:], choose)
+    return content[:start] + edit_pickle(content[start:], choose)

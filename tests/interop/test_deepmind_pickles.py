@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deepmind_files import pickles
-from hostile_files import Bomb, damaged
+from hostile_files import Bomb, damage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,13 +29,13 @@ def tree(seed=0):
     return {"classifier": {"b": np.random.default_rng(seed).random(3).astype(np.float32), "w": np.ones((2, 3))}}
 
 
-def stored(tmp_path, content):
+def store(tmp_path, content):
     path = tmp_path / "x.pkl"
     path.write_bytes(content)
     return path
 
 
-def called(name, *arguments):
+def call_of(name, *arguments):
     """A pickle of `name(*arguments)`, whatever that is; `Named` arguments are names themselves."""
 
     class Called:
@@ -75,7 +75,7 @@ def pickling(content):
 def test_pythons_own_pickles_of_arrays_are_read(protocol, tmp_path):
     content = {"a": np.arange(6.0).reshape(2, 3).T, "b": [np.float32(2), -1, 2**70, 0.5, True, None], "c": ("x", b"y")}
     content |= {"d": np.arange(3, dtype=">i2"), "e": np.zeros((2, 0)), "f": np.array(7), "g": {1: {}}}
-    got = load_pickle(stored(tmp_path, pickle.dumps(content, protocol)))
+    got = load_pickle(store(tmp_path, pickle.dumps(content, protocol)))
     assert list(got) == list(content)
     for name in "adef":
         np.testing.assert_array_equal(got[name], content[name])
@@ -96,7 +96,7 @@ def test_an_experiment_unpickled_by_others_is_read():
 
 
 def test_other_pickles_are_no_learners(tmp_path):
-    path = stored(tmp_path, pickle.dumps({"net": tree()}, 4))
+    path = store(tmp_path, pickle.dumps({"net": tree()}, 4))
     with pytest.raises(
         CheckpointFormatError, match=r"without DeepMind's experiment_state; other learners are read from"
     ):
@@ -108,25 +108,25 @@ def test_other_pickles_are_no_learners(tmp_path):
 NUMPY = Named("numpy._core.multiarray._reconstruct")
 ARRAY = (Named("numpy.ndarray"), (0,), b"b")
 HOSTILE = {
-    "another name": (called("os.system", "true"), "asks for os.system, nothing was run"),
-    "an attribute": (called("builtins.getattr", NUMPY, "__globals__"), "asks for builtins.getattr"),
-    "an import": (called("dill._dill._import_module", "os"), r"asks for dill\._dill\._import_module"),
-    "a class": (called("dill._dill._create_type", "x"), r"asks for dill\._dill\._create_type"),
-    "calling a noun": (called("numpy.ndarray", (3,)), "calls something that isn't a function"),
+    "another name": (call_of("os.system", "true"), "asks for os.system, nothing was run"),
+    "an attribute": (call_of("builtins.getattr", NUMPY, "__globals__"), "asks for builtins.getattr"),
+    "an import": (call_of("dill._dill._import_module", "os"), r"asks for dill\._dill\._import_module"),
+    "a class": (call_of("dill._dill._create_type", "x"), r"asks for dill\._dill\._create_type"),
+    "calling a noun": (call_of("numpy.ndarray", (3,)), "calls something that isn't a function"),
     "calling what was made": (pickle.PROTO + b"\x02" + b"}(tR.", "calls something that isn't a function"),
     "an old object": (b"\x80\x02(S'true'\nios\nsystem\n.", "builds objects"),
     "a registered one": (b"\x80\x02\x82\x01.", r"builds objects \(EXT1\)"),
     "an outside one": (b"\x80\x02]Q.", r"builds objects \(BINPERSID\)"),
 }
 DAMAGED = {
-    "another encoding": called("_codecs.encode", "x", "zip"),
-    "a compressed text": called("_codecs.encode", codecs.encode(b"x" * 99, "bz2").decode("latin1"), "bz2_codec"),
-    "an array of another class": called("numpy._core.multiarray._reconstruct", NUMPY, (0,), b"b"),
-    "an array made by another function": called("dill._dill._create_array", Named("_codecs.encode"), ("x", "y"), ()),
-    "objects": called("numpy.dtype", "O8", False, True),
-    "a dtype's text": called("numpy.dtype", "f4,f4", False, True),
-    "fields twice": called("dill._dill._create_namedtuple", "x", ("a", "a"), "m"),
-    "a mapping of nothing": called("haiku._src.data_structures.FlatMapping", 3),
+    "another encoding": call_of("_codecs.encode", "x", "zip"),
+    "a compressed text": call_of("_codecs.encode", codecs.encode(b"x" * 99, "bz2").decode("latin1"), "bz2_codec"),
+    "an array of another class": call_of("numpy._core.multiarray._reconstruct", NUMPY, (0,), b"b"),
+    "an array made by another function": call_of("dill._dill._create_array", Named("_codecs.encode"), ("x", "y"), ()),
+    "objects": call_of("numpy.dtype", "O8", False, True),
+    "a dtype's text": call_of("numpy.dtype", "f4,f4", False, True),
+    "fields twice": call_of("dill._dill._create_namedtuple", "x", ("a", "a"), "m"),
+    "a mapping of nothing": call_of("haiku._src.data_structures.FlatMapping", 3),
     "tuples as keys": pickle.dumps({(1, 2): 3}, 2),
     "a number that never ends": b"\x80\x02\x8b\xff\xff\xff\x7f",
     "text of exabytes": b"\x80\x04\x8d" + (2**61).to_bytes(8, "little") + b"x.",
@@ -142,14 +142,14 @@ DAMAGED = {
 def test_nothing_outside_the_list_is_called(kind, tmp_path):
     content, words = HOSTILE[kind]
     with pytest.raises(UnsafeCheckpointError, match=words) as caught:
-        load_pickle(stored(tmp_path, content))
+        load_pickle(store(tmp_path, content))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_what_no_checkpoint_holds_is_damage(kind, tmp_path):
     with pytest.raises(CheckpointFormatError, match=r"x\.pkl: damaged pickle") as caught:
-        load_pickle(stored(tmp_path, DAMAGED[kind]))
+        load_pickle(store(tmp_path, DAMAGED[kind]))
     assert "\n" not in str(caught.value)
 
 
@@ -158,7 +158,7 @@ def test_a_bomb_does_not_go_off(protocol, tmp_path):
     sentinel = tmp_path / "code_was_run"
     content = {"experiment_state": {"online_params": tree(), "x": Bomb(str(sentinel))}}
     with pytest.raises(UnsafeCheckpointError, match=r"posix\.system"):
-        interop.load_byol_checkpoint(stored(tmp_path, pickle.dumps(content, protocol)), like=None)
+        interop.load_byol_checkpoint(store(tmp_path, pickle.dumps(content, protocol)), like=None)
     assert not sentinel.exists()
 
 
@@ -181,12 +181,12 @@ def test_a_few_bytes_dont_become_many(size, error, words, tmp_path):
     """The same text as the data of a thousand arrays; longer text isn't kept at all."""
     data = bytes(range(32, 127)) * 60
     content = pickling([Array(data[:size])])
-    assert load_pickle(stored(tmp_path, content))[0].tobytes() == data[:size]
+    assert load_pickle(store(tmp_path, content))[0].tobytes() == data[:size]
     shared = data[:size]
     content = pickling([Array(shared) for _ in range(1000)])
     assert len(content) < 200_000
     with pytest.raises(error, match=words):
-        load_pickle(stored(tmp_path, content))
+        load_pickle(store(tmp_path, content))
 
 
 ORIGINAL = pickle.dumps({"experiment_state": {"online_params": tree()}, "step": 3, "rng": np.zeros(2, np.uint32)}, 2)
@@ -210,9 +210,9 @@ def reads_or_refuses(path):
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damaged_pickles_give_data_or_our_own_errors(data):
-    content = damaged(data.draw(st.sampled_from(SMALL)), lambda count: data.draw(st.integers(0, count - 1)))
+    content = damage(data.draw(st.sampled_from(SMALL)), lambda count: data.draw(st.integers(0, count - 1)))
     with tempfile.TemporaryDirectory() as folder:
-        reads_or_refuses(stored(Path(folder), content))
+        reads_or_refuses(store(Path(folder), content))
         assert os.listdir(folder) == ["x.pkl"]
 
 
@@ -220,6 +220,6 @@ def test_damaged_pickles_give_data_or_our_own_errors(data):
 def test_many_damaged_pickles_give_data_or_our_own_errors(tmp_path, share, figure):
     source, cases = random.Random(0), share(50_000)
     for _ in range(cases):
-        reads_or_refuses(stored(tmp_path, damaged(source.choice(SMALL), source.randrange)))
+        reads_or_refuses(store(tmp_path, damage(source.choice(SMALL), source.randrange)))
     assert os.listdir(tmp_path) == ["x.pkl"]
     figure("damaged DeepMind pickles read", cases=cases, result="plain data of at most 2 MiB, or our own error")

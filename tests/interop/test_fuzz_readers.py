@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 from byol_learners import state_of, theirs
 from deepmind_files import pickles
-from hostile_files import damaged, hostile_files
+from hostile_files import damage, hostile_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutated_files import (
-    edited_json,
-    edited_legacy,
-    edited_members,
-    edited_npy,
-    edited_pickle,
-    edited_records,
-    edited_safetensors,
-    edited_torch_member,
+    edit_json,
+    edit_legacy,
+    edit_members,
+    edit_npy,
+    edit_pickle,
+    edit_records,
+    edit_safetensors,
+    edit_torch_member,
     one_of,
-    spliced,
+    splice,
 )
 from weight_samples import assert_identical, small_state_dict
 
@@ -107,7 +107,7 @@ def experiment(protocol):
     )
 
 
-def stored(folder, ending, state_dict, **options):
+def store(folder, ending, state_dict, **options):
     save_state_dict(folder / f"x{ending}", state_dict, **options)
     return (folder / f"x{ending}").read_bytes()
 
@@ -131,46 +131,46 @@ def originals(tmp_path_factory):
     save_state_dict(folder / "m.safetensors", small, max_shard_bytes=300)
     kinds = {
         "safetensors": [
-            stored(folder, ".safetensors", small),
-            stored(folder, ".safetensors", {"a": np.ones(3, np.int8)}),
+            store(folder, ".safetensors", small),
+            store(folder, ".safetensors", {"a": np.ones(3, np.int8)}),
         ],
-        "npz": [stored(folder, ".npz", small), (folder / "packed.npz").read_bytes()],
-        "torch": [stored(folder, ".pt", small), (folder / "zip").read_bytes()],
+        "npz": [store(folder, ".npz", small), (folder / "packed.npz").read_bytes()],
+        "torch": [store(folder, ".pt", small), (folder / "zip").read_bytes()],
         "legacy": [(folder / "legacy").read_bytes()],
         "pickle": [
             *map(experiment, (2, 4)),
             *(pickles()[f"tiny18/{name}.pkl"][:3000] for name in ("pretrain", "pretrain_2020")),
         ],
         "sharded": [path.read_bytes() for path in sorted(folder.glob("m*"))],
-        "learner": [stored(folder, ending, learner) for ending in (".safetensors", ".npz", ".pt")],
+        "learner": [store(folder, ending, learner) for ending in (".safetensors", ".npz", ".pt")],
         "hostile": list(hostile_files(str(folder / "code_was_run")).values()),
     }
     return kinds, folder / "code_was_run"
 
 
 MUTATIONS = {
-    "safetensors": [edited_safetensors],
-    "npz": [edited_records, lambda content, choose: edited_members(content, choose, edited_npy)],
-    "torch": [edited_records, *2 * [lambda content, choose: edited_members(content, choose, edited_torch_member)]],
-    "legacy": [edited_legacy],
-    "pickle": [edited_pickle],
+    "safetensors": [edit_safetensors],
+    "npz": [edit_records, lambda content, choose: edit_members(content, choose, edit_npy)],
+    "torch": [edit_records, *2 * [lambda content, choose: edit_members(content, choose, edit_torch_member)]],
+    "legacy": [edit_legacy],
+    "pickle": [edit_pickle],
 }
 MUTATIONS["learner"] = [one for kind in ("safetensors", "npz", "torch") for one in MUTATIONS[kind]]
 
 
-def mutated(originals, kind, choose):
+def mutate(originals, kind, choose):
     """One file's content: edited, damaged, or grown together with another one."""
     content = one_of(choose, originals[kind])
     if choose(4) == 0:
         other = one_of(choose, originals[one_of(choose, list(originals))])
-        return spliced(content, other, choose)
+        return splice(content, other, choose)
     fitting = [edit for edit in MUTATIONS[kind] if fits(edit, content)]
-    return one_of(choose, [*fitting, damaged])(content, choose)
+    return one_of(choose, [*fitting, damage])(content, choose)
 
 
 def fits(edit, content):
     """Whether the file is of the format that the edit understands."""
-    return (edit is edited_safetensors) == (content[8:9] == b"{")
+    return (edit is edit_safetensors) == (content[8:9] == b"{")
 
 
 def break_set(folder, files, choose):
@@ -181,11 +181,11 @@ def break_set(folder, files, choose):
     contents = dict(zip(names, files, strict=True))
     kind, name = choose(8), one_of(choose, names[:2])
     if kind < 3:
-        contents[names[2]] = edited_json(files[2].decode(), choose).encode("utf-8", "surrogatepass")
+        contents[names[2]] = edit_json(files[2].decode(), choose).encode("utf-8", "surrogatepass")
     elif kind == 3:
-        contents[names[2]] = damaged(files[2], choose)
+        contents[names[2]] = damage(files[2], choose)
     elif kind == 4:
-        contents[name] = edited_safetensors(contents[name], choose)
+        contents[name] = edit_safetensors(contents[name], choose)
     elif kind == 5:
         contents[name] = contents[one_of(choose, names)]
     else:
@@ -229,7 +229,7 @@ def fuzz(kind, originals, folder, cases):
             break_set(here, kinds["sharded"], choose)
             got = reads_or_refuses(lambda: read(here))
         else:
-            (here / "x").write_bytes(mutated(kinds, kind, choose))
+            (here / "x").write_bytes(mutate(kinds, kind, choose))
             got = reads_or_refuses(lambda: read(here / "x"))
             assert os.listdir(here) == ["x"]
         counts["refused" if got is None else "read"] += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_files import Bomb, damaged, hostile_files, nest, torch_legacy, torch_zip, zip_bomb, zipped
+from hostile_files import Bomb, damage, hostile_files, nest, torch_legacy, torch_zip, zip_bomb, zip_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weight_samples import FORMATS, small_state_dict
@@ -87,17 +87,17 @@ def test_a_bomb_takes_no_memory(tmp_path):
     assert peak < 1 << 20
 
 
-def repacked(content):
+def repack(content):
     """The same archive, compressed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return zipped([(name, archive.read(name)) for name in archive.namelist()], method=zipfile.ZIP_DEFLATED)
+        return zip_of([(name, archive.read(name)) for name in archive.namelist()], method=zipfile.ZIP_DEFLATED)
 
 
 @pytest.mark.parametrize("ending", [ending for ending in FORMATS if ending != ".safetensors"])
 def test_max_bytes_counts_what_is_unpacked(ending, tmp_path):
     path = tmp_path / f"zeros{ending}"
     save_state_dict(path, {"x": np.zeros(100_000, np.float32)})
-    path.write_bytes(repacked(path.read_bytes()))
+    path.write_bytes(repack(path.read_bytes()))
     assert path.stat().st_size < 10_000
     with pytest.raises(UnsafeCheckpointError, match=r"unpack to 40.*more than 400000"):
         load_state_dict(path, max_bytes=400_000)
@@ -271,7 +271,7 @@ ORIGINALS = originals()
 @given(data=st.data())
 def test_damaged_files_give_arrays_or_our_own_errors(data):
     original = data.draw(st.sampled_from(ORIGINALS))
-    content = damaged(original, lambda count: data.draw(st.integers(0, count - 1)))
+    content = damage(original, lambda count: data.draw(st.integers(0, count - 1)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
         path.write_bytes(content)

@@ -17,7 +17,7 @@ def picture():
     return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
 
 
-def saved(tmp_path, image, name="image.png", **options):
+def save_image(tmp_path, image, name="image.png", **options):
     path = tmp_path / name
     image.save(path, **options)
     return path
@@ -26,29 +26,29 @@ def saved(tmp_path, image, name="image.png", **options):
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.TIFF", "a.webp"])
 def test_lossless_formats_give_their_very_pixels(tmp_path, picture, name):
     options = {"lossless": True} if name.endswith("webp") else {}
-    path = saved(tmp_path, Image.fromarray(picture), name, **options)
+    path = save_image(tmp_path, Image.fromarray(picture), name, **options)
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), picture)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.gif"])
 def test_other_formats_give_what_pillow_gives(tmp_path, picture, name):
-    path = saved(tmp_path, Image.fromarray(picture), name)
+    path = save_image(tmp_path, Image.fromarray(picture), name)
     with Image.open(path) as image:
         np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), np.asarray(image.convert("RGB")))
 
 
 def test_content_decides_not_the_extension(tmp_path, picture):
-    path = saved(tmp_path, Image.fromarray(picture), "really_png.jpg", format="PNG")
+    path = save_image(tmp_path, Image.fromarray(picture), "really_png.jpg", format="PNG")
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), picture)
 
 
 def test_grey_is_luminance_and_grey_files_become_equal_channels(tmp_path, picture):
-    path = saved(tmp_path, Image.fromarray(picture))
+    path = save_image(tmp_path, Image.fromarray(picture))
     grey = read_image(path, size=None, num_channels=1)
     luminance = picture @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
     assert grey.shape == (60, 80, 1)
     assert np.abs(grey[..., 0] - luminance).max() <= 1
-    path = saved(tmp_path, Image.fromarray(grey[..., 0]), "grey.png")
+    path = save_image(tmp_path, Image.fromarray(grey[..., 0]), "grey.png")
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), np.repeat(grey, 3, axis=-1))
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=1), grey)
 
@@ -56,16 +56,16 @@ def test_grey_is_luminance_and_grey_files_become_equal_channels(tmp_path, pictur
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 def test_sixteen_bits_are_scaled_never_clipped_or_wrapped(tmp_path, name):
     values = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    path = saved(tmp_path, Image.fromarray(values), name)
+    path = save_image(tmp_path, Image.fromarray(values), name)
     expected = np.rint(values / 65535 * 255)
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], expected)
 
 
 def test_big_endian_and_white_is_zero_tiffs_of_sixteen_bits(tmp_path):
     values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    path = saved(tmp_path, Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()), "big.tif")
+    path = save_image(tmp_path, Image.frombytes("I;16B", (8, 8), values.astype(">u2").tobytes()), "big.tif")
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], np.rint(values / 257))
-    path = saved(tmp_path, Image.fromarray(values), "inverted.tif", tiffinfo={262: 0})
+    path = save_image(tmp_path, Image.fromarray(values), "inverted.tif", tiffinfo={262: 0})
     np.testing.assert_array_equal(read_image(path, size=None, num_channels=1)[..., 0], 255 - np.rint(values / 257))
 
 
@@ -80,16 +80,16 @@ def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_numbers_of_unknown_range_are_refused(tmp_path, kind):
-    path = saved(tmp_path, Image.fromarray(np.arange(64, dtype=kind).reshape(8, 8)), "wide.tif")
+    path = save_image(tmp_path, Image.fromarray(np.arange(64, dtype=kind).reshape(8, 8)), "wide.tif")
     with pytest.raises(UnusableImageError, match="no known range"):
         read_image(path, size=None, num_channels=1)
 
 
 def test_transparency_shows_white_not_what_hides_below_it(tmp_path):
     pixels = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)  # opaque, clear, 20 % black
-    path = saved(tmp_path, Image.fromarray(pixels))
+    path = save_image(tmp_path, Image.fromarray(pixels))
     assert read_image(path, size=None, num_channels=3).tolist() == [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
-    path = saved(tmp_path, Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8)), "la.png")
+    path = save_image(tmp_path, Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8)), "la.png")
     assert read_image(path, size=None, num_channels=1).tolist() == [[[9], [255]]]
 
 
@@ -97,17 +97,20 @@ def test_palettes_with_and_without_transparency(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     assert image.mode == "P"
-    opaque = [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
-    assert read_image(saved(tmp_path, image), size=None, num_channels=3).tolist() == opaque
-    clear = [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
-    assert read_image(saved(tmp_path, image, transparency=1), size=None, num_channels=3).tolist() == clear
-    assert read_image(saved(tmp_path, image, transparency=b"\xff\x00\xff"), size=None, num_channels=3).tolist() == clear
-    assert read_image(saved(tmp_path, image, "a.gif", transparency=1), size=None, num_channels=3).tolist() == clear
+
+    def pixels(**options):
+        return read_image(save_image(tmp_path, image, **options), size=None, num_channels=3).tolist()
+
+    opaque, clear = ([[[10, 20, 30], middle, [70, 80, 90]]] for middle in ([40, 50, 60], [255, 255, 255]))
+    assert pixels() == opaque
+    assert pixels(transparency=1) == clear
+    assert pixels(transparency=b"\xff\x00\xff") == clear
+    assert pixels(name="a.gif", transparency=1) == clear
 
 
 def test_one_colour_may_stand_for_nothing(tmp_path):
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
-    path = saved(tmp_path, image, transparency=(4, 5, 6))
+    path = save_image(tmp_path, image, transparency=(4, 5, 6))
     assert read_image(path, size=None, num_channels=3).tolist() == [[[1, 2, 3], [255, 255, 255]]]
 
 
@@ -124,7 +127,7 @@ def test_strips_make_the_whole(tmp_path, picture, monkeypatch, mode):
     else:
         image = image.convert(mode.split()[-1])
     options = {"transparency": 3} if mode == "clear P" else {}
-    path = saved(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png", **options)
+    path = save_image(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png", **options)
     for channels in (1, 3):
         whole = read_image(path, size=None, num_channels=channels)
         with monkeypatch.context() as patch:
@@ -136,13 +139,13 @@ def test_strips_make_the_whole(tmp_path, picture, monkeypatch, mode):
 
 
 def test_bilevel_is_black_and_white(tmp_path):
-    path = saved(tmp_path, Image.fromarray(np.array([[True, False]])))
+    path = save_image(tmp_path, Image.fromarray(np.array([[True, False]])))
     assert read_image(path, size=None, num_channels=1).tolist() == [[[255], [0]]]
 
 
 @pytest.mark.parametrize("ink", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)])
 def test_cmyk_is_colour_not_four_channels(tmp_path, ink):
-    path = saved(tmp_path, Image.new("CMYK", (16, 16), ink), "ink.jpg", quality=95)
+    path = save_image(tmp_path, Image.new("CMYK", (16, 16), ink), "ink.jpg", quality=95)
     cyan, magenta, yellow, black = ink
     expected = [max(0, 255 - each - black) for each in (cyan, magenta, yellow)]
     pixels = read_image(path, size=None, num_channels=3)
@@ -155,7 +158,7 @@ def test_cmyk_is_colour_not_four_channels(tmp_path, ink):
 def test_exif_orientation_is_undone(tmp_path, picture, name, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path, Image.fromarray(picture), name, exif=exif)
+    path = save_image(tmp_path, Image.fromarray(picture), name, exif=exif)
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert expected.shape == ((80, 60, 3) if orientation >= 5 else (60, 80, 3))
@@ -166,7 +169,7 @@ def test_the_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for name in ("a.gif", "a.webp", "a.png"):
         options = {"lossless": True} if name.endswith("webp") else {}
-        path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
+        path = save_image(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
         assert read_image(path, size=None, num_channels=3)[0, 0].tolist() == [255, 0, 0]
 
 
@@ -174,7 +177,7 @@ def test_the_first_frame_of_an_animation(tmp_path):
 def test_resizing_is_pillows_antialiased_resize_then_a_centre_crop(tmp_path, shape):
     """Sizes whose crop falls on whole pixels, where the one step and the two steps are the same thing."""
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    path = saved(tmp_path, Image.fromarray(pixels))
+    path = save_image(tmp_path, Image.fromarray(pixels))
     height, width = shape[0] // 2, shape[1] // 2
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - 32) // 2, (height - 32) // 2
@@ -185,7 +188,7 @@ def test_resizing_is_pillows_antialiased_resize_then_a_centre_crop(tmp_path, sha
 def test_the_centre_stays_the_centre_whatever_the_shape(tmp_path):
     """A symmetric image stays symmetric: nothing is shifted by half a pixel."""
     half = np.random.default_rng(1).integers(0, 256, (37, 50), np.uint8)
-    path = saved(tmp_path, Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)))
+    path = save_image(tmp_path, Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)))
     out = read_image(path, size=(24, 24), num_channels=1).astype(int)
     assert np.abs(out - out[:, ::-1]).max() <= 1
 
@@ -197,9 +200,9 @@ def test_scaled_jpeg_decoding_is_close_to_the_long_way(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(np.stack(waves, -1).astype(np.uint8))
-    jpeg = read_image(saved(tmp_path, image, "a.jpg", quality=95, exif=exif), size=(40, 30), num_channels=3)
+    jpeg = read_image(save_image(tmp_path, image, "a.jpg", quality=95, exif=exif), size=(40, 30), num_channels=3)
     with Image.open(tmp_path / "a.jpg") as decoded:
-        whole = saved(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
+        whole = save_image(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
     long_way = read_image(whole, size=(40, 30), num_channels=3)
     assert jpeg.shape == (40, 30, 3)
     assert np.abs(jpeg.astype(int) - long_way).max() <= 3
@@ -210,16 +213,16 @@ def test_a_turned_jpeg_is_never_decoded_smaller_than_needed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 1600, 3), np.uint8))
-    path = saved(tmp_path, noise, "a.jpg", exif=exif)
+    path = save_image(tmp_path, noise, "a.jpg", exif=exif)
     with Image.open(path) as decoded:
-        whole = saved(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
+        whole = save_image(tmp_path, ImageOps.exif_transpose(decoded), "whole.png")
     expected = read_image(whole, size=(40, 160), num_channels=3)
     np.testing.assert_array_equal(read_image(path, size=(40, 160), num_channels=3), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 10_000), (10_000, 1), (2, 3)])
 def test_extreme_shapes_give_the_size_asked_for(tmp_path, shape):
-    path = saved(tmp_path, Image.new("RGB", shape, (1, 2, 3)))
+    path = save_image(tmp_path, Image.new("RGB", shape, (1, 2, 3)))
     out = read_image(path, size=load_size(224), num_channels=3)
     assert out.shape == (256, 256, 3)
     assert (out == [1, 2, 3]).all()

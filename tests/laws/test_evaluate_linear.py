@@ -23,7 +23,7 @@ def objective(weights, bias, x, labels, l2):
     return losses.mean() + l2 / 2 * np.square(weights, dtype=np.float64).sum()
 
 
-def standardised(x):
+def standardise(x):
     return ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)
 
 
@@ -39,7 +39,7 @@ def oracle(x, labels, l2):
 @pytest.mark.parametrize("l2", [pytest.param(0.3, marks=pytest.mark.slow), 0.01, 0.001])
 def test_the_optimum_is_scikit_learns(l2):
     x, labels, *_ = blobs(0, **PROBLEM)
-    x = standardised(x)
+    x = standardise(x)
     fit = fit_logistic(principal_axes(jnp.asarray(x)), labels, class_count=4, l2=l2, tolerance=2e-5)
     weights, bias = oracle(x, labels, l2)
     np.testing.assert_allclose(fit.weights, weights, atol=1e-3)
@@ -52,7 +52,7 @@ def test_the_optimum_is_scikit_learns(l2):
 @pytest.mark.slow
 def test_two_classes_and_more_dimensions_than_rows():
     x, labels, *_ = blobs(1, train=40, test=1, dimensions=90, classes=2)
-    x = standardised(x)
+    x = standardise(x)
     fit = fit_logistic(principal_axes(jnp.asarray(x)), labels, class_count=2, l2=0.03, tolerance=2e-5)
     weights, _ = oracle(x, labels, 0.015)  # one column w stands for two of ±w/2, whose squares add up to w²/2
     np.testing.assert_allclose(fit.weights, weights, atol=1e-3)
@@ -63,7 +63,7 @@ def test_without_rotation_the_optimum_is_the_same(monkeypatch):
     from byol_jax.evaluate import logistic
 
     x, labels, *_ = blobs(2, **PROBLEM)
-    x = jnp.asarray(standardised(x))
+    x = jnp.asarray(standardise(x))
     rotated = fit_logistic(principal_axes(x), labels, class_count=4, l2=0.01, tolerance=2e-5)
     monkeypatch.setattr(logistic, "MAX_ROTATED_DIMENSIONS", 11)
     principal_axes.clear_cache()
@@ -76,7 +76,7 @@ def test_without_rotation_the_optimum_is_the_same(monkeypatch):
 
 def test_a_row_of_weight_zero_is_as_if_absent():
     x, labels, *_ = blobs(3, **PROBLEM)
-    x, kept = standardised(x), np.arange(300) % 3 > 0
+    x, kept = standardise(x), np.arange(300) % 3 > 0
     axes = principal_axes(jnp.asarray(x))
     masked = fit_logistic(axes, labels, class_count=4, l2=0.02, row_weights=kept, tolerance=2e-5)
     weights, _ = oracle(x[kept], labels[kept], 0.02)
@@ -85,7 +85,7 @@ def test_a_row_of_weight_zero_is_as_if_absent():
 
 def test_the_start_changes_nothing_but_the_time():
     x, labels, *_ = blobs(4, **PROBLEM)
-    axes = principal_axes(jnp.asarray(standardised(x)))
+    axes = principal_axes(jnp.asarray(standardise(x)))
     strong = fit_logistic(axes, labels, class_count=4, l2=0.1)
     warm = fit_logistic(axes, labels, class_count=4, l2=0.01, start=strong, tolerance=2e-5)
     cold = fit_logistic(axes, labels, class_count=4, l2=0.01, tolerance=2e-5)
@@ -102,7 +102,7 @@ def test_weights_are_for_features_as_they_came():
     np.testing.assert_array_equal(np.argmax(test @ result.weights + result.bias, axis=1), result.predictions)
     assert result.accuracy == pytest.approx(np.mean(result.predictions == test_labels))
     assert result.gradient_norm <= 1e-4
-    weights, _ = oracle(standardised(train), labels, result.l2)
+    weights, _ = oracle(standardise(train), labels, result.l2)
     np.testing.assert_allclose(result.weights * train.std(axis=0)[:, None], weights, atol=2e-3)
 
 
@@ -111,7 +111,7 @@ def test_the_choice_of_l2_is_the_validation_rows_alone():
     candidates = (1e-4, 0.03, 3.0)
     result = linear_probe(train, labels, test, test_labels, l2=candidates, seed=1)
     held_out = validation_rows(labels, fraction=0.2, seed=1)
-    x, scores = standardised(train), {}
+    x, scores = standardise(train), {}
     for l2 in candidates:
         weights, bias = oracle(x[~held_out], labels[~held_out], l2)
         scores[l2] = np.mean(np.argmax(x[held_out] @ weights + bias, axis=1) == labels[held_out])
@@ -136,7 +136,7 @@ def test_constant_dimensions_get_weight_zero():
     train[:, -1], test[:, -1] = 0.1, 9.0  # 0.1 isn't a float32, so its mean and deviation aren't exact
     result = linear_probe(train, labels, test, test_labels)
     assert np.all(result.weights[-1] == 0)
-    rest = oracle(standardised(train[:, :-1]), labels, result.l2)
+    rest = oracle(standardise(train[:, :-1]), labels, result.l2)
     np.testing.assert_allclose(result.weights[:-1] * train[:, :-1].std(axis=0)[:, None], rest[0], atol=2e-3)
 
 
