@@ -66,7 +66,8 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         than the arrays, and of a PyTorch checkpoint only the weights are read.
 
     Raises:
-        CheckpointFormatError: absent, unreadable, truncated, damaged, or of a format that isn't known.
+        CheckpointFormatError: absent, unreadable, truncated, damaged, of a format that isn't known, or an archive
+            (all but .safetensors) without a single tensor.
         UnsafeCheckpointError: pickled code or objects, a bomb, offsets or names that lead out of the file.
 
     Example:
@@ -94,7 +95,10 @@ def _read(file: IO[bytes], *, where: str, size: int, max_bytes: int | None) -> d
         return safetensors_file.read_safetensors(file, where=where, size=size)
     if kind == "safetensors-index":
         return read_sharded(file, where=where, size=size, limit=max_bytes)
-    return READERS[kind](file, where=where, size=size, limit=limit)
+    arrays = READERS[kind](file, where=where, size=size, limit=limit)
+    if not arrays:
+        raise CheckpointFormatError(f"{where}: an archive without a single tensor; expected a state dict")
+    return arrays
 
 
 def file_kind(file: IO[bytes], *, where: str) -> str:
