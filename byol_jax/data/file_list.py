@@ -1,7 +1,7 @@
 """Which files of a folder are used: listed by their names, looked through once before training, and remembered.
 
-A resumed run reads the list again instead of the folder, so it sees the same images. The file that keeps a verdict is
-JSON: every usable name with its size in bytes, every other name with the reason.
+A resumed run uses the list that the first start made, so it sees the same images whatever was added since. The file
+that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason.
 """
 
 import hashlib
