@@ -19,8 +19,9 @@ from byol_jax.runs.artifacts import ENCODER, START, describe, export_encoder, ke
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, truncate_metrics
-from byol_jax.runs.progress import TrainingLog, stop_on_signals
+from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
+from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
 from byol_jax.types import Encoder, Learner, TrainState
 

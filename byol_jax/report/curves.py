@@ -1,6 +1,7 @@
-"""Line charts as inline SVG: no library, no script, nothing fetched. Pure functions of numbers to text.
+"""Line charts as SVG text, one curve a chart. Pure functions of numbers; no library, no script, nothing fetched.
 
-Colours come from the page's style sheet (`STYLE`), so one SVG reads well in light and in dark. One series a chart.
+Which curves a report shows is decided in write.py. Colours come from the page's style sheet (`STYLE`), so that the same
+SVG can be read in light and in dark.
 """
 
 import math
@@ -12,11 +13,11 @@ __all__ = ["STYLE", "Reference", "line_chart", "round_ticks"]
 
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 38
-"""Margins around the axes, in SVG units; tick labels lie in them."""
+"""Margins around the axes, in SVG units; the labels of the ticks are in them."""
 MAX_POINTS = 400
-"""More points than this are thinned out to the smallest and largest of each bucket, so that no spike is lost."""
+"""Of more points than this, only the smallest and the largest of each bucket are drawn, so that no spike is lost."""
 HUGE = 1e100
-"""Numbers beyond this are left out: differences of two such could overflow."""
+"""Numbers beyond this are left out: the difference of two of them could overflow."""
 
 STYLE = """
 :root { --ink: #1d2733; --muted: #5c6b7a; --grid: #e3e7ec; --paper: #ffffff; --panel: #f7f8fa; --line: #1f6fb5;
@@ -36,7 +37,7 @@ svg.chart .bad { stroke: var(--bad); } svg.chart text.bad { fill: var(--bad); st
 
 
 class Reference(NamedTuple):
-    """A level to compare a curve with: its value, its label, and whether it is a "good" or a "bad" place to be."""
+    """A level to compare a curve with: its value, its label, and whether a curve there is "good" or "bad"."""
 
     value: float
     label: str
@@ -49,10 +50,10 @@ def line_chart(
     """One curve as an SVG element.
 
     Args:
-        points: (x, y) in any order; a y that is no finite number interrupts the curve, such an x drops the point.
-        name: read out by screen readers.
-        x_label: below the axis.
-        references: horizontal dashed lines with labels; the axis is made to include them.
+        points: (x, y) in any order. A point whose x is no finite number is left out; one whose y is none leaves a gap.
+        name: what screen readers say.
+        x_label: the text below the axis.
+        references: dashed horizontal lines with labels; the y axis is long enough to show them.
 
     Returns:
         `<svg …>…</svg>`, or "" where no point has a finite y.
@@ -82,7 +83,7 @@ def line_chart(
     parts = _axes(x_inside, y_inside, x_label)
     for reference in references:
         parts += _reference(down(reference.value), reference)
-    parts += _series([[(across(x), down(y)) for x, y in part] for part in _parts(_thinned(known))])
+    parts += _series([[(across(x), down(y)) for x, y in part] for part in _parts(_thin(known))])
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">'
     return "\n".join([head, *parts, "</svg>"])
 
@@ -106,7 +107,7 @@ def round_ticks(low: float, high: float, *, count: int = 5, whole: bool = False)
 
 
 def _with_zero(low: float, high: float) -> tuple[float, float]:
-    """Starts an axis at 0, so that heights compare, unless the curve would then fill less than a tenth of it."""
+    """A range that starts at 0, so that heights compare, unless the curve would fill less than a tenth of it."""
     return (0.0, high) if 0 <= low < 0.9 * high else (low, high)
 
 
@@ -127,7 +128,8 @@ def _label(tick: float, ticks: Sequence[float]) -> str:
     return f"{tick:,.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
 
 
-def _thinned(points: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+def _thin(points: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    """At most about `MAX_POINTS` of them; the smallest and the largest y of each bucket stay."""
     if len(points) <= MAX_POINTS:
         return points
     bucket = math.ceil(2 * len(points) / MAX_POINTS)

@@ -1,6 +1,6 @@
-"""The parts of a report's page that are words and tables: HTML from plain values, every text escaped. Pure functions.
+"""The words and tables of a report's page: HTML from plain values, every text escaped. Pure functions.
 
-Charts are in curves.py; what is read from where is in report.py.
+Charts are in curves.py; files are read in write.py.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from byol_jax.report.curves import STYLE
 from byol_jax.tree import flatten
 
-__all__ = ["document", "evaluation_section", "facts_section", "number", "scaled"]
+__all__ = ["document", "evaluation_section", "facts_section", "number", "scale"]
 
 NAMES = {
     "knn": "kNN",
@@ -40,7 +40,7 @@ table.scores .number { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def document(title: str, sections: Iterable[str]) -> str:
-    """A whole page from a title, which is escaped, and sections, which are HTML; empty ones are left out."""
+    """A whole page: the title, which is escaped, and the sections, which are HTML; empty ones are left out."""
     heading = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -52,20 +52,20 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def number(value: object) -> float | None:
-    """A finite float, or None for anything else that JSON can hold."""
+    """`value` as a float if it is a finite number, else None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e100:
         return float(value)
     return None
 
 
-def scaled(value: object, factor: float) -> float | None:
-    """`number(value)` times `factor`, or None."""
+def scale(value: object, factor: float) -> float | None:
+    """`value` times `factor` if it is a finite number, else None."""
     finite = number(value)
     return None if finite is None else finite * factor
 
 
 def evaluation_section(content: dict[str, Any]) -> str:
-    """The table of accuracies; the file is the table itself, or has it under "scores" among other facts."""
+    """The table of accuracies: `content` itself, or what it has under "scores", with its other facts below."""
     table = content["scores"] if isinstance(content.get("scores"), dict) else content
     scores = {name: score for name, score in table.items() if isinstance(score, dict)}
     columns = list(dict.fromkeys(key for score in scores.values() for key in score if number(score[key]) is not None))
@@ -74,7 +74,7 @@ def evaluation_section(content: dict[str, Any]) -> str:
     head = "".join(f'<th class="number">{_name(column)}</th>' for column in columns)
     lines = []
     for name, score in scores.items():
-        numbers = [scaled(score.get(column), 100) for column in columns]
+        numbers = [scale(score.get(column), 100) for column in columns]
         cells = (f'<td class="number">{"–" if one is None else f"{one:.1f}"}</td>' for one in numbers)
         lines.append(f"<tr><td>{_name(name)}</td>{''.join(cells)}</tr>")
     accuracies = f'<table class="scores"><tr><th>features</th>{head}</tr>{"".join(lines)}</table>'
@@ -87,7 +87,7 @@ def _name(name: str) -> str:
 
 
 def facts_section(heading: str, content: dict[str, Any]) -> str:
-    """A heading and the table under it; "" where there is nothing."""
+    """A heading and a table of names and values, or "" if there are none."""
     return f"<h2>{heading}</h2>\n{_table(content)}" if content else ""
 
 

@@ -1,7 +1,7 @@
-"""A run on one page: report.html, which needs nothing but itself, no network, no script, no plotting library.
+"""report.html: a run on one page that stands alone, without network, script or plotting library.
 
-Reads what a run's folder holds: metrics.jsonl, config.json, environment.json, evaluation.json, views.png. Each may be
-absent or damaged: what can't be read is named in a note and left out. Every text from a file is escaped.
+Reads metrics.jsonl, config.json, environment.json, evaluation.json and views.png in the run's folder. Each may be
+absent or damaged: what can't be read is left out, and a note names it. The page's looks are in page.py and curves.py.
 """
 
 import base64
@@ -17,18 +17,17 @@ from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.report.curves import Reference, line_chart
-from byol_jax.report.page import document, evaluation_section, facts_section, number, scaled
+from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
 from byol_jax.runs.metrics import read_metrics
-from byol_jax.runs.pictures import views_grid
 from byol_jax.tree import flatten
 
-__all__ = ["views_grid", "write_report"]
+__all__ = ["write_report"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Curve(NamedTuple):
-    """What one chart shows: the key in metrics.jsonl, its title and unit, what it means, and a factor on the values."""
+    """One chart: a key of metrics.jsonl, its title and unit, what it means, and what its values are multiplied by."""
 
     key: str
     title: str
@@ -46,8 +45,8 @@ CURVES = (
     Curve("param_norm", "Parameter norm", "", "Euclidean, over the online network"),
     Curve("learning_rate", "Learning rate", "", "of the optimiser"),
     Curve("decay", "Target decay", "", "the part of the target network that a step keeps"),
-    Curve("images_per_second", "Throughput", "images/s", "images, not views, over all devices"),
-    Curve("data_wait", "Data wait", "%", "part of the time in which the step waited for images", 100.0),
+    Curve("images_per_second", "Throughput", "images/s", "images, not views, over all devices; without compilation"),
+    Curve("data_wait", "Data wait", "%", "part of the time that the loop waited for images", 100.0),
 )
 
 
@@ -55,8 +54,9 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
     """Writes RUN/report.html and returns its path.
 
     Args:
-        run_folder: a run's folder; metrics.jsonl has one JSON object a line with "step" and any of loss, feature_std,
-            grad_norm, param_norm, learning_rate, decay, images_per_second, data_wait (part of the time, in [0, 1]).
+        run_folder: a run's folder. A row of its metrics.jsonl has "step" and any of loss, feature_std, grad_norm,
+            param_norm, learning_rate, decay, images_per_second, data_wait (part of the time, in [0, 1]), seconds,
+            compile_seconds, epoch, nonfinite.
         title: the page's heading; the folder's name by default.
 
     Raises:
@@ -93,7 +93,7 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
 
 
 def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Rows with a step, in the order of steps; what can't be used is counted in a note."""
+    """The rows that have a step, in the order of steps; a note counts the lines that can't be used."""
     try:
         rows, damaged = read_metrics(path)
     except OSError as error:
@@ -130,6 +130,9 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     seconds = sum(number(row.get("seconds")) or 0.0 for row in rows)
     if seconds > 0:
         facts.append(f"{seconds / 60:,.1f} minutes of training")
+    compiling = sum(number(row.get("compile_seconds")) or 0.0 for row in rows)
+    if compiling > 0:
+        facts.append(f"{compiling:,.1f} seconds of them spent compiling")
     skipped = sum(number(row.get("nonfinite")) or 0.0 for row in rows)
     plural = "step" if skipped == 1 else "steps"
     facts.append(f"{skipped:,.0f} {plural} not finite and skipped" if skipped else "every step finite")
@@ -139,7 +142,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
     figures = []
     for curve in CURVES:
-        points = [(row["step"], scaled(row.get(curve.key), curve.factor)) for row in rows]
+        points = [(row["step"], scale(row.get(curve.key), curve.factor)) for row in rows]
         last = next((value for _, value in reversed(points) if value is not None), None)
         references = _spread_levels(config) if curve.key == "feature_std" else ()
         chart = line_chart(points, name=f"{curve.title} by step", references=references)
@@ -155,7 +158,7 @@ def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
 
 
 def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:
-    """The healthy level 1/sqrt(P) and the collapse line, where the configuration says how wide projections are."""
+    """The healthy level 1/sqrt(P) and the collapse line, if the configuration has the projections' size P."""
     sizes = (value for name, value in config.items() if name.rpartition("/")[2] == "projection_size")
     size = number(next(sizes, None))
     if size is None or size < 1:

@@ -1,6 +1,7 @@
-"""`config.json`: all that decides a run, and in what two configurations differ.
+"""`config.json`: everything that decides a run's result, and the comparison of two configurations.
 
-The file is the configuration itself with two keys more, `format` and `version`, by which a run's folder is known.
+The file is the configuration itself and two keys more, `format` and `version`, which mark a run's folder. What a result
+may depend on besides, versions and devices, is in environment.py; who makes the configuration: artifacts.py.
 """
 
 import json
@@ -16,10 +17,10 @@ __all__ = ["MAY_GROW", "NEVER_COMPARED", "differences", "encode_config", "read_c
 NEVER_COMPARED = frozenset(
     {"out", "workers", "log_every", "checkpoint_every", "num_processes", "process_id", "coordinator_address"}
 )
-"""Keys that don't decide the result, so that a run may be moved and its machine may change."""
+"""Keys that have no influence on the result: a run may be moved, and go on with other machines."""
 
 MAY_GROW = frozenset({"steps", "epochs"})
-"""Keys that a resumed run may have larger than before, but not smaller."""
+"""Keys that may be larger than before when a run goes on, but not smaller."""
 
 _MARK = {"format": "byol_jax.run", "version": 1}
 
@@ -45,7 +46,7 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of the run in the folder `out`.
 
     Raises:
-        ConfigurationError: there is none, it can't be read, or another program wrote it.
+        ConfigurationError: it is absent, can't be read, or is another program's.
     """
     path = Path(out) / "config.json"
     try:
@@ -62,28 +63,31 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Everything in which two configurations differ that decides the result, one text a key, nested keys by "/".
+    """One text for each key that decides the result and differs; nested keys are joined by "/".
+
+    The batch size of an iterable isn't compared: its batches decide it. Version 0.1.0 stored 256 there for any of them.
 
     Example:
         >>> differences({"seed": 0, "workers": 1, "steps": 5}, {"seed": 1, "workers": 2, "steps": 9})
         ['seed: stored 0, given 1']
     """
-    before, now = _decisive(stored), _decisive(json.loads(encode_config(given)))
-    if before.get("data/kind") == now.get("data/kind") == "iterable":  # its batches have their own size, which is null
-        before.pop("batch_size", None), now.pop("batch_size", None)  # here, and was a number that meant nothing before
+    before, now = _decisive_keys(stored), _decisive_keys(json.loads(encode_config(given)))
+    if before.get("data/kind") == now.get("data/kind") == "iterable":
+        before.pop("batch_size", None)
+        now.pop("batch_size", None)
     found = []
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
         if name in MAY_GROW and isinstance(old, int) and isinstance(new, int):
             if new < old:
                 found.append(f"{name}: stored {old}, given {new} (may only grow)")
-        elif _shown(name, before) != _shown(name, now):
-            found.append(f"{name}: stored {_shown(name, before)}, given {_shown(name, now)}")
+        elif _value(name, before) != _value(name, now):
+            found.append(f"{name}: stored {_value(name, before)}, given {_value(name, now)}")
     return found
 
 
 def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], given: dict[str, Any]) -> None:
-    """Nothing, where a run in the folder `out` may go on with `given`.
+    """Returns if the run in the folder `out` may go on with the configuration `given`.
 
     Raises:
         ConfigurationError: it may not; every key that differs is named.
@@ -95,9 +99,11 @@ def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], give
         )
 
 
-def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+def _decisive_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys that are compared, flat."""
     return flatten({name: value for name, value in config.items() if name not in NEVER_COMPARED | set(_MARK)})
 
 
-def _shown(name: str, config: dict[str, Any]) -> str:
+def _value(name: str, config: dict[str, Any]) -> str:
+    """As it is shown to a person."""
     return json.dumps(config[name], sort_keys=True) if name in config else "nothing"

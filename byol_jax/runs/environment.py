@@ -1,6 +1,7 @@
-"""What a result may depend on besides its configuration: versions, devices, command. No secrets, no host names.
+"""`environment.json`: what a result may depend on besides its configuration: versions, devices, the command.
 
-Read by people who compare two runs; nothing in the program depends on it.
+For people who compare two runs: the program writes it, shows it in the report and never compares it. It holds no
+secrets and no host names.
 """
 
 import importlib.metadata
@@ -21,8 +22,8 @@ _HIDDEN = re.compile(r"--?[\w-]*(token|secret|password|passwd|credential|key|add
 def environment() -> dict[str, Any]:
     """Package versions, Python, operating system, devices, processors, git commit and command line, as JSON.
 
-    `packages` maps to None what isn't installed; `git` is None where this package doesn't lie in a git checkout of its
-    own. The home folder is written as "~", and the values of options that sound like secrets or addresses as "…".
+    A package that isn't installed is None; `git` is None unless this file is tracked by a git checkout. The home
+    folder is written as "~", and the values of options that sound like secrets or addresses as "…".
 
     Example:
         >>> sorted(environment())
@@ -51,7 +52,7 @@ def _version(name: str) -> str | None:
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that tracks this file, and whether it was changed since."""
+    """The commit of the checkout that tracks this file, and whether tracked files were changed since."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10, check=True)

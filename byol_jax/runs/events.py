@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl as TensorBoard events, for people who look there. Optional; JSONL is always written."""
+"""`tensorboard/`: the rows of metrics.jsonl once more, as TensorBoard events. Optional; nothing here reads them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,12 @@ __all__ = ["event_writer"]
 
 
 def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """`record(row)`: every number of the row as a scalar of its name at `row["step"]`; flushed at once.
+    """Returns `record(row)`, which writes each number of a row as the scalar of that name at `row["step"]`.
+
+    The folder is made with the first row, and every row is on disk when `record` returns.
 
     Raises:
-        MissingDependencyError: the package tensorboard isn't installed. Nothing is written before the first row.
+        MissingDependencyError: the package tensorboard isn't installed.
     """
     try:
         from tensorboard.summary import Writer
@@ -21,14 +23,14 @@ def event_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
         raise MissingDependencyError(
             'TensorBoard events need the package tensorboard: pip install "byol-jax[logs]"'
         ) from error
-    opened: list[Writer] = []
+    writers: list[Writer] = []
 
     def record(row: dict[str, Any]) -> None:
-        if not opened:
-            opened.append(Writer(str(folder)))
+        if not writers:
+            writers.append(Writer(str(folder)))
         for name, number in row.items():
             if name != "step":
-                opened[0].add_scalar(name, float(number), row["step"])
-        opened[0].flush()
+                writers[0].add_scalar(name, float(number), row["step"])
+        writers[0].flush()
 
     return record

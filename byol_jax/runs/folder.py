@@ -3,7 +3,8 @@
     config.json environment.json images.json metrics.jsonl train.log views.png network/ checkpoints/STEP/ exported/
     tensorboard/ report.html evaluation.json
 
-`config.json` is what makes a folder a run's. Nothing is removed but what a run writes. Training itself is in train.py.
+A folder with a `config.json` of ours is a run's. Only what a run writes is ever removed. Not here: what the files hold
+(config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train.py).
 
     with lock(out):
         paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
@@ -65,10 +66,10 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
 def prepare(
     out: str | os.PathLike[str], config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> tuple[RunPaths, bool]:
-    """Make `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
+    """Makes `out` ready for the run that `config` describes; True where it goes on after a checkpoint.
 
-    `resume` starts afresh where there is no checkpoint, an empty or absent folder included. Only process 0
-    touches the folder; the others get its verdict. Call it under `lock(out)`.
+    With `resume`, a folder that is absent, empty or without a checkpoint means a fresh start. Only process 0 touches
+    the folder; the others hear from it how it went. Call it under `lock(out)`.
 
     Raises:
         ConfigurationError: `out` isn't empty and neither is given, or both are; it holds files and no run's
@@ -76,14 +77,14 @@ def prepare(
         DamagedCheckpointError: with `resume`, there are checkpoints and none is intact. Nothing was changed.
     """
     if jax.process_count() == 1:
-        return run_paths(out), _prepare(run_paths(out), config, resume, overwrite)
+        return run_paths(out), _make_ready(run_paths(out), config, resume, overwrite)
     from jax.experimental import multihost_utils
 
     verdict, refusal = 0, None
     if parallel.is_writer():
         try:
-            verdict = int(_prepare(run_paths(out), config, resume, overwrite))
-        except Exception as error:  # whatever it is, the others must not wait for a verdict that never comes
+            verdict = int(_make_ready(run_paths(out), config, resume, overwrite))
+        except Exception as error:  # whatever it is, the others wait for a verdict
             verdict, refusal = 2, error
     verdict = int(multihost_utils.broadcast_one_to_all(np.int32(verdict)))
     if refusal is not None:
@@ -95,10 +96,10 @@ def prepare(
 
 @contextlib.contextmanager
 def lock(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the folder `out` (made if need be), so that no other process trains into it.
+    """Holds the folder `out`, made if need be, so that no other process trains into it.
 
-    The kernel lets go when the process ends, however it ends, so a dead process's lock file is simply taken over. Two
-    runs within one process are not kept apart. Processes of one run: process 0 holds it for all.
+    The kernel frees the lock when the process ends, however it ends; the lock file of a dead process is taken over.
+    Two runs within one process are not kept apart. Where several processes make one run, process 0 holds the lock.
 
     Raises:
         ConfigurationError: another process holds it (named), or the folder can't be written.
@@ -117,7 +118,7 @@ def lock(out: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # a disk that is read-only by now: the next run takes the file over
+        with contextlib.suppress(OSError):  # the disk may be read-only by now: the next run takes the file over
             (root / _LOCK).unlink()
         os.close(descriptor)
         _remove_if_new(root, new)
@@ -130,7 +131,7 @@ def _remove_if_new(root: Path, new: bool) -> None:
 
 
 def _acquire(path: Path) -> int:
-    """An open descriptor that holds the lock. POSIX locks: workers forked by a run don't inherit them."""
+    """An open descriptor that holds the lock, a POSIX one: processes forked by a run don't inherit it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -152,10 +153,11 @@ def _acquire(path: Path) -> int:
                 os.close(descriptor)
                 raise
             return descriptor
-        os.close(descriptor)  # its owner removed it between our opening and our locking: another one is current
+        os.close(descriptor)  # its owner removed the file after we opened it: try again with the one that is there now
 
 
-def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+def _make_ready(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+    """`prepare` in the process that writes: refuses, or removes what an earlier run left, then writes the two files."""
     if resume and overwrite:
         raise ConfigurationError("resume and overwrite contradict each other: give one of them")
     content = encode_config(config)
@@ -166,12 +168,12 @@ def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: b
             " (overwrite=True) starts over; or give another folder"
         )
     if found:
-        _check_ours(paths, found)
+        _check_is_run(paths, found)
     resumed = resume and bool(found) and _has_checkpoint(paths.checkpoints)
     if resumed:
         refuse_differences(paths.root, read_config(paths.root), config)
     else:
-        for path in paths[2:]:  # config.json stays until it is replaced: it says that the folder is ours
+        for path in paths[2:]:  # config.json stays until it is replaced: it marks the folder as a run's
             _remove(path)
     paths.root.mkdir(parents=True, exist_ok=True)
     disk.remove_abandoned(paths.root)
@@ -182,10 +184,10 @@ def _prepare(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite: b
 
 
 def _has_checkpoint(directory: Path) -> bool:
-    """Whether there is an intact checkpoint; none at all, or empty folders of that name, mean a fresh start.
+    """Whether there is an intact checkpoint. Where there is none, or empty folders alone, the run starts afresh.
 
     Raises:
-        DamagedCheckpointError: all are damaged. They are somebody's work: starting over would delete them.
+        DamagedCheckpointError: all are damaged; starting afresh would delete somebody's work.
     """
     with warnings.catch_warnings(record=True) as passed_over:
         warnings.simplefilter("always", checkpoint.DamagedCheckpointWarning)
@@ -208,7 +210,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _entries(root: Path) -> list[Path]:
-    """What lies in the folder, our lock and what a killed writer left apart."""
+    """What lies in the folder, without the lock and what a killed writer left."""
     if not root.exists():
         return []
     if not root.is_dir():
@@ -216,8 +218,8 @@ def _entries(root: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.name != _LOCK and not disk.is_temporary(path)]
 
 
-def _check_ours(paths: RunPaths, found: list[Path]) -> None:
-    """Whether the folder is a run's: it has a run's config.json, or nothing but what a run writes."""
+def _check_is_run(paths: RunPaths, found: list[Path]) -> None:
+    """Refuses a folder that has no run's config.json and holds files that no run writes."""
     foreign = sorted(path.name for path in found if path not in paths)
     if foreign:
         try:

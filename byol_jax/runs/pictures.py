@@ -1,6 +1,6 @@
-"""One picture: images beside their two views, so that a person sees what the network is asked to call the same.
+"""`views.png`: images beside their two views, so that a person sees what the network is asked to call the same.
 
-Pillow alone. Curves of numbers are in curves.py.
+Draws arrays with Pillow. Which images and views: artifacts.py; curves of numbers: report/curves.py.
 """
 
 import io
@@ -30,7 +30,7 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
     Args:
         images, views1, views2: [N, H, W, C], each with its own H and W; C = 1 or 3; uint8, or floating, clipped to
             [0, 1].
-        path: the file to write, replaced in one instant if it is there.
+        path: the file to write; an old one is replaced in one instant.
 
     Returns:
         The path.
@@ -46,7 +46,7 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
         (368, 270)
     """
     columns = {
-        name: [_cell(image) for image in _bytes(array, name)]
+        name: [_cell(image) for image in _as_bytes(array, name)]
         for name, array in (("original", images), ("view 1", views1), ("view 2", views2))
     }
     counts = {name: len(np.asarray(array)) for name, array in zip(columns, (images, views1, views2), strict=True)}
@@ -71,7 +71,7 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
     return Path(path)
 
 
-def _bytes(array: Any, name: str) -> np.ndarray:
+def _as_bytes(array: Any, name: str) -> np.ndarray:
     """The first rows as uint8 [n, H, W, C]."""
     array = np.asarray(array)
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:

@@ -1,6 +1,6 @@
-"""What a run reads: anything that `pretrain` takes as data, how long it lasts, and the loader that goes through it.
+"""A run's data: what `pretrain` is given, be it a folder, an array or an iterable, as one thing for the loop.
 
-Reading images is byol_jax/data's; here a folder, an array or an iterable becomes one thing for the loop.
+Also how long the run is, because epochs depend on the data. How images are found, decoded and put in order is in data/.
 """
 
 import tempfile
@@ -14,12 +14,12 @@ import numpy as np
 from byol_jax import data, disk, parallel
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import ConfigurationError
-from byol_jax.runs.progress import scanning
+from byol_jax.runs.progress import progress_bar
 
 __all__ = ["LISTED", "Length", "Source", "open_source"]
 
 LISTED = 20
-"""Images named in a message, and bad ones in the log; images.json names all that were bad when the run began."""
+"""At most so many images are named in a message or the log. images.json names all that were bad at the first start."""
 
 
 class Length(NamedTuple):
@@ -37,7 +37,7 @@ class Source(NamedTuple):
         images: a `Dataset`, or anybody's iterable of batches.
         image_list: of a folder, the list of its usable images, as images.json keeps it.
         total_steps: the run's length.
-        epoch_steps: whole batches in the data; None for an iterable, whose length isn't known.
+        epoch_steps: whole batches in the data; None for an iterable, whose length is unknown.
         batch_size: images in a step, over all devices and processes; None for an iterable, which decides it itself.
     """
 
@@ -54,11 +54,11 @@ class Source(NamedTuple):
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """Names and reasons; may grow while a run goes on."""
+        """Names of the images that can't be used, and why; may grow while a run goes on."""
         return getattr(self.images, "skipped", ())
 
     def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
-        """Names and counts the images that can't be used, beyond the first `said`; returns how many there are."""
+        """Says which images can't be used, the first `said` of them left out; returns how many there are."""
         skipped = self.skipped
         new = skipped[said:] if parallel.is_writer() else ()
         if new:
@@ -70,12 +70,12 @@ class Source(NamedTuple):
         return len(skipped)
 
     def write_list(self, path: Path) -> None:
-        """images.json, of a folder."""
+        """Writes images.json where the data is a folder."""
         if self.image_list is not None:
             disk.write_atomically(path, self.image_list)
 
     def batch_indices(self, step: int, *, seed: int) -> list[int]:
-        """Which images step `step` sees; empty for an iterable."""
+        """Which images step `step` sees; unknown, so empty, for an iterable."""
         if self.batch_size is None:
             return []
         return data.batch_indices(step, seed=seed, count=len(self.images), batch_size=self.batch_size).tolist()
@@ -103,8 +103,8 @@ def open_source(
 
     Args:
         source: as `pretrain` takes it.
-        known: an earlier start's images.json, believed where it is there.
-        show: a bar on the terminal while a folder is looked through.
+        known: where an earlier start left its images.json; if the file exists, its list is used.
+        show: show a bar on the terminal while a folder is looked through.
 
     Raises:
         ConfigurationError: lengths that don't fit together or the data; DataError: data that can't be used.
@@ -112,7 +112,7 @@ def open_source(
     images, image_list = source, None
     if isinstance(source, str | Path | np.ndarray | jax.Array | tuple):
         options = {"image_size": image_size, "num_channels": num_channels, "workers": workers}
-        with scanning(show) as progress, tempfile.TemporaryDirectory() as scratch:
+        with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
             images = data.open_dataset(source, progress=progress, verdict_path=listed, **options)
             image_list = listed.read_bytes() if listed.exists() else None

@@ -131,6 +131,20 @@ def test_rows_may_lack_fields_and_hold_other_things(tmp_path):
     assert page.tags.count("svg") == 2  # feature_std and images_per_second
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_compilation_is_shown_where_rows_have_it(tmp_path, wrong):
+    """Rows of older runs have none; a resumed run has several."""
+    make_run(tmp_path)
+    assert "compiling" not in page_of(tmp_path).text
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for row, seconds in zip(rows[::10], (12.25, "many" if wrong else 3.25, None), strict=True):
+        row["compile_seconds"] = seconds
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(tmp_path)
+    assert f"{12.2 if wrong else 15.5} seconds of them spent compiling" in page.text
+    assert page.tags.count("svg") == len(FIELDS)
+
+
 def test_collapse_and_skipped_steps_are_said(tmp_path):
     page = page_of(make_run(tmp_path, feature_std=0.001, nonfinite=1, rows=2))
     assert "collapsed: 0.001" in page.text
