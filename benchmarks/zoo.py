@@ -18,7 +18,7 @@ import numpy as np
 from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, UnsupportedOpError
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
-from interop.trace.encoder import from_torch_module, network_encoder, traced_parts
+from interop.trace.encoder import from_torch_module, network_encoder
 from interop.trace.export import noted_outputs
 from interop.trace.verify import relative_difference, verify_encoder
 from interop.trace.without_chance import FIXED, without_chance
@@ -63,7 +63,8 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str,
     except (UnsupportedModuleError, UnsupportedOpError) as error:
         return {"outcome": "refused", "parameters": parameters, "reason": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - start
-    network, variables = traced_parts(encoder)
+    network = encoder.facts.traced
+    variables = jax.device_get(encoder.init(jax.random.key(0), network.input_shape))
     encoder = network_encoder(network, variables, stand_ins=FIXED)
     images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
     with _one_thread():

@@ -7,7 +7,7 @@ out, and a run that was stopped goes on as if it had never stopped. What is writ
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
@@ -15,7 +15,7 @@ from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
-from byol_jax.runs.artifacts import ENCODER, START, describe, export_encoder, keep_network, picture_views, start_from
+from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, truncate_metrics
@@ -24,6 +24,9 @@ from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
 from byol_jax.types import Encoder, Learner, TrainState
+
+if TYPE_CHECKING:
+    from interop import WeightFile
 
 __all__ = ["pretrain"]
 
@@ -43,7 +46,7 @@ def pretrain(
     workers: int = 2,
     checkpoint_every: int = 1000,
     log_every: int = 50,
-    init_from: str | Path | None = None,
+    init_from: "str | Path | WeightFile | None" = None,
     network: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     progress: bool = True,
@@ -64,8 +67,8 @@ def pretrain(
         resume: go on after the newest checkpoint, bit for bit; from the beginning where there is none.
         workers: threads that decode images. Has no influence on the result.
         checkpoint_every, log_every: steps between checkpoints, and between rows of metrics.jsonl.
-        init_from: file of weights (PyTorch's or ours) to start from: an encoder's, or a whole learner's, of which heads
-            and target are taken where their sizes are the same.
+        init_from: file of weights (PyTorch's or ours) to start from, or what `interop.open_weights` made of it: an
+            encoder's, or a whole learner's, of which heads and target are taken where their sizes are the same.
         network, options: what config.json says about the encoder and the learner, for programs that rebuild them.
         progress: show progress on stderr.
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
@@ -88,6 +91,8 @@ def pretrain(
         >>> int(state.step)
         2
     """
+    import interop
+
     check_at_least(1, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
     learner = make_learner(encoder, image_size=image_size, **learner_options)
     source = open_source(
@@ -100,17 +105,18 @@ def pretrain(
         show=progress,
     )
     state = learner.init(jax.random.key(seed))
-    state = state if init_from is None else start_from(init_from, state, encoder)
+    weights = None if init_from is None else interop.open_weights(init_from)
+    state = state if weights is None else weights.start(encoder, state)
     writes = parallel.is_writer()
     events = event_writer(run_paths(out).tensorboard) if tensorboard and writes else None
     sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": source.batch_size, "seed": seed}
-    config = describe(
+    config = run_config(
         network=network,
         learner=learner_options if options is None else options,
         data=source.identity,
         training=sizes,
         unimportant={"out": str(out), "workers": workers, "checkpoint_every": checkpoint_every, "log_every": log_every},
-        init_from=init_from,
+        init_from=weights,
     )
     parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
     with lock(out):
@@ -119,7 +125,7 @@ def pretrain(
             source.write_list(paths.images)
         if writes and not resumed:
             picture_views(paths.views, source.images, learner_options, image_size, state.key)
-            if init_from is not None:
+            if weights is not None:
                 export_encoder(paths.exported / START, encoder, encoder_variables(state), say=lambda line: None)
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from byol_jax.errors import InteropError
-from interop.inspect.commands import convert_file, describe, inspect_file
+from interop.inspect.commands import convert_file, inspect_file, inspection_text
 
 __all__ = ["main"]
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{done['target']}: {done['tensors']} tensors, {done['bytes']:,} bytes, {done['kind']}")
         else:
             inspection = inspect_file(options.file)
-            print(json.dumps(inspection, allow_nan=False) if options.json else describe(inspection))
+            print(json.dumps(inspection, allow_nan=False) if options.json else inspection_text(inspection))
         sys.stdout.flush()
     except InteropError as error:
         print(f"interop: {error}", file=sys.stderr)

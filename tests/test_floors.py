@@ -27,6 +27,7 @@ FLOORS = {
         "weights",
         "learners",
         "optimizers inspect trace",
+        "weight_file",
         "__main__",
     ],
 }
@@ -41,6 +42,7 @@ WORLD = FLOOR_OF["byol_jax.checkpoint"]
 """The floor of devices, disks and images; programs stand above it."""
 
 NUMPY_ONLY = ("interop.formats", "interop.files", "interop.weights", "interop.learners", "interop.inspect")
+NUMPY_ONLY += ("interop.weight_file",)
 WORDS = {f"byol_jax.{name}" for name in FLOORS["byol_jax"][0].split()}
 MOST_FLAT_FILES = {"byol_jax": 22, "interop": 8}
 

@@ -59,7 +59,7 @@ def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, de
     )
     parser.add_argument(
         "--init-from",
-        type=values.existing_file,
+        type=values.weight_file,
         metavar="FILE",
         help="start from these weights: a network's or a whole BYOL learner's",
     )

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
         "source",
-        type=values.existing_file,
+        type=values.weight_file,
         metavar="IN",
         help="a .pt, .pth, .ckpt, .safetensors or .npz file, or DeepMind's .pkl",
     )
@@ -37,10 +37,10 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Converts; prints a summary."""
-    from interop.inspect.commands import convert_file
+    import interop
 
     with folder_for(options.target):
-        summary = convert_file(options.source, options.target, overwrite=options.overwrite)
+        summary = interop.convert_file(options.source, options.target, overwrite=options.overwrite)
     if options.json:
         print(json.dumps(summary, default=str))
     else:

@@ -146,7 +146,7 @@ def _write(path: Any, arrays: dict[str, Any]) -> None:
 
     buffer = io.BytesIO()
     if path.suffix.lower() == ".npz":
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, **arrays)  # numpy before 2.2 would take allow_pickle for an array
     else:
         np.save(buffer, arrays["embeddings"], allow_pickle=False)
     with folder_for(path):

@@ -118,13 +118,14 @@ def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
     """The control's name and state: what the run started from, random or given weights."""
     import jax
 
+    import interop
     from byol_jax.cli.networks import starts_random
-    from byol_jax.runs.artifacts import START, start_from
+    from byol_jax.runs.artifacts import START
 
     state = opened.learner.init(jax.random.key(opened.config["seed"]))
     weights = options.run / "exported" / START
     if weights.exists():
-        return "starting_weights", start_from(weights, state, opened.encoder)
+        return "starting_weights", interop.open_weights(weights).start(opened.encoder, state)
     return "random_init" if starts_random(opened.config["network"]) else "starting_weights", state
 
 

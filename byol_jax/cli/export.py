@@ -57,7 +57,6 @@ def run(options: argparse.Namespace) -> int:
     import interop
     from byol_jax import encoder_variables
     from byol_jax.cli.opened_run import open_run
-    from byol_jax.runs.artifacts import encoder_state_dict
 
     opened = open_run(options.run, options.which)
     name, step = opened.config["network"]["name"], int(opened.state.step)
@@ -66,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             interop.save_byol_checkpoint(options.out, opened.state, layout=options.layout)
         print(f"learner of {name} after step {step} as {options.layout} has it: {options.out}")
         return 0
-    state_dict = encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
+    state_dict = interop.encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
     with folder_for(options.out):
         interop.save_state_dict(options.out, state_dict)
     print(f"{len(state_dict)} tensors of {name} after step {step}: {options.out}")

@@ -6,9 +6,6 @@ and for every tensor, whether it fits.
 """
 
 import argparse
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
@@ -19,7 +16,7 @@ from byol_jax.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder
-    from interop.inspect.recognition import Recognised
+    from interop import WeightFile
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -31,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
         "file",
-        type=values.existing_file,
+        type=values.weight_file,
         metavar="FILE",
         help="a .pt, .pth, .ckpt, .safetensors or .npz, of a network or a BYOL learner, or DeepMind's .pkl",
     )
@@ -57,70 +54,54 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Checks and writes; prints what was written and the file's name."""
-    from interop.inspect.recognition import difference, encoder_state_dict, recognised
-    from interop.learners.opened import opened
+    import interop
 
-    _, given = opened(options.file)
-    found = recognised(given)
-    network = encoder_state_dict(found, given, which=options.which, wanted=("conv1.weight",))
+    weights = interop.open_weights(options.file)
+    network = weights.network(which=options.which)
     if not network:
         raise ConfigurationError(f"{options.file}: holds no {options.which} network")
-    name = options.network or _told(network, options.file)
+    name = options.network or _name_by_weights(weights)
     encoder = encoder_from(network_from(name, options.channels, network))
     with folder_for(options.out):
         if options.layout is None:
-            written = _write_network(options, name, encoder, given, found)
+            written = _write_network(options, name, encoder, weights)
         else:
-            written = _write_learner(options, name, encoder, given, found)
-    otherwise = difference(found, given)
-    if otherwise is not None and options.layout is None:  # with a layout, loading says so
-        warnings.warn(otherwise.category(f"{options.file}: {otherwise.sentence}"), stacklevel=2)
-    print(f"{written}{', from ' + found.title if found.title else ''}: {options.out}")
+            written = _write_learner(options, name, encoder, weights)
+    print(f"{written}{', from ' + weights.title if weights.title else ''}: {options.out}")
     return 0
 
 
-def _told(network: Mapping[str, Any], path: Path) -> str:
+def _name_by_weights(weights: "WeightFile") -> str:
     """The native network that the names and shapes are those of; `UNTOLD` where they tell nothing.
 
     Raises:
         ConfigurationError: they tell one that isn't native.
     """
-    from interop.inspect.anatomy import architecture
-
-    told = architecture({name: array.shape for name, array in network.items()})
+    told = weights.architecture
     name = told.name + (SMALL_IMAGES if "3x3 stem" in told.details else "")
     if told.name != "unknown" and name not in NETWORKS:
         raise ConfigurationError(
-            f"{path}: its network is none of {', '.join(NETWORKS)}, but {told.name}; --network NAME lists what differs"
+            f"{weights.where}: its network is none of {', '.join(NETWORKS)}, but {told.name};"
+            " --network NAME lists what differs"
         )
     return name if name in NETWORKS else UNTOLD
 
 
-def _write_network(
-    options: argparse.Namespace, name: str, encoder: "Encoder", given: Mapping[str, Any], found: "Recognised"
-) -> str:
-    """Checks the encoder alone and writes it; says what was written."""
+def _write_network(options: argparse.Namespace, name: str, encoder: "Encoder", weights: "WeightFile") -> str:
+    """Checks the encoder alone and writes it; says what was written, and warns of what computes otherwise."""
     import jax
 
     import interop
-    from byol_jax.runs.artifacts import CLASSIFIER
-    from interop.inspect.recognition import encoder_state_dict
-    from interop.weights.names import named_leaves, torch_names
 
     like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), _image_shape(options)))
-    wanted = [leaf.key for leaf in torch_names(named_leaves(like)).values()]
-    network = encoder_state_dict(found, given, which=options.which, wanted=wanted)
-    if found.title:  # a classifier beside the network is none of its layers
-        network = {name: array for name, array in network.items() if name in wanted or name not in CLASSIFIER}
-    variables = interop.from_torch_state_dict(network, like=like)
-    state_dict = interop.to_torch_state_dict(variables)
+    variables = weights.variables(encoder, like=like, which=options.which, dtype=None)
+    state_dict = interop.encoder_state_dict(encoder, variables)
     interop.save_state_dict(options.out, state_dict)
+    weights.warn_of_difference(encoder)
     return f"{len(state_dict)} tensors of {name}"
 
 
-def _write_learner(
-    options: argparse.Namespace, name: str, encoder: "Encoder", given: Mapping[str, Any], found: "Recognised"
-) -> str:
+def _write_learner(options: argparse.Namespace, name: str, encoder: "Encoder", weights: "WeightFile") -> str:
     """Checks the whole learner against one with heads of its sizes and writes it; says what was written."""
     import jax
     import jax.numpy as jnp
@@ -129,11 +110,11 @@ def _write_learner(
     import interop
     from byol_jax import make_learner
 
-    if not found.source:
+    if not weights.source:
         raise ConfigurationError(
             f"{options.file}: holds no learner that can be read whole; without --layout its network is imported alone"
         )
-    heads, width = _heads(found, given)
+    heads, width = _head_options(weights)
     images = jax.ShapeDtypeStruct((1, *_image_shape(options)), jnp.float32)
     for hidden_layer in (-2, -1):  # before a classifier, and of a network that has none
         learner = make_learner(
@@ -148,8 +129,7 @@ def _write_learner(
         if width == jax.eval_shape(learner.embed, shapes, images).shape[-1]:
             break
     like = shapes.replace(step=jnp.zeros((), jnp.int32), key=jax.random.key(0))
-    state = interop.load_byol_checkpoint(options.file, like=like, source=found.source)
-    interop.save_byol_checkpoint(options.out, state, layout=options.layout)
+    interop.save_byol_checkpoint(options.out, weights.learner(encoder, like=like), layout=options.layout)
     return f"learner of {name} as {options.layout} has it"
 
 
@@ -158,19 +138,14 @@ def _image_shape(options: argparse.Namespace) -> tuple[int, ...]:
     return (*size, options.channels)
 
 
-def _heads(found: "Recognised", given: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+def _head_options(weights: "WeightFile") -> tuple[dict[str, Any], int | None]:
     """`make_learner`'s options that give heads of the file's sizes, as far as they tell, and the representation's."""
-    from interop.inspect.anatomy import head_layers
-    from interop.inspect.recognition import learner_arrays
-
-    shapes = {name: array.shape for name, array in learner_arrays(found, given).items()}
     projector, predictor = (
-        [layer for layer in head_layers(shapes, f"online.{head}.") if layer["kind"] == "linear"]
-        for head in ("projector", "predictor")
+        [layer for layer in weights.heads[head] if layer["kind"] == "linear"] for head in ("projector", "predictor")
     )
     options: dict[str, Any] = {
-        "use_momentum": not found.layout.endswith("-sim"),
-        "simplicial_embeddings": found.layout.startswith("D1"),
+        "use_momentum": not weights.layout.endswith("-sim"),
+        "simplicial_embeddings": weights.layout.startswith("D1"),
     }
     if predictor:
         options |= {"projection_size": predictor[0]["in"], "prediction_hidden_size": predictor[0]["out"]}

@@ -13,11 +13,9 @@ import numpy as np
 import optax
 
 from byol_jax.byol import encoder_variables, make_learner
-from byol_jax.cli.networks import loaded_weights
 from byol_jax.cli.recipe import HIDDEN_LAYER, augmentations
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
-from byol_jax.runs.artifacts import start_encoder_from
 from byol_jax.types import Encoder, Learner, TrainState
 
 __all__ = ["LoneNetwork", "lone_network", "summary"]
@@ -52,7 +50,10 @@ def lone_network(
     Raises:
         ConfigurationError, InteropError's children: it can't take such images, or has no such layer or weights.
     """
-    start = loaded_weights(options.init_from)
+    import interop
+
+    weights = None if options.init_from is None else interop.open_weights(options.init_from)
+    start = None if weights is None else weights.network()
     hidden_layer = HIDDEN_LAYER if options.hidden_layer is None else options.hidden_layer
     network, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
     view, _, normalize = augmentations("none", image_size, channels)
@@ -69,8 +70,8 @@ def lone_network(
         optimizer=optax.identity(),
     )
     state = learner.init(jax.random.key(seed))
-    if options.init_from is not None:
-        state = start_encoder_from(options.init_from, state, encoder)
+    if weights is not None:
+        state = weights.start_encoder(encoder, state)
     height, width = np.broadcast_to(image_size, 2).tolist()
     layer = resolve_hidden_layer(encoder.hidden_layers(encoder_variables(state)), hidden_layer)
     return LoneNetwork((height, width, channels), layer, encoder, learner, state)

@@ -23,7 +23,6 @@ __all__ = [
     "check_network",
     "encoder_from",
     "find_network",
-    "loaded_weights",
     "needs_network",
     "network_from",
     "network_name",
@@ -119,17 +118,6 @@ def _native(
 ) -> tuple[dict[str, Any], "Encoder"]:
     network = network_from(name, channels, start)
     return network, encoder_from(network)
-
-
-def loaded_weights(path: Path | None) -> Mapping[str, Any] | None:
-    """The network in the file of `--init-from`, a learner's online one; None where it isn't given."""
-    if path is None:
-        return None
-    from interop.inspect.recognition import encoder_state_dict, recognised
-    from interop.learners.opened import opened
-
-    _, given = opened(path)
-    return encoder_state_dict(recognised(given), given)
 
 
 def starts_random(network: Mapping[str, Any]) -> bool:

@@ -19,10 +19,10 @@ __all__ = ["find_kept", "find_traced", "load_kept"]
 
 def find_traced(name: str, weights: str | None) -> Callable[..., tuple[dict[str, Any], Encoder]]:
     """`find_network` for a torch module."""
-    from interop.trace.named import find_module
+    import interop
 
     with _aside():
-        return partial(_traced, name, weights, find_module(name, weights=weights))
+        return partial(_traced, name, weights, interop.find_module(name, weights=weights))
 
 
 def find_kept(run: Path, name: str, weights: str | None) -> Callable[..., tuple[dict[str, Any], Encoder]] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, check_folder
-from byol_jax.cli.networks import check_network, find_network, loaded_weights
+from byol_jax.cli.networks import check_network, find_network
 from byol_jax.cli.recipe import add_recipe, check_recipe, learner_arguments, recipe_from
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -103,11 +103,13 @@ def _train_together(options: argparse.Namespace, make_network: Callable[..., Any
 
 
 def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> None:
+    import interop
     from byol_jax import pretrain
 
     data, image_size, channels = _source(options)
     recipe = recipe_from(options, channels)
-    start = loaded_weights(options.init_from)
+    weights = None if options.init_from is None else interop.open_weights(options.init_from)
+    start = None if weights is None else weights.network()
     network, encoder = make_network(image_size=image_size, channels=channels, seed=options.seed, start=start)
     total_steps = options.steps if options.epochs is None else options.epochs * _steps_per_epoch(data, options)
     same = (
@@ -119,7 +121,6 @@ def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> Non
         "resume",
         "overwrite",
         "workers",
-        "init_from",
         "tensorboard",
     )
     pretrain(
@@ -128,6 +129,7 @@ def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> Non
         image_size=image_size,
         network=network,
         options=recipe,
+        init_from=weights,
         **{name: value for name, value in vars(options).items() if name in same},
         **_given(options, "checkpoint_every", "log_every"),
         **learner_arguments(recipe, network=network, image_size=image_size, total_steps=total_steps),

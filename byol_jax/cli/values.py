@@ -30,6 +30,7 @@ __all__ = [
     "positive_number",
     "probability",
     "run_folder",
+    "weight_file",
     "whole_number",
 ]
 
@@ -136,6 +137,14 @@ def existing_file(word: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{word!r} is a pipe, a socket or a device, a file is wanted")
     return path
+
+
+def weight_file(word: str) -> Path:
+    """A file of weights, or a sharded set of safetensors: its folder, or the name that the whole file would have."""
+    path = Path(word)
+    index = Path(f"{word.removesuffix('.safetensors')}.safetensors.index.json")
+    is_set = path.is_dir() or (path.suffix == ".safetensors" and not path.exists() and index.is_file())
+    return path if is_set else existing_file(word)
 
 
 def run_folder(word: str) -> Path:

@@ -19,7 +19,7 @@ from byol_jax.nets.norm import batch_norm, batch_norm_init
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.pool import flatten_channels_first, global_average_pool, max_pool
 from byol_jax.tree import unflatten
-from byol_jax.types import Encoder, Variables
+from byol_jax.types import Encoder, EncoderFacts, Variables
 
 __all__ = ["resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
@@ -29,10 +29,6 @@ _CHOICES = {
     "padding": ("torch", "same"),
     "shortcut": ("torch", "always"),
 }
-
-PADDING = "padding"
-"""`stats` of a network with padding="same" have a node `padding/same` without leaves: nothing else in a training state
-tells how its network pads, and weights trained with the other rule load without a word (`interop.learners`)."""
 
 
 def resnet(
@@ -90,7 +86,7 @@ def resnet(
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         return compiled(key, tuple(image_shape))
 
-    return Encoder(init, partial(_apply, net), lambda variables=None: net.names())
+    return Encoder(init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(padding=padding))
 
 
 def resnet18(**options: Any) -> Encoder:
@@ -188,8 +184,7 @@ def _init(net: _Net, key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         params[path], stats[path] = batch_norm_init(channels, jnp.float32)
     if net.num_classes is not None:
         params["fc"] = linear_init(fc_key, features, net.num_classes, jnp.float32)
-    marker = {PADDING: {net.padding: {}}} if net.padding == "same" else {}
-    return Variables(unflatten(params), unflatten(stats) | marker)
+    return Variables(unflatten(params), unflatten(stats))
 
 
 def _apply(
@@ -210,7 +205,7 @@ def _apply(
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     norm_options = {"train": train, "axis_name": axis_name}
     x, bn1, seen = _stem(net, Variables(params, stats), images.astype(dtype), norm_options)
-    new_stats = {"bn1": bn1} | {name: stats[name] for name in (PADDING,) if name in stats}
+    new_stats: dict[str, Any] = {"bn1": bn1}
     for place in net.places():
         path = f"{place.stage}.{place.index}"
         keep = str(wanted).removeprefix(f"{path}.") if str(wanted).startswith(f"{path}.") else None
@@ -224,7 +219,7 @@ def _apply(
     if net.num_classes is not None:
         x = seen["fc"] = linear(params["fc"], x)  # [N, num_classes]
     features = flatten_channels_first(x if wanted == OUTPUT else seen[wanted])
-    return features, new_stats if train else stats
+    return features, stats | new_stats if train else stats  # other nodes, which may have no leaves, stay
 
 
 def _stem(net: _Net, variables: Variables, x: jax.Array, norm_options: dict) -> tuple[jax.Array, Any, dict]:

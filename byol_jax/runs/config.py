@@ -22,6 +22,9 @@ NEVER_COMPARED = frozenset(
 MAY_GROW = frozenset({"steps", "epochs"})
 """Keys that may be larger than before when a run goes on, but not smaller."""
 
+_FOR_PEOPLE = frozenset({"init_from/file", "init_from/index_sha256"})
+"""Of the weights that a run starts from, which are known by their hash."""
+
 _MARK = {"format": "byol_jax.run", "version": 1}
 
 
@@ -75,6 +78,9 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     if before.get("data/kind") == now.get("data/kind") == "iterable":
         before.pop("batch_size", None)
         now.pop("batch_size", None)
+    index = (given.get("init_from") or {}).get("index_sha256")
+    if index is not None and before.get("init_from/sha256") == index:  # earlier runs hashed a sharded set's index alone
+        now["init_from/sha256"] = index
     found = []
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
@@ -101,7 +107,8 @@ def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], give
 
 def _decisive_keys(config: dict[str, Any]) -> dict[str, Any]:
     """The keys that are compared, flat."""
-    return flatten({name: value for name, value in config.items() if name not in NEVER_COMPARED | set(_MARK)})
+    compared = flatten({name: value for name, value in config.items() if name not in NEVER_COMPARED | set(_MARK)})
+    return {name: value for name, value in compared.items() if name not in _FOR_PEOPLE}
 
 
 def _value(name: str, config: dict[str, Any]) -> str:

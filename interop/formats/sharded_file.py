@@ -22,7 +22,7 @@ from interop.formats.containers import short_list
 from interop.formats.regular_file import open_regular, refuse_folders
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 
-__all__ = ["INDEX", "index_for", "index_names", "looks_like_index", "read_sharded", "write_sharded"]
+__all__ = ["INDEX", "index_for", "index_names", "looks_like_index", "read_sharded", "shard_paths", "write_sharded"]
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 """What the names of a file, and of the index that stands for it, end with."""
@@ -88,6 +88,12 @@ def index_names(path: str) -> list[str]:
     where = index_for(path)
     with open_regular(where) as (file, size):
         return list(_weight_map(file, where=where, size=size))
+
+
+def shard_paths(index: str) -> list[str]:
+    """The files that an index names."""
+    with open_regular(index) as (file, size):
+        return list(_shard_paths(set(_weight_map(file, where=index, size=size).values()), where=index).values())
 
 
 def _weight_map(file: IO[bytes], *, where: str, size: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a learner is made of, as far as names and shapes tell: its network's architecture, and its heads layer by layer.
 
-Names are `recognition`'s, shapes torch's. Nothing here knows a library; families other than ResNets are told by
-`tables.recognise`.
+Names are those of `recognition`, shapes torch's. Nothing here knows a library; `tables.recognise` tells families other
+than ResNets.
 """
 
 import re
@@ -142,6 +142,6 @@ def _in_words(layer: Mapping[str, Any]) -> str:
 
 
 def _side(shapes: Shapes, name: str, axis: int) -> int:
-    """One side of a tensor's shape; 0 where it hasn't that side."""
+    """One side of a tensor's shape; 0 where it has no such side."""
     shape = shapes.get(name, ())
     return shape[axis] if len(shape) > axis else 0

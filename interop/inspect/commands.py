@@ -14,11 +14,12 @@ from byol_jax.errors import CheckpointFormatError
 from interop.files import EXTENSIONS, save_state_dict
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
 from interop.inspect.contents import Contents, read_contents
-from interop.inspect.recognition import Recognised, difference, encoder_state_dict, learner_arrays, recognised
+from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
+from interop.learners.library import Origin
 from interop.weights.tables import recognise
 
-__all__ = ["convert_file", "describe", "inspect_file"]
+__all__ = ["convert_file", "inspect_file", "inspection_text"]
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of names that aren't parameters."""
@@ -65,7 +66,7 @@ def convert_file(
     return {
         "source": os.fspath(source),
         "target": target,
-        "kind": _kind(recognised(state_dict), state_dict),
+        "kind": _kind(find_origin(state_dict), state_dict),
         "tensors": len(state_dict),
         "bytes": sum(array.nbytes for array in state_dict.values()),
     }
@@ -102,42 +103,42 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     contents = read_contents(path)
     state_dict = contents.state_dict
-    found = recognised(state_dict)
+    origin = find_origin(state_dict)
     leaves = [_leaf(name, array) for name, array in state_dict.items()]
     parameters = [array.size for name, array in state_dict.items() if _is_parameter(name)]
     return {
         "path": os.fspath(path),
         "format": contents.format,
-        "kind": _kind(found, state_dict),
-        **_made_of(found, contents),
+        "kind": _kind(origin, state_dict),
+        **_parts(origin, contents),
         "tensors": len(leaves),
         "parameters": sum(parameters),
         "values": sum(array.size for array in state_dict.values()),
         "bytes": sum(array.nbytes for array in state_dict.values()),
         "leaves": leaves,
-        "would_not_convert": [refusal._asdict() for refusal in refusals(found, state_dict)],
+        "would_not_convert": [refusal._asdict() for refusal in refusals(origin, state_dict)],
         "problems": [problem for leaf in leaves for problem in _problems(leaf)],
     }
 
 
-def _kind(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> str:
+def _kind(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> str:
     """In words; "unknown" where nothing tells."""
-    if found.source:
-        return f"BYOL learner, {found.title}"
-    return recognise({name.removeprefix(found.owner): array.shape for name, array in state_dict.items()})
+    if origin.source:
+        return f"BYOL learner, {origin.title}"
+    return recognise({name.removeprefix(origin.owner): array.shape for name, array in state_dict.items()})
 
 
-def _made_of(found: Recognised, contents: Contents) -> dict[str, Any]:
-    encoder = encoder_state_dict(found, contents.state_dict, wanted=("conv1.weight",))
+def _parts(origin: Origin, contents: Contents) -> dict[str, Any]:
+    arrays = learner_arrays(origin, contents.state_dict)
+    encoder = network_arrays(arrays, wanted=("conv1.weight",))
     network = architecture({name: array.shape for name, array in encoder.items()})
-    otherwise = difference(found, contents.state_dict)
-    arrays = learner_arrays(found, contents.state_dict)
+    otherwise = difference(origin, contents.state_dict)
     shapes = {name: array.shape for name, array in arrays.items()}
     heads = {head: head_layers(shapes, f"online.{head}.") for head in ("projector", "predictor")}
     return {
         "prefixes": list(contents.prefixes),
-        "owner": found.owner,
-        "source": found.title,
+        "owner": origin.owner,
+        "source": origin.title,
         "architecture": network._asdict() | {"details": [*network.details, *([otherwise.detail] if otherwise else [])]},
         "heads": {head: layers for head, layers in heads.items() if layers},
         "target": any(name.startswith("target.") for name in shapes),
@@ -178,7 +179,7 @@ def _problems(leaf: Mapping[str, Any]) -> list[str]:
 WORDS = (("nan", "NaN"), ("inf", "infinite"))
 
 
-def describe(inspection: Mapping[str, Any]) -> str:
+def inspection_text(inspection: Mapping[str, Any]) -> str:
     """`inspect_file`'s result for a person: what it is, a table of leaves, totals, problems."""
     head = ("name", "dtype", "shape", "min", "mean", "max", "std")
     rows = [head] + [
@@ -199,7 +200,7 @@ def describe(inspection: Mapping[str, Any]) -> str:
     )
     refused = [
         f"would not convert: {verdict}, {reason}: {_first_of(names)}"
-        for (verdict, reason), names in _grouped(inspection["would_not_convert"]).items()
+        for (verdict, reason), names in _names_by_reason(inspection["would_not_convert"]).items()
     ]
     problems = [f"problem: {problem}" for problem in inspection["problems"]] or ["no problems"]
     head_line = f"{inspection['path']}: {inspection['kind']} ({inspection['format']})"
@@ -227,7 +228,7 @@ def _facts(inspection: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {text}" for name, text in facts.items() if text]
 
 
-def _grouped(refused: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], list[str]]:
+def _names_by_reason(refused: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], list[str]]:
     """Verdict and reason to the names that share them."""
     names: dict[tuple[str, str], list[str]] = {}
     for one in refused:

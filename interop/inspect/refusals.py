@@ -1,7 +1,7 @@
 """What of a weight file would not convert: leaves that loading refuses or leaves out, each with its reason.
 
-The rules are `checkpoints`' and `convert`'s, applied to names, shapes and types alone. Whether the rest fits a network
-and its heads' sizes is known only when there is one: then loading lists what doesn't.
+The rules of `learners` and `weights` are applied to names, shapes and types alone. Whether the rest fits a network and
+its heads' sizes is known only when there is one: then loading lists what doesn't.
 """
 
 import difflib
@@ -11,20 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interop.inspect.recognition import Recognised, learner_arrays
-from interop.learners import byol_pytorch, deepmind, lightly
-from interop.learners.fitting import MLP
+from interop.learners.checkpoint import SOURCES
+from interop.learners.fitting import ENCODERS
+from interop.learners.library import Origin
 
 __all__ = ["LEFT_OUT", "REFUSED", "Refusal", "refusals"]
 
 REFUSED, LEFT_OUT = "refused", "left out"
 
-EMBEDDED = {"D0": "C", "D0-sim": "C-sim", "A": "C", "B": "C"}
-"""Layouts whose heads, as `recognition` names them, are another's."""
-
-BIASLESS = {"lightly": lightly.BIASLESS, "deepmind": deepmind.BIASLESS}
+NETWORKS = ("online", "target")
 FLOATING = ("weight", "bias", "running_mean", "running_var")
-PARTS = {"online": ("projector", "predictor"), "target": ("projector",)}
 
 
 class Refusal(NamedTuple):
@@ -35,75 +31,63 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def refusals(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> list[Refusal]:
+def refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> list[Refusal]:
     """Everything that `load_byol_checkpoint`, or `from_torch_state_dict` for a network by itself, wouldn't take.
 
     Args:
-        found: what `recognition.recognised` says about `state_dict`.
+        origin: what `recognition.find_origin` says about `state_dict`.
 
     Example:
-        >>> from interop.inspect.recognition import recognised
+        >>> from interop.inspect.recognition import find_origin
         >>> network = {"fc.bias": np.zeros(2, np.complex64)}
-        >>> [(one.name, one.verdict) for one in refusals(recognised(network), network)]
+        >>> [(one.name, one.verdict) for one in refusals(find_origin(network), network)]
         [('fc.bias', 'refused')]
     """
-    left_out = [Refusal(name, LEFT_OUT, reason) for name, reason in found.left_out.items()]
-    if not found.source:
-        return [*_prefixed(found), *_network_types(found, state_dict), *left_out]
-    strangers = list(_strangers(found, state_dict))
-    absent = _absent(found, [refusal.name.removeprefix(found.owner) for refusal in strangers])
-    return [*strangers, *absent, *_learner_types(found, state_dict), *_disagreeing(found, state_dict), *left_out]
+    left_out = [Refusal(name, LEFT_OUT, reason) for name, reason in origin.left_out.items()]
+    if not origin.source:
+        return [*_prefixed(origin), *_network_types(origin, state_dict), *left_out]
+    strangers = list(_strangers(origin, state_dict))
+    absent = _absent(origin, [refusal.name.removeprefix(origin.owner) for refusal in strangers])
+    others = [Refusal(name, REFUSED, reason) for name, reason in SOURCES[origin.source].refusals(origin, state_dict)]
+    return [*strangers, *absent, *_learner_types(origin, state_dict), *others, *left_out]
 
 
-def _prefixed(found: Recognised) -> Iterator[Refusal]:
-    if found.owner and not found.title:
+def _prefixed(origin: Origin) -> Iterator[Refusal]:
+    if origin.owner and not origin.title:
         yield Refusal(
-            f"{found.owner}*", REFUSED, "the network's names have this in front; byol-jax import takes it off"
+            f"{origin.owner}*", REFUSED, "the network's names have this in front; byol-jax import takes it off"
         )
 
 
-def _strangers(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
-    """Names with no place in a learner, and layers that its heads haven't."""
-    wanted = _heads(found)
+def _strangers(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
+    """Names with no place in a learner, and layers that its heads don't have."""
+    wanted = SOURCES[origin.source].heads(origin)
     for name in state_dict:
-        ours = found.names.get(name)
-        if name in found.left_out:
+        ours = origin.names.get(name)
+        if name in origin.left_out:
             continue
         if ours is None:
-            queue = name.removeprefix(found.owner).startswith("queue")
-            yield Refusal(name, REFUSED, "a queue, which BYOL hasn't" if queue else "no part of such a learner")
-        elif not ours.startswith(("online.encoder.", "target.encoder.")) and ours not in wanted:
+            queue = name.removeprefix(origin.owner).startswith("queue")
+            yield Refusal(name, REFUSED, "a queue, which BYOL doesn't have" if queue else "no part of such a learner")
+        elif not ours.startswith(ENCODERS) and ours not in wanted:
             yield Refusal(name, REFUSED, "no layer of such a head")
 
 
-def _absent(found: Recognised, strangers: Collection[str]) -> Iterator[Refusal]:
-    """Heads' leaves that aren't there, with the nearest stranger, and a network that isn't."""
-    present = set(found.names.values())
-    optional = {f"{network}.{bias}" for network in PARTS for bias in BIASLESS.get(found.source, ())}
+def _absent(origin: Origin, strangers: Collection[str]) -> Iterator[Refusal]:
+    """Heads' leaves that aren't there, with the nearest stranger."""
+    present = set(origin.names.values())
+    library = SOURCES[origin.source]
+    optional = {f"{network}.{bias}" for network in NETWORKS for bias in library.biasless}
     has_target = any(ours.startswith("target.") for ours in present)
-    for ours in sorted(_heads(found) - present - optional):
+    for ours in sorted(library.heads(origin) - present - optional):
         if has_target or ours.startswith("online."):
             alike = difflib.get_close_matches(ours, strangers, n=1, cutoff=0.6)
             yield Refusal(ours, REFUSED, "isn't there" + (f" (nearest: {alike[0]})" if alike else ""))
-    if found.layout in ("C", "D0", "D1") and not has_target:
-        reason = "isn't there: call the learner once after reset_moving_average(), then save"
-        yield Refusal("target_encoder.*", REFUSED, reason)
 
 
-def _heads(found: Recognised) -> frozenset[str]:
-    """The names that the heads' leaves have."""
-    layout = EMBEDDED.get(found.layout, found.layout)
-    projector = byol_pytorch.PROJECTORS.get(layout, MLP)
-    rows = {"projector": projector, "predictor": MLP}
-    networks = ("online",) if layout.endswith("-sim") else tuple(PARTS)
-    return frozenset(
-        f"{network}.{part}.{leaf}" for network in networks for part in PARTS[network] for leaf in rows[part]
-    )
-
-
-def _learner_types(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
+def _learner_types(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
     """A learner's leaves are float32, its counters integers."""
-    for name in found.names:
+    for name in origin.names:
         dtype = state_dict[name].dtype
         counter = re.split(r"[./]", name)[-1] in ("num_batches_tracked", "counter")
         if counter and dtype.kind not in "iu":
@@ -112,21 +96,9 @@ def _learner_types(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> I
             yield Refusal(name, REFUSED, f"{dtype}, where a learner has float32: convert it first")
 
 
-def _network_types(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
+def _network_types(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
     """Parameters and statistics that aren't floating; buffers of a traced network may be anything."""
-    for name in found.names:
+    for name in origin.names:
         dtype, leaf = state_dict[name].dtype, name.rpartition(".")[2]
         if dtype.kind == "c" or (dtype.kind in "biu" and leaf in FLOATING):
             yield Refusal(name, REFUSED, f"{dtype}, where a network has floating numbers (quantised ones aren't read)")
-
-
-def _disagreeing(found: Recognised, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:
-    """byol-pytorch's two names for a tensor of its network, with unlike bits."""
-    if found.source != "byol_pytorch":
-        return
-    kept = learner_arrays(found, state_dict)
-    for name, ours in found.names.items():
-        if name.startswith(f"{found.owner}{byol_pytorch.ALIAS}.") and (
-            state_dict[name].tobytes() != kept[ours].tobytes()
-        ):
-            yield Refusal(name, REFUSED, f"differs from {found.owner}online_encoder.{name.removeprefix(found.owner)}")

@@ -9,11 +9,10 @@ A and B compute what C computes. Without momentum they have C's heads, not C-sim
 releases up to 0.0.2 right after an update, which take a fresh copy then. Source: the released packages.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from interop.learners.fitting import AbsentTargetWarning, EmbeddingsWarning
+from interop.learners.fitting import AbsentTargetWarning, EmbeddingsWarning, warn_caller
 
 __all__ = ["OLDER", "as_current", "as_older"]
 
@@ -25,7 +24,7 @@ BELOW = {"A or B": "net.", "A": "net.", "B": "net.", "D0": "0.", "D0-sim": "0."}
 """Where each layout has its heads' layers."""
 
 EMBEDDINGS = (
-    "byol-pytorch 0.9.0 (layout {}) has simplicial embeddings behind both heads, which learners here haven't: "
+    "byol-pytorch 0.9.0 (layout {}) has simplicial embeddings behind both heads, which learners here lack: "
     "projections and losses differ, the weights are the same"
 )
 
@@ -43,12 +42,12 @@ def as_current(given: Mapping[str, Any], layout: str | None, *, where: str) -> d
         return dict(given)
     named = {_without(key, BELOW[layout]): value for key, value in given.items()}
     if layout.startswith("D0"):
-        warnings.warn(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"), stacklevel=4)
+        warn_caller(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"))
         return named
     if any(key.startswith("target_encoder.") for key in named):
         return named
     message = f"{where}: holds no target network; a copy of the online network starts as one, as byol-pytorch does it"
-    warnings.warn(AbsentTargetWarning(message), stacklevel=4)
+    warn_caller(AbsentTargetWarning(message))
     online = {key: value for key, value in named.items() if key.startswith("online_encoder.")}
     if not any(key.startswith("online_encoder.net.") for key in online):  # safetensors kept the other name only
         online |= {f"online_encoder.{key}": value for key, value in named.items() if key.startswith("net.")}
@@ -63,7 +62,7 @@ def as_older(state_dict: Mapping[str, Any], layout: str, *, where: str) -> dict[
         {'online_predictor.net.0.bias': 2}
     """
     if layout.startswith("D0"):
-        warnings.warn(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"), stacklevel=4)
+        warn_caller(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"))
     kept = {key: value for key, value in state_dict.items() if layout != "A" or not key.startswith("net.")}
     return {_with(key, BELOW[layout]): value for key, value in kept.items()}
 

@@ -6,12 +6,11 @@
     target_encoder.{net,projector}.* target/…            momentum only
 
 Layouts C (simplicial embeddings off; releases from 0.6.0 on) and D1 (on, 0.9.1), and C-sim and D1-sim without momentum.
-Other releases' are brought to these and back by `byol_history`. Opening files is `interop.files`' business.
+`byol_history` brings other releases' to these and back.
 """
 
 import re
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,19 +24,21 @@ from interop.learners.fitting import (
     STATS,
     AbsentHeadsWarning,
     defined_order,
-    described,
+    network_in_words,
     own_names,
     shape_hints,
     under,
+    warn_caller,
 )
-from interop.learners.states import rebuilt, state_leaves
+from interop.learners.library import Library, Origin, below
+from interop.learners.states import replace_networks, state_leaves
 from interop.weights.convert import matched, to_torch_array
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf
 from interop.weights.packed import packed
 from interop.weights.tables import recognise
 
-__all__ = ["LAYOUTS", "from_state_dict", "layout_of", "owner_of", "recognises", "roots", "to_state_dict"]
+__all__ = ["LIBRARY", "layout_of", "owner_of", "recognises", "roots"]
 
 LAYOUTS = ("C", "C-sim", "D1", "D1-sim", *OLDER)
 """What is read and written; "-sim" is SimSiam, without momentum."""
@@ -76,6 +77,10 @@ PROJECTORS = {
     "D1-sim": _EMBEDDER | under("2.", _SIMSIAM),
 }
 """Each layout's keys below `online_encoder.projector.`, which tell it; counts of keys don't (B, C and D0 have 393)."""
+
+
+RELEASES = {"A": "0.0.1 to 0.5.1", "B": "0.5.2 to 0.5.7", "C": "0.6.0 to 0.8.2, or 0.9 without simplicial embeddings"}
+RELEASES |= {"D0": "0.9.0, simplicial embeddings behind the heads", "D1": "0.9.1, simplicial embeddings"}
 
 
 def layout_of(keys: Collection[str]) -> str | None:
@@ -157,7 +162,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         if _differ(arrays.get(path), arrays.get(path.removeprefix("alias/")))
     ]
     mismatch.raise_if_any(f"{where} doesn't fit the learner", hint=_hint(given, names, leaves, mismatch))
-    return rebuilt(like, arrays)
+    return replace_networks(like, arrays)
 
 
 def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
@@ -181,9 +186,9 @@ def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
     mismatch.raise_if_any(f"{where} doesn't fit the learner's network")
     targets = {path.replace("online/", "target/", 1): array for path, array in arrays.items()}
     arrays |= {path: array for path, array in targets.items() if path in leaves}
-    state = rebuilt(like, {path: np.asarray(leaf) for path, leaf in leaves.items()} | arrays)
+    state = replace_networks(like, {path: np.asarray(leaf) for path, leaf in leaves.items()} | arrays)
     message = f"{where}: holds a network without heads, as byol-pytorch's trainer saves it; the heads are like's"
-    warnings.warn(AbsentHeadsWarning(message), stacklevel=4)
+    warn_caller(AbsentHeadsWarning(message))
     return state
 
 
@@ -265,5 +270,58 @@ def _differ(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 def _hint(given: Mapping[str, Any], names: Mapping[str, Leaf], leaves: Mapping[str, Any], mismatch: Mismatch) -> str:
     """What to make the learner with, where the shapes tell."""
     if mismatch.missing or mismatch.unexpected:
-        return described(given, ROOTS["online/encoder"] + ".")
+        return network_in_words(given, ROOTS["online/encoder"] + ".")
     return shape_hints(given, names, leaves, mismatch)
+
+
+def origin(keys: Collection[str]) -> Origin:
+    """Whose the names of a byol-pytorch learner are, its trainer's among them."""
+    owner = owner_of(keys) or ""
+    inner = [key.removeprefix(owner) for key in keys if key.startswith(owner)]
+    layout = layout_of(inner) or ""
+    if layout == "A or B":
+        layout = "B" if any(key.startswith(f"{ALIAS}.") for key in inner) else "A"
+    left_out = {key: "what stands beside the learner in its trainer" for key in keys if not key.startswith(owner)}
+    left_out |= {owner + key: "a buffer of an augmentation" for key in inner if key.startswith(AUGMENTATIONS)}
+    releases = RELEASES.get(layout.removesuffix("-sim"))
+    title = f"byol-pytorch, layout {layout} ({releases})" if releases else "byol-pytorch"
+    title += ", without momentum" if layout.endswith("-sim") else ""
+    in_trainer = owner.startswith("byol.") and any(key.startswith(f"{ALIAS}.") for key in keys)
+    title += " in its trainer" if in_trainer else ""
+    names = below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()})
+    return Origin(title, names, left_out, owner=owner, layout=layout)
+
+
+def _parameter_roots(keys: Collection[str]) -> dict[str, str]:
+    return roots(keys) | {ALIAS: "online.encoder"}  # its trainer has the network by itself, too
+
+
+def _heads(origin: Origin) -> frozenset[str]:
+    layout = {"A": "C", "B": "C", "D0": "C", "D0-sim": "C-sim"}.get(origin.layout, origin.layout)
+    projector = PROJECTORS.get(layout, MLP)
+    heads = under("online.projector.", projector) | under("online.predictor.", MLP)
+    return heads if layout.endswith("-sim") else heads | under("target.projector.", projector)
+
+
+def _refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """A target that isn't there, and the two names of a tensor of the network with unlike bits."""
+    if origin.layout in ("C", "D0", "D1") and not any(ours.startswith("target.") for ours in origin.names.values()):
+        yield "target_encoder.*", "isn't there: call the learner once after reset_moving_average(), then save"
+    alias = f"{origin.owner}{ALIAS}."
+    for name in origin.names:
+        other = f"{origin.owner}{ROOTS['online/encoder']}.{name.removeprefix(alias)}"
+        is_alias = name.startswith(alias) and other in origin.names
+        if is_alias and state_dict[name].tobytes() != state_dict[other].tobytes():
+            yield name, f"differs from {other}"
+
+
+LIBRARY = Library(
+    layouts=LAYOUTS,
+    recognises=recognises,
+    origin=origin,
+    from_state_dict=from_state_dict,
+    to_state_dict=to_state_dict,
+    heads=_heads,
+    parameter_roots=_parameter_roots,
+    refusals=_refusals,
+)

@@ -7,17 +7,23 @@ from typing import Any
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
 from interop.files import save_state_dict
 from interop.learners import byol_pytorch, deepmind, lightly, solo_learn
-from interop.learners.opened import opened, without_owner
+from interop.learners.library import warn_of_difference
+from interop.learners.reading import read_weights, without_owner
 from interop.weights.tables import recognise
 
-__all__ = ["load_byol_checkpoint", "save_byol_checkpoint"]
+__all__ = ["SOURCES", "load_byol_checkpoint", "load_learner", "save_byol_checkpoint"]
 
-SOURCES = {"byol_pytorch": byol_pytorch, "lightly": lightly, "solo_learn": solo_learn, "deepmind": deepmind}
-"""Libraries' names to their files here, tested in this order."""
+SOURCES = {
+    "byol_pytorch": byol_pytorch.LIBRARY,
+    "lightly": lightly.LIBRARY,
+    "solo_learn": solo_learn.LIBRARY,
+    "deepmind": deepmind.LIBRARY,
+}
+"""Libraries by their names, tested in this order."""
 
 
 def load_byol_checkpoint(
-    path_or_dict: str | os.PathLike[str] | Mapping[str, Any], *, like: Any, source: str = "auto"
+    path_or_dict: str | os.PathLike[str] | Mapping[str, Any], *, like: Any, source: str = "auto", encoder: Any = None
 ) -> Any:
     """A training state with both networks, heads and statistics of a learner that another library trained.
 
@@ -30,15 +36,17 @@ def load_byol_checkpoint(
         source: the library, "byol_pytorch" (any release), "lightly", "solo_learn" or "deepmind"; "auto" tells it from
             the names. Hyphens may stand for underscores. "byol_pytorch" also takes a network by itself, which is what
             its trainer's `checkpoint.N.pt` holds: both encoders become it.
+        encoder: the `Encoder` that `like`'s learner was made with. It tells how the network pads, which no state does,
+            so that a PaddingWarning comes only where one is due.
 
     Returns:
         `TrainState`, the same bits as in the file (counters are int64 there and int32 here), in buffers of its own.
-        Biases that a library's heads haven't are 0. An online classifier becomes `fc` where the network has one.
+        Biases that a library's heads lack are 0. An online classifier becomes `fc` where the network has one.
 
     Warns:
         AbsentHeadsWarning: byol-pytorch's trainer saved the network alone; the heads are `like`'s.
         PaddingWarning: the network pads otherwise than the one that was trained (DeepMind's, solo-learn's for CIFAR).
-        StemWarning: the network has a ReLU behind its stem, the one that was trained hasn't (lightly's for CIFAR).
+        StemWarning: the network has a ReLU behind its stem, the one that was trained has none (lightly's for CIFAR).
         EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
         AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
 
@@ -61,22 +69,29 @@ def load_byol_checkpoint(
         True
     """
     names = {"auto": "auto"} | {name: name for name in SOURCES}
-    wanted = _chosen(source, names, "source")
-    where, state_dict = opened(path_or_dict)
-    libraries = SOURCES if wanted == "auto" else {wanted: SOURCES[wanted]}
+    wanted = _choose(source, names, "source")
+    where, state_dict = read_weights(path_or_dict)
+    return load_learner(state_dict, like=like, source=wanted, encoder=encoder, where=where)
+
+
+def load_learner(state_dict: Mapping[str, Any], *, like: Any, source: str, encoder: Any, where: str) -> Any:
+    """`load_byol_checkpoint` of names and arrays that were read already; `where` is said in messages."""
+    libraries = SOURCES if source == "auto" else {source: SOURCES[source]}
     inner: Mapping[str, Any] | None = state_dict
     while inner is not None:
         for library in libraries.values():
             if library.recognises(inner):
-                return library.from_state_dict(inner, like=like, where=where)
+                state = library.from_state_dict(inner, like=like, where=where)
+                warn_of_difference(library.difference(inner), state=like, where=where, encoder=encoder)
+                return state
         inner = without_owner(inner)
-    if wanted == "auto":
+    if source == "auto":
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
             f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
             "a network by itself is loaded by interop.from_torch_state_dict, and with source='byol_pytorch'"
         )
-    return SOURCES[wanted].from_state_dict(state_dict, like=like, where=where)
+    return SOURCES[source].from_state_dict(state_dict, like=like, where=where)
 
 
 def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: str) -> None:
@@ -108,13 +123,15 @@ def save_byol_checkpoint(path: str | os.PathLike[str], state: Any, *, layout: st
         byol_jax.errors.ConfigurationError: layout 'C-simm' isn't known: use one of C-sim, ...
     """
     owners = {name: name for name in SOURCES}
-    owners |= {layout: name for name, library in SOURCES.items() for layout in library.LAYOUTS}
-    wanted = _chosen(layout, owners, "layout")
-    where = os.fspath(path)
-    save_state_dict(path, SOURCES[owners[wanted]].to_state_dict(state, layout=wanted, where=where))
+    owners |= {layout: name for name, library in SOURCES.items() for layout in library.layouts}
+    wanted = _choose(layout, owners, "layout")
+    where, library = os.fspath(path), SOURCES[owners[wanted]]
+    state_dict = library.to_state_dict(state, layout=wanted, where=where)
+    warn_of_difference(library.difference(state_dict), state=state, where=where)
+    save_state_dict(path, state_dict)
 
 
-def _chosen(given: Any, names: Mapping[str, str], what: str) -> str:
+def _choose(given: Any, names: Mapping[str, str], what: str) -> str:
     """The one of `names` that `given` spells."""
     spelt = {name.lower().replace("-", "_"): name for name in names}
     wanted = spelt.get(given.lower().replace("-", "_")) if isinstance(given, str) else None

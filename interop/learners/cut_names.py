@@ -10,7 +10,7 @@ A network without `layer1` and so on, and one that was a Sequential from the sta
 import re
 from collections.abc import Callable, Collection
 
-__all__ = ["FIRST_STAGE", "cut", "renaming", "whole"]
+__all__ = ["FIRST_STAGE", "cut_name", "renaming", "whole_name"]
 
 FIRST_STAGE = {"torchvision": 4, "lightly": 2}
 """The index of `layer1`."""
@@ -18,11 +18,11 @@ FIRST_STAGE = {"torchvision": 4, "lightly": 2}
 BLOCK = re.compile(r"(\d+)\.\d+\.(?:conv|bn)\d\..*")
 
 
-def cut(key: str, first_stage: int = FIRST_STAGE["torchvision"]) -> str:
+def cut_name(key: str, first_stage: int = FIRST_STAGE["torchvision"]) -> str:
     """A torchvision name as a cut network has it.
 
     Example:
-        >>> cut("layer1.0.downsample.0.weight"), cut("layer1.0.downsample.0.weight", 2)
+        >>> cut_name("layer1.0.downsample.0.weight"), cut_name("layer1.0.downsample.0.weight", 2)
         ('4.0.downsample.0.weight', '2.0.shortcut.0.weight')
     """
     first, _, rest = key.partition(".")
@@ -35,11 +35,11 @@ def cut(key: str, first_stage: int = FIRST_STAGE["torchvision"]) -> str:
     return f"{int(first.removeprefix('layer')) - 1 + first_stage}.{rest}"
 
 
-def whole(key: str, stages: Collection[int]) -> str:
-    """The inverse of `cut`, for the indices that the stages have.
+def whole_name(key: str, stages: Collection[int]) -> str:
+    """The inverse of `cut_name`, for the indices that the stages have.
 
     Example:
-        >>> whole("5.0.shortcut.1.bias", (4, 5))
+        >>> whole_name("5.0.shortcut.1.bias", (4, 5))
         'layer2.0.downsample.1.bias'
     """
     first, _, rest = key.partition(".")
@@ -60,8 +60,8 @@ def renaming(given: Collection[str], wanted: Collection[str]) -> Callable[[str],
     """
     stages = {int(found[1]) for key in given if (found := BLOCK.fullmatch(key))}
     if stages and "conv1.weight" in wanted:
-        return lambda key: whole(key, stages)
+        return lambda key: whole_name(key, stages)
     wanted_stages = {int(found[1]) for key in wanted if (found := BLOCK.fullmatch(key))}
     if wanted_stages and "conv1.weight" in given:
-        return lambda key: cut(key, min(wanted_stages))
+        return lambda key: cut_name(key, min(wanted_stages))
     return lambda key: re.sub(r"\.shortcut\.", ".downsample.", key) if "conv1.weight" in wanted else key

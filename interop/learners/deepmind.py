@@ -12,7 +12,6 @@ dm-haiku's `nets/resnet.py`.
 """
 
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -20,13 +19,10 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
-from interop.learners.fitting import PaddingWarning, fitted
-from interop.learners.states import state_leaves
+from interop.learners.fitting import PaddingWarning, load_networks
+from interop.learners.library import Difference, Library, Origin
 
-__all__ = ["LAYOUTS", "flat_names", "from_state_dict", "is_experiment", "recognises", "to_state_dict", "translated"]
-
-LAYOUTS = ()
-"""Nothing is written in this format: it can't be, without pickling."""
+__all__ = ["LIBRARY", "flat_names", "is_experiment", "recognises", "translate_leaf"]
 
 TREES = {
     "online_params": "online",
@@ -57,8 +53,19 @@ SHORTCUT = (
     'network with nets.resnet(..., shortcut="always", padding="same")'
 )
 
-PADDING_SIZES = "0.56 at 64 pixels, 0.18 at 224, none at 65 or 225 (a multiple of 32 and one more)"
+SIZES = "0.56 at 64 pixels, 0.18 at 224, none at 65 or 225 (a multiple of 32 and one more)"
 """Relative L2 difference of a ResNet-50's embeddings, untrained weights; docs/parity.md has measured ones."""
+
+PADDING = Difference(
+    PaddingWarning,
+    "padding SAME",
+    "was trained with TensorFlow's padding (SAME), the network pads as torchvision's: embeddings are off by about "
+    f'{SIZES}, relatively; nets.resnet(..., padding="same") computes the same',
+    padding="same",
+    unsettled="was trained with TensorFlow's padding (SAME): features agree only if the network pads so, as "
+    f'nets.resnet(..., padding="same") does; with torchvision\'s padding embeddings are off by about {SIZES}, '
+    "relatively",
+)
 
 
 def is_experiment(content: Any) -> bool:
@@ -127,16 +134,14 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
         )
     given: dict[str, np.ndarray] = {}
     for key, value in state_dict.items():
-        for name, array in translated(key, as_numpy(value, key)):
+        for name, array in translate_leaf(key, as_numpy(value, key)):
             if name in given:
                 raise CheckpointFormatError(f"{where}: {key} and another leaf would both be {name}")
             given[name] = array
     for leaf in ("weight", "bias"):  # linear evaluation's classifier takes the old one's place
         if f"classifier.{leaf}" in given:
             given[f"online.encoder.fc.{leaf}"] = given.pop(f"classifier.{leaf}")
-    state = fitted(given, like=like, library="DeepMind", where=where, biasless=BIASLESS, hint=SHORTCUT)
-    _warn_of_padding(like, where)
-    return state
+    return load_networks(given, like=like, library="DeepMind", where=where, biasless=BIASLESS, hint=SHORTCUT)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
@@ -144,7 +149,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     raise CheckpointFormatError(f"{where}: DeepMind's format is a pickle and isn't written; use another layout")
 
 
-def translated(key: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def translate_leaf(key: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """The names and arrays that one leaf becomes: none, or one. An unknown one keeps its name."""
     tree, _, path = key.partition("/")
     module, _, leaf = path.rpartition("/")
@@ -187,21 +192,36 @@ def _layer(module: str, network: str) -> str | None:
     return f"{block}.{'conv' if found['kind'] == 'conv' else 'bn'}{int(found['index']) + 1}"
 
 
-def _warn_of_padding(like: Any, where: str) -> None:
-    """Says that the embeddings will differ, unless the network's structure tells that it pads as TensorFlow does."""
-    if "same" in like.online.stats.get("encoder", {}).get("padding", {}):
-        return
-    traced = any(path.endswith("/running_mean") and "/encoder/" in path for path in state_leaves(like))
-    way_out = (
-        "a traced network pads as its own code says, torchvision's symmetrically: trace one that pads as TensorFlow "
-        'does, or use nets.resnet(..., padding="same")'
-        if traced
-        else 'make the network with nets.resnet(..., padding="same")'
-    )
-    warnings.warn(
-        PaddingWarning(
-            f"{where}: was trained with TensorFlow's padding (SAME), this network pads as torchvision's: embeddings "
-            f"are off by about {PADDING_SIZES}, relatively; {way_out}"
-        ),
-        stacklevel=4,
-    )
+def origin(keys: Collection[str]) -> Origin:
+    """Whose the names of `flat_names` are."""
+    names, left_out = {}, {}
+    evaluation = any(key.startswith("classif_params/") for key in keys)
+    for key in keys:
+        found = [name for name, _ in translate_leaf(key, np.zeros((1, 1, 1, 1) if key.endswith("/w") else 1))]
+        if not found:
+            target = key.startswith(("target_params/predictor", "target_state/predictor"))
+            left_out[key] = "the target's predictor, which nothing uses" if target else "a running average's own state"
+        elif found[0] != key:
+            names[key] = found[0]
+    for leaf in ("weight", "bias"):  # linear evaluation's classifier takes the old one's place
+        names = {
+            key: f"online.encoder.fc.{leaf}" if ours == f"classifier.{leaf}" else ours for key, ours in names.items()
+        }
+    return Origin(f"DeepMind's {'linear evaluation' if evaluation else 'pre-training'}", names, left_out)
+
+
+def _torch_array(key: str, array: np.ndarray) -> np.ndarray:
+    ((_, array),) = translate_leaf(key, array)
+    return array
+
+
+LIBRARY = Library(
+    layouts=(),  # nothing is written in this format: it can't be, without pickling
+    recognises=recognises,
+    origin=origin,
+    from_state_dict=from_state_dict,
+    to_state_dict=to_state_dict,
+    torch_array=_torch_array,
+    difference=lambda state_dict: PADDING,
+    biasless=BIASLESS,
+)

@@ -2,11 +2,12 @@
 
     online.encoder.conv1.weight      online.projector.{0,1,3}.*      online.predictor.{0,1,3}.*      target.…
 
-These are the names that every library's file here translates its own to and from. What is missing, unexpected, of
-another shape or type is one error. Opening files, and any library's own names, are others' business.
+These are our names: every library's file here translates its own to and from them. What is missing, unexpected, of
+another shape or type is one error. Files are opened elsewhere.
 """
 
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
-from interop.learners.states import NETWORKS, rebuilt, state_leaves
+from interop.learners.states import NETWORKS, replace_networks, state_leaves
 from interop.weights.convert import matched, to_torch_array
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf, torch_names
@@ -24,6 +25,7 @@ from interop.weights.tables import recognise
 
 __all__ = [
     "CLASSIFIER",
+    "ENCODERS",
     "MLP",
     "NORM",
     "STATS",
@@ -34,13 +36,16 @@ __all__ = [
     "StemWarning",
     "check_heads",
     "defined_order",
-    "described",
-    "fitted",
+    "load_networks",
+    "network_in_words",
     "own_arrays",
     "own_names",
     "shape_hints",
     "under",
+    "warn_caller",
 ]
+
+ENCODERS = ("online.encoder.", "target.encoder.")
 
 CLASSIFIER = ("encoder.fc.weight", "encoder.fc.bias")
 """Where other libraries' online linear classifier is kept: torchvision's `fc`, which ResNets here have too."""
@@ -70,6 +75,14 @@ class PaddingWarning(UserWarning):
 
 class StemWarning(UserWarning):
     """The network has another activation behind its stem than the one that the weights were trained in."""
+
+
+def warn_caller(warning: Warning) -> None:
+    """`warnings.warn`, said of the first line outside these two packages that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("interop", "byol_jax"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(warning, stacklevel=level)
 
 
 def under(prefix: str, *names: Iterable[str]) -> frozenset[str]:
@@ -128,7 +141,7 @@ def check_heads(keys: Collection[str], *, library: str, where: str) -> None:
         )
 
 
-def fitted(
+def load_networks(
     given: Mapping[str, Any], *, like: Any, library: str, where: str, biasless: Collection[str] = (), hint: str = ""
 ) -> Any:
     """`like` with the arrays of `given`; step, key and optimiser's state stay `like`'s.
@@ -137,8 +150,8 @@ def fitted(
         given: arrays under the names above. A classifier, `encoder.fc`, is left out where the network has none, and
             where `given` has none, the network keeps `like`'s, or takes the online one's if `like` holds shapes alone:
             no representation depends on it.
-        biasless: head keys ("projector.3.bias") that the library hasn't; where absent, they start as zeros, which
-            changes nothing in the function.
+        biasless: head keys ("projector.3.bias") that the library lacks; where absent, they start as zeros: the same
+            function.
         hint: said where names don't fit.
 
     Raises:
@@ -157,7 +170,7 @@ def fitted(
     arrays, mismatch = matched(given, leaves, names, strict=True, cast_to_like=False)
     hints = _hints(given, names, leaves, mismatch, hint)
     mismatch.raise_if_any(f"{where} doesn't fit the learner", hint=hints)
-    return rebuilt(like, arrays)
+    return replace_networks(like, arrays)
 
 
 def _with_classifier(given: dict[str, Any], leaves: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, Any]:
@@ -176,21 +189,18 @@ def _with_classifier(given: dict[str, Any], leaves: Mapping[str, Any], names: Ma
 def _with_target(given: dict[str, Any], *, where: str) -> dict[str, Any]:
     if any(key.startswith("target.") for key in given):
         return given
-    warnings.warn(
-        AbsentTargetWarning(f"{where}: holds no target network; a copy of the online network starts as one"),
-        stacklevel=5,
-    )
+    warn_caller(AbsentTargetWarning(f"{where}: holds no target network; a copy of the online network starts as one"))
     online = {key.removeprefix("online."): value for key, value in given.items() if key.startswith("online.")}
     return given | {f"target.{key}": value for key, value in online.items() if not key.startswith("predictor.")}
 
 
 def _hints(given: Mapping[str, Any], names: Any, leaves: Any, mismatch: Mismatch, hint: str) -> str:
     if mismatch.missing or mismatch.unexpected:
-        return hint or described(given, "online.encoder.")
+        return hint or network_in_words(given, "online.encoder.")
     return shape_hints(given, names, leaves, mismatch)
 
 
-def described(given: Mapping[str, Any], root: str) -> str:
+def network_in_words(given: Mapping[str, Any], root: str) -> str:
     """What the network below `root` is, in words; "" where nothing tells."""
     shapes = {key.removeprefix(root): tuple(value.shape) for key, value in given.items() if key.startswith(root)}
     kind = recognise(shapes)

@@ -10,19 +10,20 @@ Backbones are mostly cut ResNets (`cut_names`). The heads' first linear layer ha
 `models/modules/heads.py`, `examples/` and `benchmarks/`.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.cut_names import FIRST_STAGE, cut, renaming
-from interop.learners.fitting import check_heads, defined_order, fitted, own_arrays, own_names
-from interop.learners.native import native_difference, warn_of_difference
-from interop.learners.plain import representation_is_pooled, translated, without_first_bias
+from interop.learners.cut_names import FIRST_STAGE, cut_name, renaming
+from interop.learners.fitting import StemWarning, check_heads, defined_order, load_networks, own_arrays, own_names
+from interop.learners.library import Difference, Library, Origin, below, uncut
+from interop.learners.plain import check_representation, translate_names, without_first_bias
 from interop.learners.states import state_leaves
 
-__all__ = ["LAYOUTS", "from_state_dict", "recognises", "to_state_dict"]
+__all__ = ["LIBRARY", "recognises"]
 
 
 class Layout(NamedTuple):
@@ -46,6 +47,12 @@ LAYOUTS = {
 ONLINE = {"encoder": "backbone", "projector": "projection_head", "predictor": "prediction_head"}
 CLASSIFIER = "online_classifier.classification_head"
 BIASLESS = ("projector.0.bias", "predictor.0.bias")
+NO_RELU = Difference(
+    StemWarning,
+    "no ReLU behind the stem",
+    "lightly's network for CIFAR has no ReLU behind its stem where it is cut as in lightly's examples, nets.resnet has "
+    "one: features are far off; interop.from_torch_module of the cut network computes the same",
+)
 
 
 def _momentum(name: str) -> dict[str, str]:
@@ -86,10 +93,8 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no lightly learner: expected backbone.*, prediction_head.* and others")
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translated(state_dict, ROOTS, wanted, renaming)
-    state = fitted(given, like=like, library="lightly", where=where, biasless=BIASLESS)
-    warn_of_difference(native_difference("lightly", state_dict), state=like, where=where)
-    return state
+    given = translate_names(state_dict, ROOTS, wanted, renaming)
+    return load_networks(given, like=like, library="lightly", where=where, biasless=BIASLESS)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
@@ -107,7 +112,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     kind = LAYOUTS.get(layout, LAYOUTS["lightly-examples"])
     arrays = own_arrays(state)
     check_heads(arrays, library="lightly", where=where)
-    representation_is_pooled(arrays, library="lightly", where=where)
+    check_representation(arrays, library="lightly", where=where)
     arrays = without_first_bias(arrays)
     roots = {f"online.{part}.": f"{root}." for part, root in ONLINE.items()}
     roots |= {f"target.{part}.": f"{kind.momentum.format(ONLINE[part])}." for part in ("encoder", "projector")}
@@ -117,12 +122,50 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
         if root.endswith(".encoder."):
             names = {name: key for name, key in names.items() if not name.startswith("fc.")}
             if kind.first_stage is not None:
-                names = {cut(name, kind.first_stage): key for name, key in names.items()}
+                names = {cut_name(name, kind.first_stage): key for name, key in names.items()}
         else:
             names = {f"layers.{name}": key for name, key in names.items()}
         written |= {f"{theirs}{name}": arrays[names[name]] for name in sorted(names, key=defined_order)}
     if kind.classifier:
         classifier = {f"{CLASSIFIER}.{leaf}": arrays.get(f"online.encoder.fc.{leaf}") for leaf in ("weight", "bias")}
         written |= {key: array for key, array in classifier.items() if array is not None}
-    warn_of_difference(native_difference("lightly", written), state=state, where=where)
     return written
+
+
+def origin(keys: Collection[str]) -> Origin:
+    """Whose the names of a lightly learner are."""
+    names = uncut(below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in ROOTS.items()}))
+    starts = {key.partition(".")[0] for key in keys}
+    momentum = {kind: layout.momentum.format("backbone") for kind, layout in LAYOUTS.items()}
+    kind = next((kind for kind, root in momentum.items() if root in starts), "")
+    if kind == "lightly-examples" and any(re.match(r"backbone\.[23]\.0\.conv1\.", key) for key in keys):
+        kind = "lightly-cifar"
+    if not any(key.startswith("prediction_head.layers.") for key in keys):
+        releases = "1.1.8 to 1.1.18"
+    else:
+        releases = "1.1.19 to 1.2.12" if "prediction_head.layers.0.bias" in keys else "1.2.13 and later"
+    return Origin(f"lightly, {kind or 'without a target'} ({releases})", names, {})
+
+
+def difference(state_dict: Mapping[str, Any]) -> Difference | None:
+    """The stem of lightly's own ResNet, where it is cut.
+
+    Example:
+        >>> difference({"backbone.2.0.conv1.weight": np.zeros((4, 4, 3, 3))}).detail
+        'no ReLU behind the stem'
+        >>> difference({"backbone.4.0.conv1.weight": np.zeros((4, 4, 3, 3))})
+    """
+    return NO_RELU if f"backbone.{FIRST_STAGE['lightly']}.0.conv1.weight" in state_dict else None
+
+
+LIBRARY = Library(
+    layouts=LAYOUTS,
+    recognises=recognises,
+    origin=origin,
+    from_state_dict=from_state_dict,
+    to_state_dict=to_state_dict,
+    difference=difference,
+    biasless=BIASLESS,
+    has_classifier=True,
+    parameter_roots=lambda keys: ROOTS,
+)

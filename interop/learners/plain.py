@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
+from interop.learners.fitting import ENCODERS
 
-__all__ = ["representation_is_pooled", "translated", "without_first_bias"]
-
-ENCODERS = ("online.encoder.", "target.encoder.")
+__all__ = ["check_representation", "translate_names", "without_first_bias"]
 
 
-def translated(
+def translate_names(
     state_dict: Mapping[str, Any],
     roots: Mapping[str, str],
     wanted: Collection[str],
@@ -40,8 +39,8 @@ def translated(
     return given
 
 
-def representation_is_pooled(arrays: Mapping[str, Any], *, library: str, where: str) -> None:
-    """Refuses a state whose projector takes the output of `fc`, which the library's backbones haven't.
+def check_representation(arrays: Mapping[str, Any], *, library: str, where: str) -> None:
+    """Refuses a state whose projector takes the output of `fc`, which the library's backbones lack.
 
     Raises:
         CheckpointFormatError: see above.

@@ -16,12 +16,12 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.learners.cut_names import renaming
-from interop.learners.fitting import check_heads, defined_order, fitted, own_arrays, own_names
-from interop.learners.native import native_difference, warn_of_difference
-from interop.learners.plain import representation_is_pooled, translated
+from interop.learners.fitting import PaddingWarning, check_heads, defined_order, load_networks, own_arrays, own_names
+from interop.learners.library import Difference, Library, Origin, below, uncut
+from interop.learners.plain import check_representation, translate_names
 from interop.learners.states import state_leaves
 
-__all__ = ["LAYOUTS", "from_state_dict", "recognises", "roots", "to_state_dict"]
+__all__ = ["LIBRARY", "recognises", "roots"]
 
 LAYOUTS = {"solo-learn-backbone": "backbone", "solo-learn-encoder": "encoder"}
 """What the network is called: since 1.0.3, and up to 1.0.2."""
@@ -32,6 +32,13 @@ HEADS = {
     "predictor": "online.predictor",
 }
 CLASSIFIERS = {"classifier": "online.encoder.fc", "momentum_classifier": "target.encoder.fc"}
+
+WIDER_STEM = Difference(
+    PaddingWarning,
+    "stem padded by 2",
+    "solo-learn pads its 3×3 stem by 2 pixels, nets.resnet by 1, and no file tells: give the network images that are "
+    "padded by one more zero on every side (after normalisation), and it computes the same",
+)
 
 
 def recognises(keys: Collection[str]) -> bool:
@@ -69,10 +76,8 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translated(state_dict, roots(state_dict), wanted, renaming)
-    state = fitted(given, like=like, library="solo-learn", where=where)
-    warn_of_difference(native_difference("solo_learn", state_dict), state=like, where=where)
-    return state
+    given = translate_names(state_dict, roots(state_dict), wanted, renaming)
+    return load_networks(given, like=like, library="solo-learn", where=where)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:
@@ -89,12 +94,36 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     name = LAYOUTS.get(layout, "backbone")
     arrays = own_arrays(state)
     check_heads(arrays, library="solo-learn", where=where)
-    representation_is_pooled(arrays, library="solo-learn", where=where)
+    check_representation(arrays, library="solo-learn", where=where)
     roots = {name: "online.encoder", "classifier": "online.encoder.fc", f"momentum_{name}": "target.encoder"} | HEADS
     written = {}
     for theirs, ours in roots.items():
         names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
         names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
         written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
-    warn_of_difference(native_difference("solo_learn", written), state=state, where=where)
     return written
+
+
+def origin(keys: Collection[str]) -> Origin:
+    """Whose the names of a solo-learn learner are."""
+    names = uncut(below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()}))
+    releases = "1.0.3 and later" if _network(keys) == "backbone" else "up to 1.0.2"
+    return Origin(f"solo-learn ({releases})", names, {})
+
+
+def difference(state_dict: Mapping[str, Any]) -> Difference | None:
+    """The stem for CIFAR, told by its kernel's size."""
+    stems = [state_dict[key] for key in ("backbone.conv1.weight", "encoder.conv1.weight") if key in state_dict]
+    return WIDER_STEM if any(tuple(stem.shape[2:]) == (3, 3) for stem in stems) else None
+
+
+LIBRARY = Library(
+    layouts=LAYOUTS,
+    recognises=recognises,
+    origin=origin,
+    from_state_dict=from_state_dict,
+    to_state_dict=to_state_dict,
+    difference=difference,
+    has_classifier=True,
+    parameter_roots=roots,
+)

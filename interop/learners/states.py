@@ -8,7 +8,7 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.weights.names import named_leaves
 
-__all__ = ["NETWORKS", "placed", "rebuilt", "state_leaves"]
+__all__ = ["NETWORKS", "place_like", "replace_networks", "state_leaves"]
 
 NETWORKS = ("online", "target")
 
@@ -34,7 +34,7 @@ def state_leaves(state: Any) -> dict[str, Any]:
     }
 
 
-def rebuilt(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def replace_networks(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """`like` with `arrays` as its networks, and fresh copies of all else; shardings stay `like`'s.
 
     Args:
@@ -56,13 +56,13 @@ def rebuilt(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     networks = {}
     for network in NETWORKS:
         variables = getattr(like, network)
-        leaves = [placed(arrays[f"{network}/{path}"], leaf) for path, leaf in named_leaves(variables).items()]
+        leaves = [place_like(arrays[f"{network}/{path}"], leaf) for path, leaf in named_leaves(variables).items()]
         networks[network] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
     step, key, opt_state = fresh(kept)
     return like.replace(step=step, key=key, opt_state=opt_state, **networks)
 
 
-def placed(array: np.ndarray, like: Any) -> Any:
+def place_like(array: np.ndarray, like: Any) -> Any:
     """`array` on the devices of `like`; a NumPy array where JAX, as it is set up, can't hold the type."""
     import jax
 

@@ -2,9 +2,8 @@
 
 Torch's names, in the optimiser's order, become ours: "net.0.weight" of byol-pytorch, "backbone.0.weight" of lightly,
 "backbone.conv1.weight" of solo-learn are all "encoder.conv1.weight". Where no names are given, the order in which
-modules are defined is found by shapes, and by the rule of `checkpoints.order` only where that can't be wrong: numbered
-children, torchvision's ResNets, the parts of a learner. Else names are asked for. What is stored under the numbers is
-`interop.optimizers.state`'s business.
+modules are defined is found by shapes, and by `fitting.defined_order` only where that can't be wrong: numbered
+children, torchvision's ResNets, the parts of a learner. Else names are asked for.
 """
 
 import re
@@ -13,15 +12,15 @@ from typing import Any, NamedTuple
 
 from byol_jax.errors import StateDictMismatchError
 from interop.formats.containers import without_wrappers
-from interop.learners import byol_pytorch, lightly, solo_learn
+from interop.learners.checkpoint import SOURCES
 from interop.learners.cut_names import renaming
 from interop.learners.fitting import CLASSIFIER, defined_order
-from interop.learners.opened import without_owner
-from interop.learners.plain import translated
+from interop.learners.plain import translate_names
+from interop.learners.reading import without_owner
 from interop.weights.names import LEARNER_PARTS
 from interop.weights.transformers import torchvision_key
 
-__all__ = ["Named", "is_learner", "named_positions", "parameters_of", "unnamed_positions"]
+__all__ = ["Positions", "is_learner", "parameters_of", "positions_by_name", "positions_by_shape"]
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """What a state dict has beside parameters."""
@@ -39,13 +38,13 @@ AT_MOST = 8
 Shape = tuple[int, ...]
 
 
-class Named(NamedTuple):
+class Positions(NamedTuple):
     """A torch optimiser's parameters by our keys.
 
     Attributes:
         positions: our key, "encoder.conv1.weight", to the parameter's place in the optimiser.
         labels: torch's own name at each place; our key, or the number, where no names were given.
-        optional: our keys that one side may lack: biases that a library's heads haven't and that change nothing, and
+        optional: our keys that one side may lack: biases that a library's heads lack and that change nothing, and
             the classifier that it trains beside.
     """
 
@@ -64,7 +63,7 @@ def parameters_of(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.rpartition(".")[2] not in BUFFERS]
 
 
-def named_positions(names: Iterable[str], keys: Collection[str]) -> Named:
+def positions_by_name(names: Iterable[str], keys: Collection[str]) -> Positions:
     """The places of the parameters that have these torch names.
 
     Args:
@@ -74,7 +73,7 @@ def named_positions(names: Iterable[str], keys: Collection[str]) -> Named:
     Example:
         >>> keys = ["encoder.0.weight", "projector.0.weight", "predictor.0.weight"]
         >>> names = ["net.0.weight", "online_encoder.net.0.weight", "online_encoder.projector.0.weight"]
-        >>> named_positions(names, keys).positions
+        >>> positions_by_name(names, keys).positions
         {'encoder.0.weight': 0, 'projector.0.weight': 1}
     """
     names = parameters_of(names)
@@ -89,7 +88,7 @@ def named_positions(names: Iterable[str], keys: Collection[str]) -> Named:
     ours = {name: key for key, name in owned.items()}
     labels = [name for name in names if name in ours]
     positions = {ours[name]: place for place, name in enumerate(labels) if ours[name] in {*keys, *optional}}
-    return Named(positions, labels, optional)
+    return Positions(positions, labels, optional)
 
 
 def is_learner(keys: Collection[str]) -> bool:
@@ -109,31 +108,34 @@ def _of_network(given: Mapping[str, str], keys: Collection[str]) -> Mapping[str,
     while stripped is not None and not set(keys) & set(stripped):
         stripped = without_owner(stripped)
     given = given if stripped is None else stripped
-    rename = _torchvisions(given, keys)
+    rename = _torchvision_names(given, keys)
     return {rename(key): name for key, name in given.items()}
 
 
-def _torchvisions(_: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
-    """What gives timm's names of a vision transformer torchvision's, which native networks have."""
-    return lambda key: key if key in wanted or torchvision_key(key) not in wanted else torchvision_key(key)
+def _torchvision_names(given: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
+    """What gives a cut ResNet, and timm's vision transformers, torchvision's names, which native networks have."""
+    uncut = renaming(given, wanted)
+
+    def rename(key: str) -> str:
+        key = uncut(key)
+        return key if key in wanted or torchvision_key(key) not in wanted else torchvision_key(key)
+
+    return rename
 
 
 def _of_learner(given: Mapping[str, str], keys: Collection[str]) -> tuple[dict[str, str], Collection[str]]:
     """The names as "online.encoder.…" or "target.encoder.…", and the keys that are optional."""
     inner: Mapping[str, str] | None = given
     while inner is not None:
-        if byol_pytorch.recognises(inner):
-            outside = {byol_pytorch.ALIAS: "online.encoder"}  # its trainer has the network by itself, too
-            return translated(inner, byol_pytorch.roots(inner) | outside, keys, _torchvisions), ()
-        if lightly.recognises(inner):
-            return translated(inner, lightly.ROOTS, keys, renaming), (*lightly.BIASLESS, *CLASSIFIER)
-        if solo_learn.recognises(inner):
-            return translated(inner, solo_learn.roots(inner), keys, renaming), CLASSIFIER
+        for library in SOURCES.values():
+            if library.parameter_roots is not None and library.recognises(inner):
+                optional = (*library.biasless, *(CLASSIFIER if library.has_classifier else ()))
+                return translate_names(inner, library.parameter_roots(inner), keys, _torchvision_names), optional
         inner = without_owner(inner)
     return {f"online.{key}": name for key, name in given.items()}, ()
 
 
-def _ordered(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[str]:
+def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[str]:
     """The keys in the order in which their module defines them.
 
     Taken are, time and again, the first parameters by the rule whose shapes fit. A layer's own are weight, then bias.
@@ -146,7 +148,7 @@ def _ordered(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[
         StateDictMismatchError: no order has these shapes, or several have and the rule doesn't decide between them.
 
     Example:
-        >>> _ordered({"out.weight": (2, 8), "hidden.weight": (8, 4)}, [(8, 4), (2, 8)])
+        >>> _definition_order({"out.weight": (2, 8), "hidden.weight": (8, 4)}, [(8, 4), (2, 8)])
         ['hidden.weight', 'out.weight']
     """
     layers: dict[str, list[str]] = {}
@@ -163,7 +165,7 @@ def _ordered(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[
                 f"no order of the parameters fits the torch optimiser's shapes: number {len(order)} has "
                 f"{list(ahead[0] or ())}, left are {there}; {ASK}"
             )
-        unsure = [layer[0] for layer in fitting[1:] if not _decided(fitting[0][0], layer[0])]
+        unsure = [layer[0] for layer in fitting[1:] if not _is_decided(fitting[0][0], layer[0])]
         if unsure:
             raise StateDictMismatchError(
                 f"the torch optimiser counts its parameters and doesn't name them: number {len(order)} may be "
@@ -184,7 +186,7 @@ def _fits(wanted: Sequence[Shape], ahead: Sequence[Shape | None]) -> bool:
     return len(pairs) == len(wanted) and all(given is None or given == shape for shape, given in pairs)
 
 
-def _decided(one: str, other: str) -> bool:
+def _is_decided(one: str, other: str) -> bool:
     """Whether the rule certainly tells which of two keys is defined first: by the first segment that differs."""
     pairs = zip(one.split("."), other.split("."), strict=False)
     differing = next(((a, b) for a, b in pairs if a != b), ("", ""))
@@ -196,13 +198,13 @@ def _listed(items: Iterable[str]) -> str:
     return ", ".join(items[:AT_MOST]) + (f" and {len(items) - AT_MOST} more" if len(items) > AT_MOST else "")
 
 
-def unnamed_positions(
+def positions_by_shape(
     keys: Mapping[str, Shape],
     known: Mapping[str, Shape],
     targets: int,
     shapes: Sequence[Shape | None],
     used: Sequence[int],
-) -> Named:
+) -> Positions:
     """The places of an optimiser's parameters where nothing but their shapes is known.
 
     Args:
@@ -216,7 +218,7 @@ def unnamed_positions(
         StateDictMismatchError: their number or their shapes leave several possibilities, or none.
     """
     if used and len(used) == len(keys):
-        positions = dict(zip(_ordered(keys, [shapes[place] for place in used]), used, strict=True))
+        positions = dict(zip(_definition_order(keys, [shapes[place] for place in used]), used, strict=True))
     else:
         fitting = [some for some in (keys, known) if len(shapes) in (len(some), len(some) + targets)]
         if not fitting:
@@ -224,7 +226,7 @@ def unnamed_positions(
                 f"the torch optimiser has {len(shapes)} parameters, {len(used)} with state, and names none; the "
                 f"JAX side has {len(known)}, {len(keys)} with moments: {ASK}"
             )
-        order = _ordered(fitting[0], shapes[: len(fitting[0])])
+        order = _definition_order(fitting[0], shapes[: len(fitting[0])])
         positions = {key: place for place, key in enumerate(order) if key in keys}
     owners = {place: key for key, place in positions.items()}
-    return Named(positions, [owners.get(place, f"number {place}") for place in range(len(shapes))])
+    return Positions(positions, [owners.get(place, f"number {place}") for place in range(len(shapes))])

@@ -4,7 +4,7 @@
     TraceState(trace)                  SGD with momentum    momentum_buffer
 
 Read and replaced wherever they stand in chains, masks, partitions, injected hyper-parameters and `apply_if_finite`. A
-state with numbers of another kind is refused by its name. torch's side is `interop.optimizers.state`'s business.
+state with numbers of another kind is refused by its name.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ import optax
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from byol_jax.tree import fresh, leaf_names
-from interop.learners.states import placed
+from interop.learners.states import place_like
 from interop.optimizers.torch_states import ADAM, MOMENTUM, PLAIN
 
 __all__ = ["Moments", "all_moments", "kind_of", "with_moments"]
@@ -57,14 +57,16 @@ def all_moments(opt_state: Any) -> list[Moments]:
 
     def note(part: Any) -> Any:
         if isinstance(part, optax.ScaleByAdamState):
-            found.append(Moments(ADAM, part.count, {"exp_avg": _named(part.mu), "exp_avg_sq": _named(part.nu)}))
+            found.append(
+                Moments(ADAM, part.count, {"exp_avg": _leaves_by_path(part.mu), "exp_avg_sq": _leaves_by_path(part.nu)})
+            )
         elif isinstance(part, optax.TraceState):
-            found.append(Moments(MOMENTUM, None, {"momentum_buffer": _named(part.trace)}))
-        elif not _only_counts(part):
+            found.append(Moments(MOMENTUM, None, {"momentum_buffer": _leaves_by_path(part.trace)}))
+        elif not _has_only_counts(part):
             foreign.append(type(part).__name__)
         return part
 
-    _mapped(note, opt_state)
+    _map_parts(note, opt_state)
     paths = [path for moments in found for path in next(iter(moments.trees.values()))]
     twice = sorted(path for path, times in Counter(paths).items() if times > 1)
     wrong = [f"{name} has no counterpart in torch's Adam, AdamW or SGD" for name in sorted(set(foreign))]
@@ -99,10 +101,12 @@ def with_moments(opt_state: Any, arrays: Mapping[tuple[str, str], np.ndarray], *
 
     def tree(name: str, like: Any) -> Any:
         leaves = zip(leaf_names(like), jax.tree.leaves(like), strict=True)
-        return jax.tree.unflatten(jax.tree.structure(like), [placed(arrays[name, path], leaf) for path, leaf in leaves])
+        return jax.tree.unflatten(
+            jax.tree.structure(like), [place_like(arrays[name, path], leaf) for path, leaf in leaves]
+        )
 
     def count(like: Any) -> Any:
-        return _kept(like) if step is None else placed(np.asarray(step, like.dtype), like)
+        return _copy(like) if step is None else place_like(np.asarray(step, like.dtype), like)
 
     def change(part: Any) -> Any:
         if isinstance(part, optax.ScaleByAdamState):
@@ -111,39 +115,39 @@ def with_moments(opt_state: Any, arrays: Mapping[tuple[str, str], np.ndarray], *
             return optax.TraceState(tree("momentum_buffer", part.trace))
         return part._replace(count=count(part.count))
 
-    return _mapped(change, opt_state)
+    return _map_parts(change, opt_state)
 
 
-def _only_counts(part: Any) -> bool:
+def _has_only_counts(part: Any) -> bool:
     """Whether it is a schedule's state, optax's own or one inside injected hyper-parameters (which has no public name),
     or injected hyper-parameters themselves, of which only the count is changed."""
     return isinstance(part, INJECTED) or getattr(part, "_fields", ()) == ("count",)
 
 
-def _mapped(change: Callable[[Any], Any], state: Any) -> Any:
+def _map_parts(change: Callable[[Any], Any], state: Any) -> Any:
     """`state` with `change` applied to each part that is no container; what has no numbers stays as it is."""
     if isinstance(state, INJECTED):
         state = change(state)
-        inner, schedules = _mapped(change, state.inner_state), {}
+        inner, schedules = _map_parts(change, state.inner_state), {}
         if isinstance(state, optax.InjectStatefulHyperparamsState):
-            schedules = {"hyperparams_states": _mapped(change, state.hyperparams_states)}
-        return state._replace(inner_state=inner, hyperparams=jax.tree.map(_kept, state.hyperparams), **schedules)
+            schedules = {"hyperparams_states": _map_parts(change, state.hyperparams_states)}
+        return state._replace(inner_state=inner, hyperparams=jax.tree.map(_copy, state.hyperparams), **schedules)
     if type(state) is dict:
-        return {name: _mapped(change, value) for name, value in state.items()}
+        return {name: _map_parts(change, value) for name, value in state.items()}
     if isinstance(state, CONTAINERS):
-        return type(state)(*(_mapped(change, value) for value in state))
+        return type(state)(*(_map_parts(change, value) for value in state))
     if type(state) in (tuple, list):
-        return type(state)(_mapped(change, value) for value in state)
+        return type(state)(_map_parts(change, value) for value in state)
     if not jax.tree.leaves(state):
         return state
-    return _kept(state) if hasattr(state, "dtype") else change(state)
+    return _copy(state) if hasattr(state, "dtype") else change(state)
 
 
-def _kept(leaf: Any) -> Any:
+def _copy(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise ConfigurationError("like: its counts and hyper-parameters are kept, so it must hold arrays")
     return fresh(leaf)
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _leaves_by_path(tree: Any) -> dict[str, Any]:
     return dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))

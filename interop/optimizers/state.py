@@ -5,7 +5,7 @@
     momentum_buffer         trace
 
 Hyper-parameters are no state: in torch they lie in `param_groups`, in optax in the code, and it is the user who makes
-them equal. Where moments lie in an optax state is `optax_states`' business, whose they are `optimizer_names`'.
+them equal. `optax_states` finds the moments in an optax state, `names` whose each of torch's is.
 """
 
 import copy
@@ -18,9 +18,9 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from byol_jax.tree import leaf_names
 from interop.arrays import as_numpy, as_tensor
-from interop.optimizers.names import Named, Shape, named_positions, unnamed_positions
+from interop.optimizers.names import Positions, Shape, positions_by_name, positions_by_shape
 from interop.optimizers.optax_states import Moments, all_moments, kind_of, with_moments
-from interop.optimizers.torch_states import ADAM, TorchState, opened
+from interop.optimizers.torch_states import ADAM, TorchState, read_torch_state
 from interop.weights.convert import matched, to_torch_array
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import Leaf, named_leaves, torch_names
@@ -72,7 +72,7 @@ def from_torch_opt_state(
     """
     if step is not None and (not isinstance(step, int) or step < 0):
         raise ConfigurationError(f"step={step!r}: expected a whole number of at least 0")
-    theirs, opt_state = opened(optimizer_state_dict, parameter_names), _opt_state(like)
+    theirs, opt_state = read_torch_state(optimizer_state_dict, parameter_names), _opt_state(like)
     ours = all_moments(opt_state)
     _check_kind(kind_of(ours), theirs)
     leaves = {
@@ -81,8 +81,8 @@ def from_torch_opt_state(
     arrays = {place: np.zeros(leaf.shape, leaf.dtype) for place, leaf in leaves.items()}
     found = 0 if kind_of(ours) == ADAM else step
     if theirs.state:
-        names, named = _placed_names(theirs, ours, like)
-        moved, steps = _moved(theirs, leaves, names, named)
+        names, named = _names_and_positions(theirs, ours, like)
+        moved, steps = _transfer(theirs, leaves, names, named)
         arrays, found = arrays | moved, steps.pop() if steps else found
     if step not in (None, found):
         raise ConfigurationError(f"step={step}: the torch optimiser has done {found}; leave step out")
@@ -120,16 +120,16 @@ def to_torch_opt_state(state: Any, *, like: Any, parameter_names: Iterable[str] 
         >>> optimizer.state[layer.weight]["momentum_buffer"].shape
         torch.Size([2, 4])
     """
-    theirs, ours = opened(like, parameter_names), all_moments(_opt_state(state))
+    theirs, ours = read_torch_state(like, parameter_names), all_moments(_opt_state(state))
     _check_kind(kind_of(ours), theirs)
     written: dict[int, dict[str, np.ndarray]] = {}
     if ours:
-        names, named = _placed_names(theirs, ours, state)
+        names, named = _names_and_positions(theirs, ours, state)
         _check_places(theirs, ours, names, named)
         started = any(_has_begun(part) for part in ours)
         for part in ours:
             count = {} if part.count is None else {"step": np.asarray(as_numpy(part.count, "count"), theirs.step_dtype)}
-            trees = {moment: _in_torchs_layout(tree, names) for moment, tree in part.trees.items()}
+            trees = {moment: _torch_layout(tree, names) for moment, tree in part.trees.items()}
             for key in next(iter(trees.values())):
                 place, moments = named.positions.get(key), {moment: tree[key] for moment, tree in trees.items()}
                 unused = place not in theirs.state and (bool(theirs.state) or not started)
@@ -153,7 +153,7 @@ def _check_kind(kind: str, theirs: TorchState) -> None:
         )
 
 
-def _placed_names(theirs: TorchState, ours: Sequence[Moments], state: Any) -> tuple[dict[str, Leaf], Named]:
+def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any) -> tuple[dict[str, Leaf], Positions]:
     """Torch's key for each path of ours, and each key's place in the optimiser."""
     sizes = {path: tuple(leaf.shape) for part in ours for path, leaf in next(iter(part.trees.values())).items()}
     everything: dict[str, Any] = dict(sizes)
@@ -170,7 +170,7 @@ def _placed_names(theirs: TorchState, ours: Sequence[Moments], state: Any) -> tu
         return {whole_key(names[path].key): _whole_shape(names[path], shape) for path, shape in shapes.items()}
 
     if theirs.names is not None:
-        named = named_positions(theirs.names, keyed(sizes))
+        named = positions_by_name(theirs.names, keyed(sizes))
         if len(named.labels) == len(theirs.ids):
             return names, named
         if theirs.names_are_given:
@@ -178,7 +178,7 @@ def _placed_names(theirs: TorchState, ours: Sequence[Moments], state: Any) -> tu
                 f"parameter_names: {len(named.labels)} parameters; the torch optimiser has {len(theirs.ids)}"
             )
     shapes = [theirs.shapes.get(place) for place in range(len(theirs.ids))]
-    return names, unnamed_positions(keyed(sizes), keyed(everything), targets, shapes, sorted(theirs.state))
+    return names, positions_by_shape(keyed(sizes), keyed(everything), targets, shapes, sorted(theirs.state))
 
 
 def _whole_shape(leaf: Leaf, shape: Shape) -> Shape:
@@ -187,15 +187,15 @@ def _whole_shape(leaf: Leaf, shape: Shape) -> Shape:
     return (rows * len(PARTS), *rest) if whole_key(leaf.key) != leaf.key else torch_shape(leaf.rule, shape)
 
 
-def _in_torchs_layout(tree: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
+def _torch_layout(tree: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
     """Leaves by torch's keys, what is one tensor in torch put together."""
     return packed(
         {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in tree.items()}
     )
 
 
-def _moved(
-    theirs: TorchState, leaves: Mapping[tuple[str, str], Any], names: Mapping[str, Leaf], named: Named
+def _transfer(
+    theirs: TorchState, leaves: Mapping[tuple[str, str], Any], names: Mapping[str, Leaf], named: Positions
 ) -> tuple[dict[tuple[str, str], np.ndarray], set[int]]:
     """The moments that torch has, by `leaves`' names and in their layouts, and the step that they are of."""
     wanted: dict[str, tuple[str, str]] = {}
@@ -229,7 +229,7 @@ def _moved(
     return {wanted[name]: array for name, array in arrays.items()}, set(steps)
 
 
-def _check_places(theirs: TorchState, ours: Sequence[Moments], names: Mapping[str, Leaf], named: Named) -> None:
+def _check_places(theirs: TorchState, ours: Sequence[Moments], names: Mapping[str, Leaf], named: Positions) -> None:
     """Refuses a torch optimiser that lacks a parameter of ours, or has it with another shape."""
     leaves = {names[path]: leaf for part in ours for path, leaf in next(iter(part.trees.values())).items()}
     shapes = {whole_key(leaf.key): _whole_shape(leaf, tuple(array.shape)) for leaf, array in leaves.items()}

@@ -1,7 +1,6 @@
 """A torch optimiser's `state_dict()`, or a checkpoint that holds one, checked and as NumPy arrays.
 
-Adam, AdamW and SGD only: other optimisers' states mean something else, and are refused by name. Neither the names of
-the parameters nor optax are this file's business; torch isn't needed.
+Adam, AdamW and SGD only: other optimisers' states mean something else, and are refused by name. torch isn't needed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from interop.arrays import as_numpy
 from interop.formats.containers import CONTAINERS
 
-__all__ = ["ADAM", "MOMENTUM", "PLAIN", "TorchState", "opened"]
+__all__ = ["ADAM", "MOMENTUM", "PLAIN", "TorchState", "read_torch_state"]
 
 ADAM, MOMENTUM, PLAIN = "Adam or AdamW", "SGD with momentum", "SGD without momentum"
 
@@ -71,7 +70,7 @@ class TorchState(NamedTuple):
     names_are_given: bool
 
 
-def opened(given: Any, parameter_names: Iterable[str] | None = None) -> TorchState:
+def read_torch_state(given: Any, parameter_names: Iterable[str] | None = None) -> TorchState:
     """The state of a torch optimiser.
 
     Args:
@@ -80,15 +79,15 @@ def opened(given: Any, parameter_names: Iterable[str] | None = None) -> TorchSta
 
     Raises:
         CheckpointFormatError: no optimiser's state, several of them, or a damaged one.
-        StateDictMismatchError: names everything that Adam, AdamW and SGD with optax's rules haven't.
+        StateDictMismatchError: names everything that Adam, AdamW and SGD with optax's rules don't have.
 
     Example:
-        >>> opened({"state": {}, "param_groups": [{"params": [0, 1], "momentum": 0.9}]}).kind
+        >>> read_torch_state({"state": {}, "param_groups": [{"params": [0, 1], "momentum": 0.9}]}).kind
         'SGD with momentum'
     """
     if isinstance(parameter_names, str):
         raise CheckpointFormatError("parameter_names: expected many names, got one text")
-    held, weights = _found(given.state_dict() if hasattr(given, "state_dict") else given)
+    held, weights = _find_state(given.state_dict() if hasattr(given, "state_dict") else given)
     groups = [dict(group) for group in held["param_groups"]]
     ids = [one for group in groups for one in group["params"]]
     places = {one: place for place, one in enumerate(ids)}
@@ -124,7 +123,7 @@ def opened(given: Any, parameter_names: Iterable[str] | None = None) -> TorchSta
     )
 
 
-def _found(given: Any) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+def _find_state(given: Any) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The optimiser's state dict, and that of the weights beside it."""
     if isinstance(given, Mapping) and "state" in given and "param_groups" in given:
         return given, None
@@ -137,7 +136,7 @@ def _found(given: Any) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
             "torch.load(path, weights_only=True)"
         )
     weights = next((given[name] for name in CONTAINERS if isinstance(given.get(name), Mapping)), None)
-    return _found(held[0])[0], weights
+    return _find_state(held[0])[0], weights
 
 
 def _refuse_others(groups: list[dict[str, Any]], entries: Mapping[int, Mapping[str, Any]]) -> None:

@@ -7,8 +7,9 @@ in byol_jax, other inputs as the module takes them.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, UnsupportedModuleError
 from byol_jax.hidden import OUTPUT
 from byol_jax.tree import flatten, unflatten
-from byol_jax.types import Encoder, Variables
+from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
 from interop.trace.checks import check_module, missing
 from interop.trace.evaluate import NO_STAND_INS, Program, evaluate, program
@@ -29,14 +30,15 @@ from interop.trace.values import Value, logical, plain
 from interop.trace.verify import verify_encoder
 from interop.trace.without_chance import FIXED
 
-__all__ = ["Network", "from_torch_module", "is_traced", "network_encoder", "traced_parts"]
+__all__ = ["Network", "from_torch_module", "network_encoder", "traced_network"]
 
 CHANNELS_LAST = (0, 2, 3, 1)
 """How [N, H, W, C] lies, by torch's axes."""
 
 
-class Network(NamedTuple):
-    """A traced module: everything static.
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A traced module: everything static. It is `Encoder.facts.traced`, and equal to itself alone.
 
     Attributes:
         traced: both graphs.
@@ -106,29 +108,25 @@ def from_torch_module(
 
 
 def network_encoder(network: Network, variables: Variables, **options: Any) -> Encoder:
-    """The three functions around a network and the weights that its `init` gives."""
+    """The encoder of a network whose `init` gives these weights."""
     return Encoder(
         partial(_init, network, variables),
         partial(_apply, network, {}, **options),
         lambda variables=None: network.traced.names,
+        EncoderFacts(traced=network),
     )
 
 
-def traced_parts(encoder: Encoder) -> tuple[Network, Variables]:
-    """What `network_encoder` was given.
+def traced_network(encoder: Encoder) -> Network:
+    """What is known of a traced encoder.
 
     Raises:
-        ConfigurationError: this encoder isn't a traced one.
+        ConfigurationError: this encoder wasn't traced.
     """
-    if not is_traced(encoder):
+    network = encoder.facts.traced
+    if network is None:
         raise ConfigurationError("this encoder wasn't traced from a torch module: its own code rebuilds it")
-    init: Any = encoder.init
-    return init.args
-
-
-def is_traced(encoder: Encoder) -> bool:
-    """Whether `network_encoder` made it."""
-    return isinstance(encoder.init, partial) and encoder.init.func is _init
+    return network
 
 
 def module_variables(module: Any, traced: Traced) -> Variables:

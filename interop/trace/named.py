@@ -58,9 +58,19 @@ def torch_module(
 
 
 def find_module(name: str, *, weights: str | None = None) -> Callable[..., Any]:
-    """What makes the module, once everything that it needs is there: call it with channels, image_size and seed.
+    """What makes the module that a name stands for, once everything that it needs is there.
+
+    Call it with `channels`, `image_size` and `seed`, as in `torch_module`.
+
+    Args:
+        name, weights: as in `torch_module`.
 
     Raises: as `torch_module` does, for what can be known before the module is made.
+
+    Example:
+        >>> make = find_module("torchvision:resnet18")
+        >>> make(channels=3, image_size=32, seed=0).fc.in_features
+        512
     """
     import_torch()
     library, _, rest = name.partition(":")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from byol_jax.disk import write_atomically
@@ -21,7 +22,7 @@ from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
 from interop.files import load_state_dict, save_state_dict
 from interop.trace.checks import missing
-from interop.trace.encoder import Network, network_encoder, traced_parts
+from interop.trace.encoder import Network, network_encoder, traced_network
 from interop.trace.export import Traced
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
 
@@ -32,7 +33,7 @@ GRAPH_FILE, TENSOR_FILE = "network.json", "network.safetensors"
 
 
 def save_network(folder: str | Path, encoder: Encoder) -> None:
-    """Writes a traced encoder, with the weights that it was imported with, into `folder`.
+    """Writes a traced encoder, with the weights that its `init` gives, into `folder`.
 
     Args:
         folder: made if it isn't there.
@@ -50,7 +51,9 @@ def save_network(folder: str | Path, encoder: Encoder) -> None:
         >>> load_network(folder).init(None, (8, 8, 3)).params["weight"].shape
         (4, 3, 3, 3)
     """
-    network, variables = traced_parts(encoder)
+    network = traced_network(encoder)
+    with jax.enable_x64(True):  # `init` makes JAX arrays of what the module had, float64 too
+        variables = encoder.init(jax.random.key(0), network.input_shape)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}

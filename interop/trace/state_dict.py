@@ -11,7 +11,7 @@ import numpy as np
 
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
-from interop.trace.encoder import traced_parts
+from interop.trace.encoder import traced_network
 from interop.weights.convert import matched
 from interop.weights.names import Leaf, named_leaves
 
@@ -38,7 +38,7 @@ def to_module_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np
         >>> to_module_state_dict(encoder, encoder.init(None, (4, 4, 3)))["0.num_batches_tracked"].dtype
         dtype('int64')
     """
-    network, _ = traced_parts(encoder)
+    network = traced_network(encoder)
     leaves = named_leaves(variables)
     state_dict = {}
     for key, (leaf, dtype_name) in network.state_dict.items():
@@ -61,7 +61,7 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
     """
     import jax
 
-    network, _ = traced_parts(encoder)
+    network = traced_network(encoder)
     leaves = named_leaves(like)
     names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
     given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}

@@ -10,7 +10,6 @@ import byol_jax
 import interop
 from byol_jax import make_learner, nets
 from byol_jax.errors import StateDictMismatchError
-from byol_jax.runs.artifacts import start_encoder_from, start_from
 from interop.learners.fitting import own_arrays
 from tests.cli.learner_modules import SIZE, arrays, learner, module_of, stripped, write_learners
 from tests.interop import plain_learners
@@ -32,7 +31,7 @@ def there(tmp_path, monkeypatch):
 def test_a_learner_starts_as_a_whole_where_it_fits(there, library):
     one = learner(classifier=library == "byol-pytorch")
     state = blank(one, step=3)
-    started = start_from(there / f"{library}.ckpt", state, nets.small_cnn())
+    started = interop.open_weights(there / f"{library}.ckpt").start(nets.small_cnn(), state)
     wanted = interop.load_byol_checkpoint(there / f"{library}.ckpt", like=state)
     assert_identical(own_arrays(started), own_arrays(wanted))
     assert int(started.step) == 3
@@ -43,14 +42,14 @@ def test_of_other_heads_the_encoder_alone_starts(there):
     path, encoder = there / "byol-pytorch.ckpt", nets.small_cnn()
     state = blank(learner(projection_size=8))
     with pytest.warns(UserWarning, match=r"encoder alone is started from: .*projection_size=16 \(not 8\)") as caught:
-        started = start_from(path, state, encoder)
+        started = interop.open_weights(path).start(encoder, state)
     assert len(caught) == 1
     network = stripped(arrays(module_of("byol-pytorch")), "online_encoder.net.")
     for which in ("online", "target"):
         variables = byol_jax.encoder_variables(started, which)
         assert_identical(interop.to_torch_state_dict(variables), network, ordered=False)
     assert not np.any(own_arrays(started)["online.projector.0.weight"])
-    alone = start_encoder_from(path, state, encoder)
+    alone = interop.open_weights(path).start_encoder(encoder, state)
     assert_identical(own_arrays(alone), own_arrays(started))
 
 
@@ -62,7 +61,7 @@ def test_a_classifier_of_another_width_stays_the_networks_own(there):
     encoder = nets.resnet((1, 1, 1, 1), num_classes=7)
     one = make_learner(encoder, image_size=32, hidden_layer="avgpool", projection_size=8, optimizer=optax.identity())
     with pytest.warns(UserWarning, match="encoder alone"):
-        started = start_from(there / "x.pt", blank(one), encoder)
+        started = interop.open_weights(there / "x.pt").start(encoder, blank(one))
     got = interop.to_torch_state_dict(byol_jax.encoder_variables(started))
     assert got["fc.weight"].shape == (7, 512)
     assert_identical({n: a for n, a in got.items() if not n.startswith("fc.")}, arrays(net), ordered=False)
@@ -70,7 +69,9 @@ def test_a_classifier_of_another_width_stays_the_networks_own(there):
 
 def test_a_learner_of_another_network_lists_what_differs(there):
     with pytest.raises(StateDictMismatchError, match=r"unexpected: 10\.weight, 10\.bias"):
-        start_from(there / "byol-pytorch.ckpt", blank(learner(classifier=False)), nets.small_cnn(num_classes=None))
+        interop.open_weights(there / "byol-pytorch.ckpt").start(
+            nets.small_cnn(num_classes=None), blank(learner(classifier=False))
+        )
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def arrays(name):
     return dict(np.load(io.BytesIO((FOLDER / f"{name}.npz").read_bytes())))
 
 
-def zeros(name, *, padding="same"):
+def zeros(name):
     """An encoder's variables in the file's shapes, as `nets.resnet` names them."""
     stages, bottleneck = TINY[name]["stages"], TINY[name]["block"] == "bottleneck"
     params, stats = {"conv1": conv(7, 3, 64)}, {}
@@ -67,7 +67,7 @@ def zeros(name, *, padding="same"):
             entering = leaving
     classes = TINY[name]["num_classes"]
     params["fc"] = {"kernel": jnp.zeros((entering, classes)), "bias": jnp.zeros(classes)}
-    return Variables(params, stats | ({"padding": {"same": {}}} if padding == "same" else {}))
+    return Variables(params, stats)
 
 
 def conv(size, channels, features):
@@ -79,10 +79,14 @@ def norm(channels):
     return {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}, stats
 
 
+def encoder_of(name, *, padding="same"):
+    """A network of the file's shapes."""
+    return nets.with_variables(nets.resnet(**TINY[name], width=8, shortcut="always", padding=padding), zeros(name))
+
+
 def learner_of(name, *, image_size=64, padding="same"):
     """A learner whose states have the file's shapes."""
-    encoder = nets.resnet(**TINY[name], width=8, shortcut="always", padding=padding)
-    encoder = nets.with_variables(encoder, zeros(name, padding=padding))
+    encoder = encoder_of(name, padding=padding)
     size, hidden, predictor_hidden = HEADS[name]
     return make_learner(
         encoder,

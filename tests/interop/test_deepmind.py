@@ -1,17 +1,19 @@
 """DeepMind's checkpoints give DeepMind's own numbers, at every size, from both networks; what differs is said."""
 
+import pickle
 from functools import cache, partial
 
 import jax
 import numpy as np
 import pytest
-from deepmind_files import SIZES, TINY, arrays, learner_of, normalised, pickles
+from deepmind_files import SIZES, TINY, arrays, encoder_of, learner_of, normalised, pickles
 from weight_samples import assert_identical
 
 import interop
+from byol_jax import checkpoint
 from byol_jax.types import Variables
 from interop.learners.fitting import PaddingWarning
-from interop.learners.opened import opened
+from interop.learners.reading import read_weights
 from tests.parity.trajectory import QUICK, blank
 
 BOTH = pytest.mark.parametrize("name", TINY)
@@ -33,7 +35,9 @@ def folder(tmp_path_factory):
 def state_of(folder):
     """A checkpoint's state by name, from today's pickle; warnings are errors."""
     return cache(
-        lambda name: interop.load_byol_checkpoint(folder / name / "pretrain.pkl", like=blank(learner_of(name)))
+        lambda name: interop.load_byol_checkpoint(
+            folder / name / "pretrain.pkl", like=blank(learner_of(name)), encoder=encoder_of(name)
+        )
     )
 
 
@@ -72,7 +76,9 @@ def test_the_original_codes_outputs_are_reproduced(name, size, state_of):
 @BOTH
 def test_pickles_of_2020_and_of_today_give_the_same_state(name, folder, state_of):
     state, like = state_of(name), blank(learner_of(name), step=7)
-    old = interop.load_byol_checkpoint(folder / name / "pretrain_2020.pkl", like=like, source="deepmind")
+    old = interop.load_byol_checkpoint(
+        folder / name / "pretrain_2020.pkl", like=like, source="deepmind", encoder=encoder_of(name)
+    )
     assert_identical(leaves(old), leaves(state))
     assert int(old.step) == int(like.step) == 7
     assert_identical({"key": jax.random.key_data(old.key)}, {"key": jax.random.key_data(like.key)})
@@ -86,7 +92,7 @@ def leaves(state):
 def test_the_average_is_taken_and_counters_are_kept(folder, state_of):
     """`hidden`, not yet debiased after 8 views, would be wrong by a factor of 1 - 0.9⁸."""
     state = state_of("tiny18")
-    tree = opened(folder / "tiny18/pretrain.pkl")[1]
+    tree = read_weights(folder / "tiny18/pretrain.pkl")[1]
     root = "online_state/projector/batch_norm/~"
     stats = state.online.stats["projector"]["1"]
     np.testing.assert_array_equal(stats["mean"], tree[f"{root}/mean_ema/average"][0])
@@ -102,7 +108,10 @@ def test_another_padding_is_said_with_its_size(name, folder, state_of):
     """The same leaves in a network that pads as torchvision's: exact at 65 pixels only, as the message says."""
     learner = learner_of(name, padding="torch")
     with pytest.warns(PaddingWarning, match=r"padding \(SAME\).*0\.56 at 64 pixels.*none at 65") as caught:
-        state = interop.load_byol_checkpoint(folder / name / "pretrain.pkl", like=blank(learner))
+        state = interop.load_byol_checkpoint(
+            folder / name / "pretrain.pkl", like=blank(learner), encoder=encoder_of(name, padding="torch")
+        )
+    assert len(caught) == 1
     assert caught[0].filename == __file__
     assert_identical(leaves(state), leaves(state_of(name)))
     for size in ("64", "65"):
@@ -113,8 +122,36 @@ def test_another_padding_is_said_with_its_size(name, folder, state_of):
         assert off < 1e-5 if size == "65" else 0.05 < off < 1
 
 
-def test_a_training_step_keeps_the_mark_of_the_padding(state_of):
+@pytest.mark.parametrize("padding", ["same", "torch"])
+def test_without_the_encoder_one_sentence_is_true_of_both_paddings(padding, folder, state_of):
+    like = blank(learner_of("tiny18", padding=padding))
+    with pytest.warns(PaddingWarning, match=r"agree only if the network pads so.*encoder= .* settles it") as caught:
+        state = interop.load_byol_checkpoint(folder / "tiny18/pretrain.pkl", like=like)
+    assert (len(caught), caught[0].filename) == (1, __file__)
+    assert_identical(leaves(state), leaves(state_of("tiny18")))
+
+
+def test_states_of_earlier_releases_go_on(state_of, tmp_path):
+    """Their `stats` told of padding="same" by a node without leaves."""
     learner, state = learner_of("tiny18"), state_of("tiny18")
-    images = arrays("images")["images_64"]
-    _, aux = jax.eval_shape(learner.loss, state.online.params, state, images, jax.random.key(0))
-    assert jax.tree.structure(aux.online_stats) == jax.tree.structure(state.online.stats)
+    mark = {"padding": {"same": {}}}
+
+    def earlier(network):
+        return Variables(network.params, network.stats | {"encoder": network.stats["encoder"] | mark})
+
+    old = state.replace(online=earlier(state.online), target=earlier(state.target))
+    old = old.replace(online=pickle.loads(pickle.dumps(jax.device_get(old.online))))
+    after, _ = jax.eval_shape(learner.step, old, arrays("images")["images_64"])
+    assert jax.tree.structure(after) == jax.tree.structure(old)
+    checkpoint.save(tmp_path, old, position={"step": 0})
+    for like in (state, old):
+        restored, _ = checkpoint.restore(tmp_path, like=like)
+        assert_identical(leaves(restored), leaves(state))
+        assert jax.tree.structure(restored) == jax.tree.structure(like)
+    again = interop.load_byol_checkpoint(read_weights(pickled(tmp_path))[1], like=old, encoder=encoder_of("tiny18"))
+    assert_identical(leaves(again), leaves(state))
+
+
+def pickled(folder):
+    (folder / "x.pkl").write_bytes(pickles()["tiny18/pretrain.pkl"])
+    return folder / "x.pkl"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import interop
 from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
 from interop.formats.dill_pickle import load_pickle
-from interop.learners.opened import opened
+from interop.learners.reading import read_weights
 
 Experiment = collections.namedtuple("Experiment", ["online_params", "target_params", "opt_state"])
 
@@ -85,14 +85,14 @@ def test_pythons_own_pickles_of_arrays_are_read(protocol, tmp_path):
 
 def test_an_experiment_unpickled_by_others_is_read():
     experiment = Experiment(tree(), tree(1), None)
-    _, given = opened({"experiment_state": experiment, "step": 3})
+    _, given = read_weights({"experiment_state": experiment, "step": 3})
     names = [f"{trees}/classifier/{leaf}" for trees in ("online_params", "target_params") for leaf in "bw"]
     assert list(given) == names
     np.testing.assert_array_equal(given["target_params/classifier/b"], tree(1)["classifier"]["b"])
     with pytest.raises(CheckpointFormatError, match="online_params isn't module → leaf → array"):
-        opened({"experiment_state": {"online_params": {"w": np.zeros(1)}}})
+        read_weights({"experiment_state": {"online_params": {"w": np.zeros(1)}}})
     with pytest.raises(CheckpointFormatError, match="experiment_state is a list, not a named tuple"):
-        opened({"experiment_state": []})
+        read_weights({"experiment_state": []})
 
 
 def test_other_pickles_are_no_learners(tmp_path):

@@ -18,7 +18,7 @@ from weight_samples import FORMATS, small_state_dict
 from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
 from interop.files import load_state_dict, save_state_dict, stored_format
 from interop.formats.dill_pickle import load_pickle
-from interop.learners.opened import opened
+from interop.learners.reading import read_weights
 
 FORMAT_ERRORS = {
     *("empty.safetensors", "no-pickle.zip", "array.npy", "page.safetensors", "lfs.pt", "random.pt", "zeros.pt"),
@@ -207,7 +207,7 @@ def test_what_is_no_readable_file_is_refused_at_once(name, tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "unreadable").symlink_to("unreadable")
-    for read in (load_state_dict, opened, stored_format):
+    for read in (load_state_dict, read_weights, stored_format):
         with pytest.raises(CheckpointFormatError, match=name):
             read(tmp_path / name)
 
@@ -282,4 +282,4 @@ def test_damaged_files_give_arrays_or_our_own_errors(data):
 def test_a_learners_names_are_shown_and_so_must_be_plain(tmp_path):
     save_state_dict(tmp_path / "x.npz", {"online\n\x1b[2Jencoder": np.zeros(1), "fc": np.zeros(1)})
     with pytest.raises(CheckpointFormatError, match=r"names like 'online\\n\\x1b\[2Jencoder'$"):
-        opened(tmp_path / "x.npz")
+        read_weights(tmp_path / "x.npz")

@@ -13,7 +13,6 @@ from weight_samples import assert_identical
 import interop
 from byol_jax import make_learner, nets
 from byol_jax.cli.main import main
-from byol_jax.runs.artifacts import start_encoder_from, start_from
 from byol_jax.tree import flatten
 from interop.__main__ import main as inspecting
 from interop.learners.fitting import PaddingWarning, StemWarning
@@ -54,15 +53,15 @@ def test_an_encoder_that_starts_from_it_is_warned_of(library, file):
     category = THEIRS[library][1]
     state = blank(learner(stem="cifar"))
     with pytest.warns(category, match="computes the same") as caught:
-        start_encoder_from(file, state, small_resnet())
+        interop.open_weights(file).start_encoder(small_resnet(), state)
     assert (len(caught), caught[0].filename) == (1, __file__)
     with pytest.warns(category) as caught:
-        start_from(file, state, small_resnet())
+        interop.open_weights(file).start(small_resnet(), state)
     assert len(caught) == 1
     narrow = blank(make_learner(small_resnet(), image_size=32, hidden_layer="avgpool", projection_size=4))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        start_from(file, narrow, small_resnet())
+        interop.open_weights(file).start(small_resnet(), narrow)
     assert [one.category for one in caught] == [UserWarning, category]
 
 
@@ -73,7 +72,7 @@ def test_nothing_is_said_of_a_traced_network(library, file):
     state = blank(learner(encoder=encoder, hidden_layer="6"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        started = start_encoder_from(file, state, encoder)
+        started = interop.open_weights(file).start_encoder(encoder, state)
         loaded = interop.load_byol_checkpoint(file, like=state)
     assert_identical(flatten(started.online.params["encoder"]), flatten(loaded.online.params["encoder"]))
 

@@ -19,7 +19,7 @@ from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
 from interop.arrays import as_numpy, as_tensor, dtype_named
-from interop.optimizers.names import named_positions
+from interop.optimizers.names import positions_by_name
 from tests.parity.reference import traced
 from tests.parity.trajectory import SMALL, Network, blank
 
@@ -165,7 +165,7 @@ def test_names_of_owners_and_earlier_releases(fronts, below):
     layers = ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
     keys = ["encoder.0.weight", *(f"{part}.{name}" for part in ("projector", "predictor") for name in layers)]
     names = [f"{fronts[0]}0.weight"] + [f"{front}{below}{name}" for front in fronts[1:] for name in layers]
-    assert named_positions(names, keys).positions == {key: place for place, key in enumerate(keys)}
+    assert positions_by_name(names, keys).positions == {key: place for place, key in enumerate(keys)}
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

@@ -6,7 +6,7 @@ import plain_learners
 import pytest
 import torch
 from byol_learners import theirs
-from deepmind_files import learner_of, pickles
+from deepmind_files import encoder_of, learner_of, pickles
 from learner_layouts import LEARNERS, arrays_of, like_of, made
 from weight_samples import assert_identical
 
@@ -14,7 +14,7 @@ import interop
 from interop.formats.dill_pickle import load_pickle
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
 from interop.inspect.contents import read_contents
-from interop.inspect.recognition import UNREAD, encoder_state_dict, learner_arrays, recognised
+from interop.inspect.recognition import UNREAD, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.learners import deepmind
 from interop.learners.fitting import own_arrays
@@ -32,13 +32,13 @@ LOADED = pytest.mark.parametrize(
 @ANY
 @pytest.mark.parametrize("owner", ["", "learner."])
 def test_whose_it_is(kind, owner):
-    found = recognised({owner + name: array for name, array in made(kind).items()})
-    assert found.source == kind.partition(" ")[0].partition("-")[0].replace("byol", "byol_pytorch").replace(
+    origin = find_origin({owner + name: array for name, array in made(kind).items()})
+    assert origin.source == kind.partition(" ")[0].partition("-")[0].replace("byol", "byol_pytorch").replace(
         "solo", "solo_learn"
     )
-    assert LEARNERS[kind][1] in found.title
-    assert found.owner == owner
-    assert found.left_out == {}
+    assert LEARNERS[kind][1] in origin.title
+    assert origin.owner == owner
+    assert origin.left_out == {}
 
 
 @LOADED
@@ -46,8 +46,8 @@ def test_whose_it_is(kind, owner):
 def test_arrays_under_our_names_are_those_that_loading_finds(kind):
     """Against the loader, which is held to the libraries themselves by its own tests."""
     given = made(kind)
-    found = recognised(given)
-    arrays = learner_arrays(found, given)
+    origin = find_origin(given)
+    arrays = learner_arrays(origin, given)
     state = interop.load_byol_checkpoint(given, like=like_of(kind))
     wanted = own_arrays(state)
     filled = {name for name in wanted if name.endswith(("projector.0.bias", "predictor.0.bias")) and "lightly" in kind}
@@ -57,16 +57,16 @@ def test_arrays_under_our_names_are_those_that_loading_finds(kind):
         {name: wanted[name] for name in wanted if name not in filled},
     )
     assert set(arrays) <= set(wanted)
-    assert refusals(found, given) == []
+    assert refusals(origin, given) == []
 
 
 @ANY
 def test_networks_by_themselves(kind):
     given = made(kind)
-    found = recognised(given)
-    arrays = learner_arrays(found, given)
+    origin = find_origin(given)
+    arrays = learner_arrays(origin, given)
     for which in ("online", "target"):
-        network = encoder_state_dict(found, given, which=which)
+        network = network_arrays(arrays, which=which)
         front = f"{which}.encoder."
         assert_identical(network, {n.removeprefix(front): a for n, a in arrays.items() if n.startswith(front)})
         assert bool(network) == (which == "online" or not kind.endswith("-sim"))
@@ -89,27 +89,27 @@ def test_deepminds(name, tmp_path):
     }
     flat = deepmind.flat_names(load_pickle(tmp_path / "x.pkl"), where="x")
     assert_identical(contents.state_dict, flat)
-    found = recognised(flat)
-    assert (found.source, found.title) == ("deepmind", "DeepMind's pre-training")
-    wanted = own_arrays(interop.load_byol_checkpoint(flat, like=blank(learner_of(folder))))
+    origin = find_origin(flat)
+    assert (origin.source, origin.title) == ("deepmind", "DeepMind's pre-training")
+    wanted = own_arrays(interop.load_byol_checkpoint(flat, like=blank(learner_of(folder)), encoder=encoder_of(folder)))
     filled = {key for key in wanted if key.endswith(("projector.3.bias", "predictor.3.bias"))}
-    arrays = learner_arrays(found, flat)
+    arrays = learner_arrays(origin, flat)
     assert set(wanted) - filled == set(arrays)
     for key, array in arrays.items():
         np.testing.assert_array_equal(array, wanted[key])
-    assert {one.verdict for one in refusals(found, flat)} == {"left out"}
-    assert set(found.names) | set(found.left_out) == set(flat)
+    assert {one.verdict for one in refusals(origin, flat)} == {"left out"}
+    assert set(origin.names) | set(origin.left_out) == set(flat)
 
 
 def test_a_trainers_own_tensors_are_left_out():
     learner = theirs("C")
     trainer = {"step": np.zeros(()), **{f"byol.{name}": array for name, array in learner.items()}}
     trainer |= {name: array for name, array in learner.items() if name.startswith("net.")}
-    found = recognised(trainer)
-    assert (found.source, found.owner) == ("byol_pytorch", "byol.")
-    assert found.title.endswith(" in its trainer")
-    assert set(found.left_out) == {name for name in trainer if not name.startswith("byol.")}
-    assert_identical(learner_arrays(found, trainer), learner_arrays(recognised(learner), learner))
+    origin = find_origin(trainer)
+    assert (origin.source, origin.owner) == ("byol_pytorch", "byol.")
+    assert origin.title.endswith(" in its trainer")
+    assert set(origin.left_out) == {name for name in trainer if not name.startswith("byol.")}
+    assert_identical(learner_arrays(origin, trainer), learner_arrays(find_origin(learner), learner))
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -140,17 +140,19 @@ def test_variants_of_architectures():
 def test_cut_networks_and_prefixes():
     net = plain_learners.cut(plain_learners.resnet())
     given = {f"model.backbone.{name}": tensor.numpy() for name, tensor in net.state_dict().items()}
-    found = recognised(given)
-    assert (found.source, found.title, found.owner) == ("", "", "model.backbone.")
-    network = encoder_state_dict(found, given, wanted=("conv1.weight",))
+    origin = find_origin(given)
+    assert (origin.source, origin.title, origin.owner) == ("", "", "model.backbone.")
+    network = network_arrays(learner_arrays(origin, given), wanted=("conv1.weight",))
     wanted = arrays_of(plain_learners.resnet())
     assert {name: array.shape for name, array in network.items()} == {n: a.shape for n, a in wanted.items()}
-    assert_identical(encoder_state_dict(found, given), arrays_of(net))
-    assert [(one.name, one.verdict) for one in refusals(found, given)] == [("model.backbone.*", "refused")]
+    assert_identical(network_arrays(learner_arrays(origin, given)), arrays_of(net))
+    assert [(one.name, one.verdict) for one in refusals(origin, given)] == [("model.backbone.*", "refused")]
 
 
 def test_heads_layer_by_layer():
-    shapes = {name: array.shape for name, array in learner_arrays(recognised(theirs("C-sim")), theirs("C-sim")).items()}
+    shapes = {
+        name: array.shape for name, array in learner_arrays(find_origin(theirs("C-sim")), theirs("C-sim")).items()
+    }
     layers = head_layers(shapes, "online.projector.")
     assert [layer["kind"] for layer in layers] == ["linear", "batch norm"] * 3
     assert layers_in_words(layers[-2:]) == "Linear 32 -> 16 without bias, batch norm 16 without scale and bias"
@@ -162,10 +164,10 @@ def test_networks_of_learners_that_are_not_read():
     net = arrays_of(plain_learners.resnet())
     given = {f"online_network.encoder.{name}": array for name, array in net.items()}
     given |= {"predictor.model.0.weight": np.zeros((4, 4), np.float32)}
-    found = recognised(given)
-    assert (found.source, found.title) == ("", "BYOL learner, lightning-bolts")
-    assert_identical(encoder_state_dict(found, given), net)
-    assert [one.name for one in refusals(found, given)] == ["predictor.model.0.weight"]
+    origin = find_origin(given)
+    assert (origin.source, origin.title) == ("", "BYOL learner, lightning-bolts")
+    assert_identical(network_arrays(learner_arrays(origin, given)), net)
+    assert [one.name for one in refusals(origin, given)] == ["predictor.model.0.weight"]
 
 
 def test_containers_and_their_prefixes(tmp_path):
@@ -198,5 +200,5 @@ def test_prefixes_in_flat_files(suffix, tmp_path):
 
 def test_jax_arrays_are_looked_at_too():
     given = {name: jnp.asarray(array) for name, array in theirs("C").items()}
-    assert recognised(given).layout == "C"
-    assert all(isinstance(array, np.ndarray) for array in learner_arrays(recognised(given), given).values())
+    assert find_origin(given).layout == "C"
+    assert all(isinstance(array, np.ndarray) for array in learner_arrays(find_origin(given), given).values())

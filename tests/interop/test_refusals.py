@@ -8,7 +8,7 @@ from learner_layouts import arrays_of, lightly
 import interop
 from byol_jax.errors import InteropError
 from interop.inspect.anatomy import architecture
-from interop.inspect.recognition import encoder_state_dict, recognised
+from interop.inspect.recognition import find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.weights.tables import expected_shapes
 
@@ -57,18 +57,18 @@ WRONG = {
 def test_what_is_refused_is_named_and_loading_refuses_it(case):
     make, name, reason = WRONG[case]
     given = make()
-    found = recognised(given)
-    refused = [one for one in refusals(found, given) if one.verdict == "refused"]
+    origin = find_origin(given)
+    refused = [one for one in refusals(origin, given) if one.verdict == "refused"]
     assert any(one.name == name and reason in one.reason for one in refused), refused
     with pytest.raises(InteropError) as raised:
-        interop.load_byol_checkpoint(given, like=state_of(found.layout))
+        interop.load_byol_checkpoint(given, like=state_of(origin.layout))
     word = {"online.predictor.0.weight": "online_predictor.0.weight"}.get(name, name)
     assert word in str(raised.value)
 
 
 def test_types_of_a_network_by_itself():
     network = {"conv.weight": np.zeros(3, np.int8), "index": np.zeros(3, np.int64), "fc.bias": np.zeros(3, np.float16)}
-    refused = refusals(recognised(network), network)
+    refused = refusals(find_origin(network), network)
     assert [(one.name, one.verdict) for one in refused] == [("conv.weight", "refused")]
 
 
@@ -82,7 +82,7 @@ def test_shapes_that_make_no_sense_are_no_error(seed):
         for share in (names[start : start + 50], names[start:], names[: start + 1]):
             shapes = [tuple(random.integers(0, 3, random.integers(0, 5))) for _ in share]
             given = dict(zip(share, (np.zeros(shape, np.float32) for shape in shapes), strict=True))
-            found = recognised(given)
-            sizes = {name: array.shape for name, array in encoder_state_dict(found, given).items()}
+            origin = find_origin(given)
+            sizes = {name: array.shape for name, array in network_arrays(learner_arrays(origin, given)).items()}
             assert isinstance(architecture(sizes).name, str)
-            assert all(one.reason for one in refusals(found, given))
+            assert all(one.reason for one in refusals(origin, given))

@@ -11,7 +11,6 @@ from byol_jax import nets
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from byol_jax.types import Variables
 from interop import from_torch_module, load_network, save_network
-from interop.trace.encoder import is_traced
 from interop.trace.state_dict import from_module_state_dict, to_module_state_dict
 
 
@@ -54,7 +53,7 @@ def test_there_and_back_changes_nothing(kind) -> None:
     _, encoder, variables = both(kind)
     changed = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), variables)
     back = from_module_state_dict(encoder, to_module_state_dict(encoder, changed), like=variables)
-    saved = {leaf.replace(".", "/") for leaf, _ in encoder.init.args[0].state_dict.values()}
+    saved = {leaf.replace(".", "/") for leaf, _ in encoder.facts.traced.state_dict.values()}
     for (path, ours), theirs, first in zip(
         jax.tree_util.tree_leaves_with_path(back), jax.tree.leaves(changed), jax.tree.leaves(variables), strict=True
     ):
@@ -88,12 +87,12 @@ def test_a_kept_network_knows_it_too(kind, tmp_path) -> None:
     module, encoder, variables = both(kind)
     save_network(tmp_path, encoder)
     kept = load_network(tmp_path)
-    assert is_traced(kept)
+    assert kept.facts.traced is not None
     assert list(to_module_state_dict(kept, variables)) == list(module.state_dict())
 
 
 def test_only_traced_networks_have_one() -> None:
     encoder = nets.small_cnn()
-    assert not is_traced(encoder)
+    assert encoder.facts.traced is None
     with pytest.raises(ConfigurationError, match="wasn't traced"):
         to_module_state_dict(encoder, Variables({}, {}))

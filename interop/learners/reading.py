@@ -1,4 +1,4 @@
-"""What a user gave, a file's name or a dict, as one flat dict of names to arrays."""
+"""Whatever a user gives, a file's name or a dict, as one flat dict of names to arrays."""
 
 import os
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from interop.formats.containers import find_state_dict, short_list, without_wrap
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 from interop.learners import deepmind
 
-__all__ = ["opened", "without_owner"]
+__all__ = ["read_weights", "without_owner"]
 
 
-def opened(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
+def read_weights(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
     """The file's name for messages, and its state dict; DeepMind's trees come under `deepmind.flat_names`.
 
     Raises:
         CheckpointFormatError, UnsafeCheckpointError, MissingDependencyError: see `load_byol_checkpoint`.
 
     Example:
-        >>> opened({"state_dict": {"module.fc.bias": np.zeros(2)}})
+        >>> read_weights({"state_dict": {"module.fc.bias": np.zeros(2)}})
         ('the state dict', {'fc.bias': array([0., 0.])})
     """
     if isinstance(path_or_dict, Mapping):
@@ -36,17 +36,17 @@ def opened(path_or_dict: Any) -> tuple[str, Mapping[str, Any]]:
         )
     where = os.fspath(path_or_dict)
     if not is_plain_pickle(where):
-        return where, _with_plain_names(load_state_dict(where), where=where)
+        return where, _check_names(load_state_dict(where), where=where)
     content = load_pickle(where)
     if not deepmind.is_experiment(content):
         raise CheckpointFormatError(
             f"{where}: a pickle without DeepMind's experiment_state; other learners are read from .pt, .ckpt, .npz or "
             ".safetensors"
         )
-    return where, _with_plain_names(deepmind.flat_names(content, where=where), where=where)
+    return where, _check_names(deepmind.flat_names(content, where=where), where=where)
 
 
-def _with_plain_names(state_dict: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
+def _check_names(state_dict: Mapping[str, Any], *, where: str) -> Mapping[str, Any]:
     """The same, unless some name holds line breaks or the like: names are shown in every message that follows."""
     strange = [repr(name[:100]) for name in state_dict if not name.isprintable()]
     if strange:

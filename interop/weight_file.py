@@ -1,0 +1,325 @@
+"""A file of weights, whoever wrote it: what it is, and its weights for whatever network or learner needs them.
+
+`open_weights` reads it once; what it returns can be handed on in place of the path. Opening needs NumPy alone.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from byol_jax.errors import InteropError
+from interop.arrays import as_numpy
+from interop.formats.disk import open_regular
+from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
+from interop.inspect.anatomy import Architecture, architecture, head_layers
+from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
+from interop.learners.checkpoint import load_learner
+from interop.learners.fitting import warn_caller
+from interop.learners.library import Difference, Origin, difference_in
+from interop.learners.reading import read_weights
+
+if TYPE_CHECKING:
+    from byol_jax.types import Encoder, TrainState, Variables
+
+__all__ = ["WeightFile", "encoder_state_dict", "open_weights"]
+
+TORCHVISION = ("conv1.weight",)
+"""A name that torchvision's ResNets have and cut ones lack."""
+
+CLASSIFIER = ("fc.weight", "fc.bias")
+"""A learner's linear classifier, in its network or beside it, is this in a ResNet here."""
+
+BEGINNING = 64
+"""Bytes that tell an index from other files."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """An open file of weights: a network's, or a whole learner's of any library's.
+
+    Attributes:
+        path: the file, index or folder that was given; None for a dict.
+        where: what it is called in messages.
+        origin: whose weights these are, as far as names tell; its main parts are properties here.
+        state_dict: the file's own names to arrays, wrappers' prefixes taken off.
+        file_sha256: `sha256`, where there is a file.
+        index_sha256: of a sharded set's index alone; None for anything else.
+    """
+
+    path: str | None
+    where: str
+    origin: Origin = field(repr=False)
+    state_dict: Mapping[str, Any] = field(repr=False)
+    file_sha256: str | None = None
+    index_sha256: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For people: the library whose learner it is, its layout and its releases; "" for a network by itself."""
+        return self.origin.title
+
+    @property
+    def source(self) -> str:
+        """As `load_byol_checkpoint` calls the library; "" for a network by itself, or a learner that isn't read."""
+        return self.origin.source
+
+    @property
+    def layout(self) -> str:
+        """byol-pytorch's, "A" to "D1-sim"; "" otherwise."""
+        return self.origin.layout
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content, whatever the file's name.
+
+        A file's is that of its bytes when it was opened. A sharded set's is that of its shards' hashes, sorted and
+        joined: the index and the shards' names have no part in it. A dict's is that of its names, types, shapes and
+        values.
+        """
+        return _hash_of_arrays(self.state_dict) if self.file_sha256 is None else self.file_sha256
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Under the names of `learners.fitting`, in torch's layouts; not to be written to."""
+        arrays = {name: array.view() for name, array in learner_arrays(self.origin, self.state_dict).items()}
+        for array in arrays.values():
+            array.flags.writeable = False
+        return arrays
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Its network, as far as names and shapes tell: `name`, `details`, `features`, `classes`."""
+        return architecture({name: array.shape for name, array in self.network().items()})
+
+    @cached_property
+    def heads(self) -> dict[str, list[dict[str, Any]]]:
+        """The layers of "projector" and "predictor", in order, as `inspect` lists them; empty where there are none."""
+        shapes = {name: array.shape for name, array in self._arrays.items()}
+        return {head: head_layers(shapes, f"online.{head}.") for head in ("projector", "predictor")}
+
+    def network(self, wanted: Collection[str] = TORCHVISION, *, which: str = "online") -> dict[str, np.ndarray]:
+        """One of its networks by itself as a state dict; empty where there is no such network.
+
+        Args:
+            wanted: the names that the network to load into has: a ResNet that was cut out of torchvision's has others,
+                and is renamed to the one or the other. By default torchvision's.
+            which: "online", or "target" of a learner.
+
+        Returns:
+            Read-only arrays that share the file's memory; a learner's classifier is `fc`.
+        """
+        return network_arrays(self._arrays, which=which, wanted=wanted)
+
+    def variables(
+        self, encoder: "Encoder", *, like: "Variables", which: str = "online", dtype: str | None = "like"
+    ) -> "Variables":
+        """One of its networks as an encoder's variables, whether the encoder is native or traced.
+
+        A learner's classifier is no part of what it learned: where the file has none, or one of another width, the
+        encoder keeps its own.
+
+        Args:
+            encoder: what the weights are for.
+            like: its variables, which decide structure, shapes and types; arrays, or shapes alone.
+            which: "online", or "target" of a learner.
+            dtype: as in `from_torch_state_dict`; a traced network's types are always converted.
+
+        Raises:
+            StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        """
+        own = _leaves_by_key(encoder, like)
+        network = self.network(own, which=which)
+        if self.title:
+            for name in CLASSIFIER:
+                if name not in own:
+                    network.pop(name, None)
+                elif hasattr(own[name][0], "__array__"):
+                    array = _torch_array(*own[name])
+                    if name not in network or network[name].shape != array.shape:
+                        network[name] = array
+        if encoder.facts.traced is not None:
+            from interop.trace.state_dict import from_module_state_dict
+
+            return from_module_state_dict(encoder, network, like=like)
+        from interop.weights.convert import from_torch_state_dict
+
+        return from_torch_state_dict(network, like=like, dtype=dtype)
+
+    def learner(self, encoder: "Encoder", *, like: "TrainState") -> "TrainState":
+        """The training state `like` with all of a learner: see `load_byol_checkpoint`.
+
+        Args:
+            encoder: that of `like`'s learner.
+            like: the state to go on with.
+
+        Raises:
+            CheckpointFormatError, StateDictMismatchError: no learner, or one with other heads or another network.
+        """
+        return load_learner(self.state_dict, like=like, source=self.source or "auto", encoder=encoder, where=self.where)
+
+    def start(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
+        """`state` with as much of the file as fits: a whole learner, or else the encoder.
+
+        A learner whose heads have `state`'s sizes starts both networks, heads and statistics. Any other learner's
+        encoder, or a network by itself, starts the encoder, online and target. Step, key and optimiser's state stay.
+
+        Args:
+            encoder: that of `state`'s learner.
+            state: a new training state.
+
+        Warns:
+            UserWarning: a learner's heads don't fit, and why; only the encoder starts from it.
+
+        Raises:
+            InteropError's children: of another architecture; every difference is listed.
+        """
+        started = self._with_encoder(encoder, state)
+        if not self.source:
+            return started
+        try:
+            return self.learner(encoder, like=state)
+        except InteropError as error:
+            warn_caller(UserWarning(f"{self.where}: a learner whose encoder alone is started from: {error}"))
+        self.warn_of_difference(encoder)
+        return started
+
+    def start_encoder(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
+        """The same, but of a learner too the encoder alone.
+
+        Args:
+            encoder: that of `state`'s learner.
+            state: a new training state.
+
+        Warns:
+            PaddingWarning, StemWarning: the encoder computes otherwise than the network in the file.
+
+        Raises:
+            InteropError's children: of another architecture; every difference is listed.
+        """
+        started = self._with_encoder(encoder, state)
+        self.warn_of_difference(encoder)
+        return started
+
+    def difference(self, encoder: "Encoder") -> Difference | None:
+        """What `encoder` computes otherwise than the file's network, with the same weights; None where nothing."""
+        return difference_in(difference(self.origin, self.state_dict), encoder)
+
+    def warn_of_difference(self, encoder: "Encoder") -> None:
+        """Says so, with the difference's own category."""
+        found = self.difference(encoder)
+        if found is not None:
+            warn_caller(found.category(f"{self.where}: {found.sentence}"))
+
+    def _with_encoder(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
+        from byol_jax.tree import fresh
+        from byol_jax.types import Variables
+
+        own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
+        new = self.variables(encoder, like=own)
+
+        def replaced(network: Any) -> Any:
+            if not network.params:
+                return network
+            params, stats = fresh(new)
+            return Variables(network.params | {"encoder": params}, network.stats | {"encoder": stats})
+
+        return replace(state, online=replaced(state.online), target=replaced(state.target))
+
+
+def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | WeightFile") -> WeightFile:
+    """A file of weights, read: PyTorch's, ours or DeepMind's, of a network or of a whole learner.
+
+    Args:
+        path_or_dict: as in `load_state_dict`; one of DeepMind's pickles; or a dict of names to NumPy arrays, JAX arrays
+            or torch tensors. What this function returned comes back as it is.
+
+    Raises:
+        CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
+
+    Example:
+        >>> weights = open_weights({"module.backbone.conv1.weight": np.zeros((64, 3, 7, 7), np.float32),
+        ...                         "module.projector.0.weight": np.zeros((32, 512), np.float32),
+        ...                         "module.predictor.0.weight": np.zeros((32, 16), np.float32)})
+        >>> weights.title, list(weights.network())
+        ('solo-learn (1.0.3 and later)', ['conv1.weight'])
+    """
+    if isinstance(path_or_dict, WeightFile):
+        return path_or_dict
+    where, state_dict = read_weights(path_or_dict)
+    origin = find_origin(state_dict)
+    if isinstance(path_or_dict, Mapping):
+        return WeightFile(None, where, origin, state_dict)
+    return WeightFile(where, where, origin, state_dict, *_file_hashes(where))
+
+
+def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, np.ndarray]:
+    """An encoder's weights as a torch state dict: a traced module's own names, in its order, or torchvision's.
+
+    Args:
+        encoder: any encoder.
+        variables: its variables, trained or not.
+
+    Raises:
+        StateDictMismatchError: the leaves of this network have no torch names.
+
+    Example:
+        >>> import byol_jax
+        >>> encoder = byol_jax.nets.small_cnn((4,))
+        >>> list(encoder_state_dict(encoder, encoder.init(jax.random.key(0), (8, 8, 3))))[:2]
+        ['0.weight', '1.bias']
+    """
+    if encoder.facts.traced is not None:
+        from interop.trace.state_dict import to_module_state_dict
+
+        return to_module_state_dict(encoder, variables)
+    from interop.weights.convert import to_torch_state_dict
+
+    return to_torch_state_dict(variables)
+
+
+def _leaves_by_key(encoder: "Encoder", like: "Variables") -> dict[str, tuple[Any, str]]:
+    """Torch's name of each leaf to the leaf and its rule; of a tensor that is several leaves here, to one of them."""
+    from interop.weights.names import named_leaves, torch_names
+    from interop.weights.packed import whole_key
+
+    leaves = named_leaves(like)
+    if encoder.facts.traced is not None:
+        places = encoder.facts.traced.state_dict.items()
+        return {key: (leaves[leaf.replace(".", "/")], "") for key, (leaf, _) in places}
+    return {whole_key(name.key): (leaves[path], name.rule) for path, name in torch_names(leaves).items()}
+
+
+def _torch_array(leaf: Any, rule: str) -> np.ndarray:
+    from interop.weights.convert import to_torch_array
+
+    return to_torch_array(as_numpy(leaf, "like"), rule)
+
+
+def _file_hashes(path: str) -> tuple[str, str | None]:
+    """The content's hash, and that of the index where a path means a sharded set."""
+    index = index_for(path)
+    with open_regular(index) as (file, _):
+        is_set = looks_like_index(file.read(BEGINNING))
+    if not is_set:
+        return _hash_of_file(path), None
+    shards = sorted(map(_hash_of_file, shard_paths(index)))
+    return hashlib.sha256("".join(shards).encode()).hexdigest(), _hash_of_file(index)
+
+
+def _hash_of_file(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of_arrays(state_dict: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        array = np.ascontiguousarray(as_numpy(state_dict[name], name))
+        digest.update(f"{name}\n{array.dtype.name}\n{array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
