@@ -14,7 +14,7 @@ import numpy as np
 
 from byol_jax.errors import InteropError
 from interop.arrays import as_numpy
-from interop.formats.disk import open_regular
+from interop.formats.regular_file import open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
 from interop.inspect.anatomy import Architecture, architecture, head_layers
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays

@@ -137,6 +137,28 @@ def test_byol_jax_meets_torch_and_interop_only_inside_programs():
     assert not faults, "\n".join(faults)
 
 
+def names_of_interop(tree):
+    """What a file takes of interop: modules that it imports, "interop.weights", and names, "open_weights"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("interop."))
+        elif isinstance(node, ast.ImportFrom) and below(["interop"], node.module or "") and not node.level:
+            yield from (alias.name if node.module == "interop" else node.module for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "interop":
+            yield node.attr
+
+
+def test_byol_jax_sees_only_the_public_names_of_interop():
+    stub = parsed(ROOT / "interop" / "__init__.pyi")
+    public = {alias.asname for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    used = {module: set(names_of_interop(parsed(modules()[module]))) for module in ours("byol_jax")}
+    faults = [f"{module}: {', '.join(sorted(names - public))}" for module, names in used.items() if names - public]
+    assert not faults, "\n".join(faults)
+    assert "open_weights" in set().union(*used.values())
+    inner = "import interop.files\nfrom interop.weights import names\nfrom interop import files\ninterop.trace.saved"
+    assert set(names_of_interop(ast.parse(inner))) == {"interop.files", "interop.weights", "files", "trace"}
+
+
 def test_interop_sees_only_the_words_of_byol_jax():
     faults = []
     for module in ours("interop"):
