@@ -19,9 +19,9 @@ from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, Uns
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.trace.encoder import from_torch_module, network_encoder
-from interop.trace.export import noted_outputs
+from interop.trace.export import record_outputs
 from interop.trace.verify import relative_difference, verify_encoder
-from interop.trace.without_chance import FIXED, without_chance
+from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
 
 __all__ = ["BATCH", "LIMIT", "measure"]
 
@@ -65,7 +65,7 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str,
     seconds = time.perf_counter() - start
     network = encoder.facts.traced
     variables = jax.device_get(encoder.init(jax.random.key(0), network.input_shape))
-    encoder = network_encoder(network, variables, stand_ins=FIXED)
+    encoder = network_encoder(network, variables, stand_ins=FIXED_DRAWS)
     images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
     with _one_thread():
         wanted, weights = _in_torch(module, images, layer)
@@ -114,11 +114,11 @@ def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[s
     def output() -> Any:
         if layer == -1:
             return module(x)
-        with noted_outputs(module) as noted:
+        with record_outputs(module) as noted:
             module(x)
         return noted[str(layer)]
 
-    with _in_double(torch), without_chance(torch):
+    with _in_double(torch), fixed_draws(torch):
         features = output()
         weights = np.random.default_rng(1).standard_normal(tuple(features.shape))
         (features * torch.from_numpy(weights)).sum().backward()

@@ -17,15 +17,15 @@ from .optimizers.state import to_torch_opt_state as to_torch_opt_state
 from .trace.checks import check as check
 from .trace.checks import missing_ops as missing_ops
 from .trace.encoder import from_torch_module as from_torch_module
-from .trace.named import find_module as find_module
+from .trace.modules import find_module as find_module
 from .trace.ops.table import register_op as register_op
 from .trace.saved import load_network as load_network
 from .trace.saved import save_network as save_network
 from .weight_file import WeightFile as WeightFile
 from .weight_file import encoder_state_dict as encoder_state_dict
 from .weight_file import open_weights as open_weights
-from .weights.convert import from_torch_state_dict as from_torch_state_dict
-from .weights.convert import to_torch_state_dict as to_torch_state_dict
+from .weights.state_dict import from_torch_state_dict as from_torch_state_dict
+from .weights.state_dict import to_torch_state_dict as to_torch_state_dict
 from .weights.writeback import update_torch_module as update_torch_module
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Weight files: .safetensors, .pt, .pth, .ckpt and .npz to and from flat dicts of NumPy arrays.
 
 Reading trusts nothing: the format is told by content, not by name; every size is checked before memory is taken;
-nothing in a file is ever executed or extracted. Writing is atomic. Names inside stay torch's; `interop.weights.convert`
-says what they mean for a JAX network.
+nothing in a file is ever executed or extracted. Writing is atomic. Names inside stay torch's;
+`interop.weights.state_dict` says what they mean for a JAX network.
 """
 
 import os

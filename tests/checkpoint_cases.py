@@ -17,7 +17,7 @@ from torch import nn
 import interop
 from byol_jax import make_learner, nets
 from byol_jax.types import Learner
-from interop.weights.tables import expected_shapes
+from interop.weights.architectures import expected_shapes
 from tests.interop import deepmind_files
 from tests.interop.plain_learners import Lightly, SoloLearn, cut, lightly_cifar, resnet
 

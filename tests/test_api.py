@@ -100,7 +100,7 @@ def test_loading_is_light(statement):
     assert done.stdout.split() == [], "loaded by it"
 
 
-@pytest.mark.parametrize("name", ["weights.names", "weights.rules", "weights.tables", "weights.convert", "files"])
+@pytest.mark.parametrize("name", ["weights.names", "weights.architectures", "weights.state_dict", "files"])
 def test_numpy_is_enough_for_files(name):
     """With JAX, Flax, Optax and PyTorch not even installed."""
     blocked = "import sys\nfor name in ('jax', 'jaxlib', 'flax', 'optax', 'torch'): sys.modules[name] = None\n"

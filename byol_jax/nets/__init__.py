@@ -1,11 +1,16 @@
 """Native encoders, and the heads as a module of their own."""
 
 from byol_jax.nets import heads
-from byol_jax.nets.adapters import with_variables
 from byol_jax.nets.cnn import small_cnn
-from byol_jax.nets.resnet import resnet, resnet18, resnet34, resnet50, resnet101, resnet152
-from byol_jax.nets.resnet_variants import (
+from byol_jax.nets.pretrained import with_variables
+from byol_jax.nets.resnet import (
+    resnet,
+    resnet18,
+    resnet34,
+    resnet50,
     resnet50_2x,
+    resnet101,
+    resnet152,
     resnet200_2x,
     resnext50_32x4d,
     resnext101_32x8d,

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
-from byol_jax.nets.layers import check_images, convs_init, linear, linear_init
-from byol_jax.nets.norm import batch_norm, batch_norm_init
+from byol_jax.nets.layers import batch_norm, batch_norm_init, check_images, convs_init, linear, linear_init
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.types import Encoder, Variables

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.nets.layers import linear, linear_init
-from byol_jax.nets.norm import batch_norm, batch_norm_init
+from byol_jax.nets.layers import batch_norm, batch_norm_init, linear, linear_init
 from byol_jax.ops.precision import at_least_float32
 from byol_jax.types import PyTree, Variables
 

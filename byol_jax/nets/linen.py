@@ -114,7 +114,7 @@ def _apply(
             **_training(network, train),
         )
     if path is not None:
-        output = _captured(network, changed.get("intermediates", {}), path, images.shape[1:])
+        output = _layer_output(network, changed.get("intermediates", {}), path, images.shape[1:])
     return output, {name: changed.get(name, stats[name]) for name in stats} if train else stats
 
 
@@ -122,12 +122,12 @@ def _is_call_of(path: tuple[str, ...], module: nn.Module, method: str) -> bool:
     return method == "__call__" and module.path == path
 
 
-def _captured(network: _Network, intermediates: Any, path: tuple[str, ...], image_shape: tuple[int, ...]) -> Any:
+def _layer_output(network: _Network, intermediates: Any, path: tuple[str, ...], image_shape: tuple[int, ...]) -> Any:
     """The last output of the sub-module at `path`."""
     node = intermediates
     for name in (*path, "__call__"):
         if name not in node:
-            names, _ = _traced(network, image_shape)
+            names, _ = _trace(network, image_shape)
             asked = ".".join(path)
             what = "gives no output" if asked in names else "not found"
             known = ", ".join(nearest(asked, [other for other in names if other != asked])) or "-1, the output"
@@ -143,7 +143,7 @@ def _hidden_layers(network: _Network, variables: Variables | None = None) -> tup
     """
     for shape in (*reversed(network.shapes), *_guessed_shapes(variables)):
         try:
-            names, traced = _traced(network, shape)
+            names, traced = _trace(network, shape)
         except Exception:  # whatever a module raises when a guess doesn't suit it
             continue
         if variables is None or jax.tree.structure(traced.params) == jax.tree.structure(variables.params):
@@ -160,7 +160,7 @@ def _guessed_shapes(variables: Variables | None) -> Iterator[tuple[int, ...]]:
         yield (*(side,) * (rank - 2), size)
 
 
-def _traced(network: _Network, image_shape: tuple[int, ...]) -> tuple[tuple[str, ...], Variables]:
+def _trace(network: _Network, image_shape: tuple[int, ...]) -> tuple[tuple[str, ...], Variables]:
     """The sub-modules' names for images of this shape, and the abstract variables. Nothing is computed."""
     children: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
 
@@ -177,15 +177,15 @@ def _traced(network: _Network, image_shape: tuple[int, ...]) -> tuple[tuple[str,
                     note((*module.path, child.name))  # defined in `setup`, called or not
         return next_function(*args, **kwargs)
 
-    def ordered(path: tuple[str, ...]) -> Iterator[str]:
+    def walk(path: tuple[str, ...]) -> Iterator[str]:
         for child in children.get(path, ()):
             yield ".".join(child)
-            yield from ordered(child)
+            yield from walk(child)
 
     with nn.intercept_methods(interceptor):
         key = jax.eval_shape(lambda: jax.random.key(0))
         variables = jax.eval_shape(lambda key: _variables(network, key, image_shape), key)
-    return tuple(ordered(())), variables
+    return tuple(walk(())), variables
 
 
 def _training(network: _Network, train: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _init(snapshot: _Snapshot, key: Any, image_shape: tuple[int, ...]) -> Variab
         for path, leaf in snapshot.state.items()
         if path in snapshot.params or path in snapshot.stats
     }
-    return Variables(*(_nested({path: copied[path] for path in paths}) for paths in (snapshot.params, snapshot.stats)))
+    return Variables(*(_nest({path: copied[path] for path in paths}) for paths in (snapshot.params, snapshot.stats)))
 
 
 def _apply(
@@ -95,13 +95,13 @@ def _apply(
 ) -> tuple[Any, Any]:
     del axis_name  # the module's own affair
     wanted = resolve_hidden_layer(snapshot.names, hidden_layer)
-    module = _rebuilt(snapshot, variables, key)
+    module = _rebuild(snapshot, variables, key)
     if train:
         module.train()
     else:
         module.eval()
-    if wanted != OUTPUT and isinstance(layer := _found(module, str(wanted)), nnx.Module):
-        _recast(layer, _recording)
+    if wanted != OUTPUT and isinstance(layer := _find(module, str(wanted)), nnx.Module):
+        _recast(layer, _recording_class)
     with jax.numpy_dtype_promotion("standard"):
         output, recorded = nnx.capture(_call, _Output)(module, images)
     if wanted != OUTPUT:
@@ -113,14 +113,14 @@ def _apply(
     if not train:
         return output, variables.stats
     after = dict(nnx.to_flat_state(nnx.state(module)))
-    return output, _nested({path: _value(after[path]) for path in snapshot.stats})
+    return output, _nest({path: _value(after[path]) for path in snapshot.stats})
 
 
 def _call(module: Any, images: Any) -> Any:
     return module(images)
 
 
-def _rebuilt(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
+def _rebuild(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
     """A new module with these numbers, and random streams from `key`; without one, streams that refuse."""
     state = dict(snapshot.state)
     for paths, tree in ((snapshot.params, variables.params), (snapshot.stats, variables.stats)):
@@ -135,7 +135,7 @@ def _rebuilt(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
     if key is None:
         for _, node in nnx.iter_graph(module):
             if isinstance(node, nnx.RngStream):
-                _recast(node, _refusing)
+                _recast(node, _refusing_class)
     return module
 
 
@@ -150,7 +150,7 @@ def _recast(node: Any, subclass: Any) -> None:
 
 
 @functools.cache
-def _recording(module_class: Any) -> Any:
+def _recording_class(module_class: Any) -> Any:
     class Recording(module_class):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             output = super().__call__(*args, **kwargs)
@@ -161,7 +161,7 @@ def _recording(module_class: Any) -> Any:
 
 
 @functools.cache
-def _refusing(stream_class: Any) -> Any:
+def _refusing_class(stream_class: Any) -> Any:
     class Refusing(stream_class):
         def __call__(self) -> Any:
             raise ValueError(f"the network draws random numbers (stream {self.tag!r}) but got no key: pass key=...")
@@ -190,7 +190,7 @@ def _names(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
             yield from below
 
 
-def _found(module: Any, name: str) -> Any:
+def _find(module: Any, name: str) -> Any:
     for part in name.split("."):
         module = dict(_children(module))[part]
     return module
@@ -212,7 +212,7 @@ def _is_floating(leaf: Any) -> bool:
     return _is_array(leaf) and all(jnp.issubdtype(part.dtype, jnp.floating) for part in jax.tree.leaves(_value(leaf)))
 
 
-def _nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
+def _nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict({tuple(map(str, path)): value for path, value in flat.items()})
 
 

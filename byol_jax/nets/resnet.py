@@ -13,15 +13,27 @@ import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
-from byol_jax.nets.blocks import BASIC, BOTTLENECK, Block, kernel_padding
-from byol_jax.nets.layers import check_images, convs_init, linear, linear_init
-from byol_jax.nets.norm import batch_norm, batch_norm_init
+from byol_jax.nets.layers import batch_norm, batch_norm_init, check_images, convs_init, linear, linear_init
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.pool import flatten_channels_first, global_average_pool, max_pool
 from byol_jax.tree import unflatten
-from byol_jax.types import Encoder, EncoderFacts, Variables
+from byol_jax.types import Encoder, EncoderFacts, PyTree, Variables
 
-__all__ = ["resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+__all__ = [
+    "resnet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet50_2x",
+    "resnet101",
+    "resnet152",
+    "resnet200_2x",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
 
 _CHOICES = {
     "block": ("basic", "bottleneck"),
@@ -112,6 +124,161 @@ def resnet101(**options: Any) -> Encoder:
 def resnet152(**options: Any) -> Encoder:
     """torchvision's resnet152: bottleneck blocks 3, 8, 36, 3; avgpool 2048. `options` as in `resnet`."""
     return resnet((3, 8, 36, 3), block="bottleneck", **options)
+
+
+def wide_resnet50_2(**options: Any) -> Encoder:
+    """torchvision's wide_resnet50_2: resnet50 with inner channels doubled; avgpool 2048. `options` as in `resnet`."""
+    return resnet50(width_per_group=128, **options)
+
+
+def wide_resnet101_2(**options: Any) -> Encoder:
+    """torchvision's wide_resnet101_2: resnet101 with inner channels doubled; avgpool 2048. `options` as in `resnet`."""
+    return resnet101(width_per_group=128, **options)
+
+
+def resnext50_32x4d(**options: Any) -> Encoder:
+    """torchvision's resnext50_32x4d: resnet50 with 32 groups of 4 channels and up; avgpool 2048. `options` as in
+    `resnet`."""
+    return resnet50(groups=32, width_per_group=4, **options)
+
+
+def resnext101_32x8d(**options: Any) -> Encoder:
+    """torchvision's resnext101_32x8d: resnet101 with 32 groups of 8 channels and up; avgpool 2048. `options` as in
+    `resnet`."""
+    return resnet101(groups=32, width_per_group=8, **options)
+
+
+def resnext101_64x4d(**options: Any) -> Encoder:
+    """torchvision's resnext101_64x4d: resnet101 with 64 groups of 4 channels and up; avgpool 2048. `options` as in
+    `resnet`."""
+    return resnet101(groups=64, width_per_group=4, **options)
+
+
+def resnet50_2x(**options: Any) -> Encoder:
+    """The BYOL paper's ResNet-50 (2x): every width of resnet50 doubled; avgpool 4096, 94 million parameters. `options`
+    as in `resnet`; `padding="same"` is DeepMind's."""
+    return resnet50(width=128, **options)
+
+
+def resnet200_2x(**options: Any) -> Encoder:
+    """The BYOL paper's ResNet-200 (2x), whose weights DeepMind released: bottleneck blocks 3, 24, 36, 3, every width
+    doubled; avgpool 4096, 250 million parameters. `options` as in `resnet`; `padding="same"` is DeepMind's."""
+    return resnet((3, 24, 36, 3), block="bottleneck", width=128, **options)
+
+
+class Conv(NamedTuple):
+    """A block's convolution: its kernel's size, whether it carries the block's stride, widens to the output, and has
+    groups where the network has."""
+
+    name: str
+    norm: str
+    kernel_size: int
+    strided: bool
+    widens: bool
+    grouped: bool = False
+
+
+class Block(NamedTuple):
+    """A kind of residual block.
+
+    Attributes:
+        convs: in order; each is followed by its batch norm, and by a ReLU but for the last.
+        children: names in torchvision's order of definition, without the shortcut's.
+        expansion: output channels over inner channels.
+    """
+
+    convs: tuple[Conv, ...]
+    children: tuple[str, ...]
+    expansion: int
+
+    def names(self, shortcut: bool) -> tuple[str, ...]:
+        """All children, grandchildren included.
+
+        Example:
+            >>> BASIC.names(shortcut=True)[-3:]
+            ('downsample', 'downsample.0', 'downsample.1')
+        """
+        return self.children + (("downsample", "downsample.0", "downsample.1") if shortcut else ())
+
+    def apply(
+        self,
+        variables: Variables,
+        x: jax.Array,
+        *,
+        stride: int,
+        padding: str,
+        groups: int,
+        keep: str | None,
+        **norm_options: Any,
+    ) -> tuple[jax.Array, PyTree, jax.Array | None]:
+        """`relu(convolutions(x) + shortcut(x))`.
+
+        Args:
+            variables: this block's; a shortcut with weights iff params hold `downsample`.
+            x: `[N, H, W, C]`.
+            padding: "torch" or "same".
+            groups: of the bottleneck's 3×3 convolution; a kernel there has 1 / groups of the channels.
+            keep: child whose output is wanted, or None.
+            norm_options: `train`, `axis_name` of every batch norm.
+
+        Returns:
+            `(y, new_stats, kept)`; y is `[N, H / stride, W / stride, C']`.
+        """
+        params, stats = variables
+        y, new_stats, seen = x, {}, {}
+        for conv in self.convs:
+            y = conv2d(
+                y,
+                params[conv.name]["kernel"],
+                stride=stride if conv.strided else 1,
+                padding=kernel_padding(conv.kernel_size, padding),
+                groups=groups if conv.grouped else 1,
+            )
+            seen[conv.name] = y
+            norm = Variables(params[conv.norm], stats[conv.norm])
+            y, new_stats[conv.norm] = batch_norm(norm, y, relu=conv is not self.convs[-1], **norm_options)
+            seen[conv.norm] = y
+        identity = x
+        if "downsample" in params:
+            identity, new_stats["downsample"], shortcut = _shortcut(variables, x, stride, norm_options)
+            seen |= shortcut
+        y = jax.nn.relu(y + identity)
+        seen |= {self.convs[-1].norm: y, "relu": y}
+        return y, new_stats, None if keep is None else seen[keep]
+
+
+def kernel_padding(kernel_size: int, padding: str) -> int | str:
+    """`conv2d`'s padding for "torch" (half the kernel on every side) and "same" (TensorFlow's).
+
+    Example:
+        >>> kernel_padding(7, "torch"), kernel_padding(7, "same")
+        (3, 'SAME')
+    """
+    return kernel_size // 2 if padding == "torch" else "SAME"
+
+
+def _shortcut(variables, x, stride, norm_options):
+    """1×1 convolution and batch norm. Its outputs stay as they are: the addition writes into the other summand."""
+    params, stats = variables.params["downsample"], variables.stats["downsample"]
+    projected = conv2d(x, params["0"]["kernel"], stride=stride)
+    y, norm = batch_norm(Variables(params["1"], stats["1"]), projected, **norm_options)
+    return y, {"1": norm}, {"downsample.0": projected, "downsample.1": y, "downsample": y}
+
+
+BASIC = Block(
+    convs=(Conv("conv1", "bn1", 3, strided=True, widens=True), Conv("conv2", "bn2", 3, strided=False, widens=True)),
+    children=("conv1", "bn1", "relu", "conv2", "bn2"),
+    expansion=1,
+)
+BOTTLENECK = Block(
+    convs=(
+        Conv("conv1", "bn1", 1, strided=False, widens=False),
+        Conv("conv2", "bn2", 3, strided=True, widens=False, grouped=True),
+        Conv("conv3", "bn3", 1, strided=False, widens=True),
+    ),
+    children=("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "relu"),
+    expansion=4,
+)
 
 
 class _Place(NamedTuple):

@@ -5,7 +5,7 @@ pass reads it five or six times (33 ms against 5-7 ms for a 16 MB activation on 
 memory on a ResNet-50). It is one form for all platforms; on a TPU automatic differentiation moved fewer bytes
 (81 against 105 GB a ResNet-50 step, compiled ahead of time), so a second form belongs here when one is measured.
 
-Pure array functions: the names of the statistics and their counter live in `byol_jax.nets.norm`.
+Pure array functions: the names of the statistics and their counter live in `byol_jax.nets.layers`.
 """
 
 from functools import partial

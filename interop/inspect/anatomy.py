@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from interop.learners.fitting import defined_order
-from interop.weights.tables import HEADS, RESNETS, Residual, Shapes, recognise
+from interop.weights.architectures import HEADS, RESNETS, Residual, Shapes, recognise
 
 __all__ = ["Architecture", "architecture", "head_layers", "layers_in_words"]
 
@@ -49,7 +49,7 @@ def architecture(shapes: Shapes) -> Architecture:
     """What network has these names and shapes; name "unknown" where nothing tells.
 
     Example:
-        >>> from interop.weights.tables import expected_shapes
+        >>> from interop.weights.architectures import expected_shapes
         >>> architecture(expected_shapes("resnet50") | {"conv1.weight": (64, 3, 3, 3)})
         Architecture(name='resnet50', details=('3x3 stem',), features=2048, classes=1000)
     """

@@ -17,7 +17,7 @@ from interop.inspect.contents import Contents, read_contents
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.learners.library import Origin
-from interop.weights.tables import recognise
+from interop.weights.architectures import recognise
 
 __all__ = ["convert_file", "inspect_file", "inspection_text"]
 

@@ -16,7 +16,7 @@ from interop.learners.checkpoint import SOURCES
 from interop.learners.cut_names import renaming
 from interop.learners.library import Difference, Origin, below, uncut
 from interop.learners.reading import without_owner
-from interop.weights.tables import recognise
+from interop.weights.architectures import recognise
 
 __all__ = ["UNREAD", "difference", "find_origin", "learner_arrays", "network_arrays"]
 

@@ -32,11 +32,11 @@ from interop.learners.fitting import (
 )
 from interop.learners.library import Library, Origin, below
 from interop.learners.states import replace_networks, state_leaves
-from interop.weights.convert import matched, to_torch_array
+from interop.weights.state_dict import match_leaves, to_torch_array
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf
-from interop.weights.packed import packed
-from interop.weights.tables import recognise
+from interop.weights.packing import pack
+from interop.weights.architectures import recognise
 
 __all__ = ["LIBRARY", "layout_of", "owner_of", "recognises", "roots"]
 
@@ -155,7 +155,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     elif ALIAS in networks:
         names |= aliases
         leaves |= {path: leaves[path.removeprefix("alias/")] for path in aliases}
-    arrays, mismatch = matched(given, leaves, names, strict=True, cast_to_like=False)
+    arrays, mismatch = match_leaves(given, leaves, names, strict=True, cast_to_like=False)
     mismatch.values += [
         f"{names[path].key} (differs from {names[path.removeprefix('alias/')].key}, the same tensor)"
         for path in aliases
@@ -180,7 +180,7 @@ def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
             f"{where}: no byol-pytorch learner, nor the network of this one (names tell: {kind}); "
             "another network is loaded by interop.from_torch_state_dict"
         )
-    arrays, mismatch = matched(
+    arrays, mismatch = match_leaves(
         state_dict, {path: leaves[path] for path in named}, named, strict=True, cast_to_like=False
     )
     mismatch.raise_if_any(f"{where} doesn't fit the learner's network")
@@ -214,7 +214,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
     for path, alias in _aliases(names).items():
         arrays[alias.key] = arrays[names[path.removeprefix("alias/")].key]
-    arrays = packed(arrays)
+    arrays = pack(arrays)
     ordered = {
         key: arrays[key]
         for root in ORDER

@@ -9,7 +9,7 @@ from interop.files import save_state_dict
 from interop.learners import byol_pytorch, deepmind, lightly, solo_learn
 from interop.learners.library import warn_of_difference
 from interop.learners.reading import read_weights, without_owner
-from interop.weights.tables import recognise
+from interop.weights.architectures import recognise
 
 __all__ = ["SOURCES", "load_byol_checkpoint", "load_learner", "save_byol_checkpoint"]
 

@@ -17,11 +17,11 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
 from interop.learners.states import NETWORKS, replace_networks, state_leaves
-from interop.weights.convert import matched, to_torch_array
+from interop.weights.state_dict import match_leaves, to_torch_array
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf, torch_names
-from interop.weights.packed import packed
-from interop.weights.tables import recognise
+from interop.weights.packing import pack
+from interop.weights.architectures import recognise
 
 __all__ = [
     "CLASSIFIER",
@@ -124,7 +124,7 @@ def own_arrays(state: Any) -> dict[str, np.ndarray]:
     leaves = state_leaves(state)
     names = own_names(leaves)
     arrays = {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
-    return packed(arrays)
+    return pack(arrays)
 
 
 def check_heads(keys: Collection[str], *, library: str, where: str) -> None:
@@ -167,7 +167,7 @@ def load_networks(
     for key in (f"{network}.{bias}" for network in NETWORKS for bias in biasless):
         if key in wanted and key not in given:
             given[key] = np.zeros(wanted[key].shape, wanted[key].dtype)
-    arrays, mismatch = matched(given, leaves, names, strict=True, cast_to_like=False)
+    arrays, mismatch = match_leaves(given, leaves, names, strict=True, cast_to_like=False)
     hints = _hints(given, names, leaves, mismatch, hint)
     mismatch.raise_if_any(f"{where} doesn't fit the learner", hint=hints)
     return replace_networks(like, arrays)

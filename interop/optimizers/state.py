@@ -21,11 +21,11 @@ from interop.arrays import as_numpy, as_tensor
 from interop.optimizers.names import Positions, Shape, positions_by_name, positions_by_shape
 from interop.optimizers.optax_states import Moments, all_moments, kind_of, with_moments
 from interop.optimizers.torch_states import ADAM, TorchState, read_torch_state
-from interop.weights.convert import matched, to_torch_array
+from interop.weights.state_dict import match_leaves, to_torch_array
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import Leaf, named_leaves, torch_names
-from interop.weights.packed import PARTS, packed, whole_key
-from interop.weights.rules import torch_shape
+from interop.weights.packing import PARTS, pack, whole_key
+from interop.weights.names import torch_shape
 
 __all__ = ["from_torch_opt_state", "to_torch_opt_state"]
 
@@ -189,7 +189,7 @@ def _whole_shape(leaf: Leaf, shape: Shape) -> Shape:
 
 def _torch_layout(tree: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
     """Leaves by torch's keys, what is one tensor in torch put together."""
-    return packed(
+    return pack(
         {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in tree.items()}
     )
 
@@ -218,7 +218,7 @@ def _transfer(
         for moment, array in moments.items()
     }
     likes = {name: leaves[leaf] for name, leaf in wanted.items()}
-    arrays, mismatch = matched(given, likes, keys, strict=True, cast_to_like=False)
+    arrays, mismatch = match_leaves(given, likes, keys, strict=True, cast_to_like=False)
     steps: dict[int, list[str]] = {}
     for place in sorted(set(theirs.steps) - passed):
         steps.setdefault(theirs.steps[place], []).append(named.labels[place])

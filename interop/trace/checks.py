@@ -8,7 +8,7 @@ from interop.arrays import DTYPE_NAMES, import_torch
 from interop.trace.export import Traced, example_batch, trace
 from interop.trace.ops.table import find
 
-__all__ = ["Missing", "Report", "check", "check_module", "missing", "missing_ops"]
+__all__ = ["Missing", "Report", "check", "check_module", "find_missing", "missing_ops"]
 
 
 class Report(NamedTuple):
@@ -43,7 +43,7 @@ def check(
         False
     """
     try:
-        operators = _missing_in(module, image_size, channels, example_input).operators
+        operators = _find_missing_in(module, image_size, channels, example_input).operators
     except UnsupportedModuleError as error:
         return Report(False, (str(error),))
     problems = tuple(
@@ -66,12 +66,12 @@ def missing_ops(
         >>> missing_ops(torch.nn.Conv2d(3, 4, 3), image_size=8)
         []
     """
-    return list(_missing_in(module, image_size, channels, example_input).operators)
+    return list(_find_missing_in(module, image_size, channels, example_input).operators)
 
 
-def _missing_in(module: Any, image_size: Any, channels: int, example_input: Any) -> "Missing":
+def _find_missing_in(module: Any, image_size: Any, channels: int, example_input: Any) -> "Missing":
     check_module(module)
-    return missing(trace(module, example_batch(import_torch(), module, image_size, channels, example_input)))
+    return find_missing(trace(module, example_batch(import_torch(), module, image_size, channels, example_input)))
 
 
 class Missing(NamedTuple):
@@ -89,7 +89,7 @@ class Missing(NamedTuple):
         )
 
 
-def missing(traced: Traced) -> Missing:
+def find_missing(traced: Traced) -> Missing:
     """All operators of either mode that the table lacks."""
     operators: dict[str, list[str]] = {}
     for graph in (traced.train, traced.eval):
@@ -110,14 +110,14 @@ def check_module(module: Any) -> None:
     torch = import_torch()
     if not isinstance(module, torch.nn.Module):
         raise UnsupportedModuleError(f"expected a torch.nn.Module, got {type(module).__name__}")
-    reasons = [*_lazy(torch, module), *_norms(torch, module)]
+    reasons = [*_lazy_parameters(torch, module), *_cumulative_norms(torch, module)]
     if not reasons:  # lazy tensors have no dtype to look at
-        reasons = [*_dtypes(module)]
+        reasons = [*_unsupported_dtypes(module)]
     if reasons:
         raise UnsupportedModuleError(f"{type(module).__name__} can't be imported: {'; '.join(reasons)}")
 
 
-def _lazy(torch: Any, module: Any) -> Sequence[str]:
+def _lazy_parameters(torch: Any, module: Any) -> Sequence[str]:
     return [
         f"{name} is a lazy parameter that has no shape yet: run the module once first"
         for name, parameter in module.named_parameters()
@@ -125,7 +125,7 @@ def _lazy(torch: Any, module: Any) -> Sequence[str]:
     ]
 
 
-def _norms(torch: Any, module: Any) -> Sequence[str]:
+def _cumulative_norms(torch: Any, module: Any) -> Sequence[str]:
     batch_norm = torch.nn.modules.batchnorm._BatchNorm
     return [
         f"{name or 'the module'} is a {type(part).__name__} with momentum=None, a cumulative average: give it a number"
@@ -134,7 +134,7 @@ def _norms(torch: Any, module: Any) -> Sequence[str]:
     ]
 
 
-def _dtypes(module: Any) -> Sequence[str]:
+def _unsupported_dtypes(module: Any) -> Sequence[str]:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return [
         f"{name} is {tensor.dtype}: only real, unquantised numbers"

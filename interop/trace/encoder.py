@@ -20,15 +20,15 @@ from byol_jax.hidden import OUTPUT
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
-from interop.trace.checks import check_module, missing
-from interop.trace.evaluate import NO_STAND_INS, Program, evaluate, program
+from interop.trace.checks import check_module, find_missing
 from interop.trace.export import Traced, example_batch, trace
+from interop.trace.fixed_draws import FIXED_DRAWS
 from interop.trace.graph import Graph, Ref
-from interop.trace.ops.kinds import Operator
+from interop.trace.interpret import NO_STAND_INS, Program, interpret, program
 from interop.trace.ops.norm import RAW_BUFFERS
-from interop.trace.values import Value, logical, plain
+from interop.trace.ops.operator import Operator
+from interop.trace.values import Value, from_torch_order, to_torch_order
 from interop.trace.verify import verify_encoder
-from interop.trace.without_chance import FIXED
 
 __all__ = ["Network", "from_torch_module", "network_encoder", "traced_network"]
 
@@ -96,14 +96,14 @@ def from_torch_module(
     check_module(module)
     example = example_batch(torch, module, image_size, channels, example_input)
     traced = trace(module, example)
-    missing(traced).raise_if_any(type(module).__name__)
+    find_missing(traced).raise_if_any(type(module).__name__)
     shape = tuple(example.shape[1:])
     input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
     frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
     network = Network(_with_constants(module, traced), input_shape, frozen, _state_dict(module))
     variables = module_variables(module, network.traced)
     if verify:
-        verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED), example, variables)
+        verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED_DRAWS), example, variables)
     return network_encoder(network, variables)
 
 
@@ -214,10 +214,10 @@ def _apply(
     floating = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.dtype(jnp.float32)
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
-    features, *changed = evaluate(
+    features, *changed = interpret(
         nodes, sources, wanted, floating=floating, key=key, axis_name=axis_name, stand_ins=stand_ins
     )
-    features = logical(features)
+    features = to_torch_order(features)
     if features.shape[:1] != images.shape[:1]:
         raise HiddenLayerNotFoundError(
             f"hidden layer {hidden_layer!r} gives {features.shape[0]} rows for {images.shape[0]} images: "
@@ -225,7 +225,7 @@ def _apply(
         )
     for name, value in zip(graph.buffers, changed, strict=False):
         path = name.replace(".", "/")
-        stats[path] = jax.lax.stop_gradient(logical(value)).astype(stats[path].dtype)
+        stats[path] = jax.lax.stop_gradient(to_torch_order(value)).astype(stats[path].dtype)
     return features, unflatten(stats)
 
 
@@ -269,7 +269,7 @@ def _sources(
     values = {}
     for name, source in graph.sources.items():
         if source.kind == "input":
-            values[name] = Value(images, CHANNELS_LAST) if images.ndim == 4 else plain(images)
+            values[name] = Value(images, CHANNELS_LAST) if images.ndim == 4 else from_torch_order(images)
             continue
         if source.kind == "constant":
             array = jnp.asarray(graph.constants[source.target])
@@ -278,5 +278,5 @@ def _sources(
             array = jax.lax.stop_gradient(array) if source.target in frozen else array
         if jnp.issubdtype(array.dtype, jnp.floating) and name not in raw:
             array = array.astype(floating)
-        values[name] = plain(array)
+        values[name] = from_torch_order(array)
     return values

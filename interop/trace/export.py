@@ -16,7 +16,7 @@ from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
 
-__all__ = ["Traced", "example_batch", "noted_outputs", "trace"]
+__all__ = ["Traced", "example_batch", "record_outputs", "trace"]
 
 ROOT = "module"
 """The name that the network has inside the module that is exported."""
@@ -57,16 +57,16 @@ def trace(module: Any, example: Any) -> Traced:
         UnsupportedModuleError: torch can't write the module's code down as one graph.
     """
     graphs = {}
-    with _restored_modes(module):
+    with _keep_modes(module):
         for train in (True, False):
             module.train(train)
-            graphs[train] = _graph(module, example)
+            graphs[train] = _export(module, example)
     names = tuple(name for name, _ in module.named_modules() if name)
     return Traced(graphs[True], graphs[False], names)
 
 
 @contextlib.contextmanager
-def _restored_modes(module: Any) -> Iterator[None]:
+def _keep_modes(module: Any) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     try:
         yield
@@ -75,9 +75,9 @@ def _restored_modes(module: Any) -> Iterator[None]:
             part.training = training
 
 
-def _graph(module: Any, example: Any) -> Graph:
+def _export(module: Any, example: Any) -> Graph:
     torch = import_torch()
-    wrapper, names = _noting(torch, module)
+    wrapper, names = _recording_module(torch, module)
     batch = torch.export.Dim("batch")
     try:
         with warnings.catch_warnings():
@@ -87,11 +87,11 @@ def _graph(module: Any, example: Any) -> Graph:
             exported = exported.run_decompositions({})
     except Exception as error:
         raise UnsupportedModuleError(_reason(module, error)) from error
-    return _converted(torch, module, exported, names)
+    return _as_graph(torch, module, exported, names)
 
 
 @contextlib.contextmanager
-def noted_outputs(module: Any) -> Iterator[dict[str, Any]]:
+def record_outputs(module: Any) -> Iterator[dict[str, Any]]:
     """Meanwhile every sub-module's last tensor output, flattened as byol-pytorch's hook does: by name, as they come."""
     torch = import_torch()
     kept: dict[str, Any] = {}
@@ -111,23 +111,23 @@ def noted_outputs(module: Any) -> Iterator[dict[str, Any]]:
             handle.remove()
 
 
-def _noting(torch: Any, module: Any) -> tuple[Any, list[str]]:
+def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
     """A module that returns the network's output, if it is a tensor, and all sub-modules' outputs; and their names."""
     names: list[str] = []
 
-    class Noting(torch.nn.Module):
+    class Recording(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
-            with noted_outputs(module) as kept:
+            with record_outputs(module) as kept:
                 output = module(x)
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
             names[:] = [*whole, *kept]
             return [*whole.values(), *kept.values()]
 
-    wrapper = Noting()
+    wrapper = Recording()
     wrapper.training = module.training  # the constructor says True, and export compares
     return wrapper, names
 
@@ -158,7 +158,7 @@ def _reason(module: Any, error: Exception) -> str:
     return f"torch.export can't follow {kind}: {type(error).__name__}: {text[:400]}"
 
 
-def _converted(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph:
+def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph:
     signature = exported.graph_signature
     first_name = {id(tensor): name for name, tensor in reversed([*_tensors(module)])}
     by_name = dict(_tensors(module))

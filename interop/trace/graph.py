@@ -6,7 +6,7 @@ Neither torch nor JAX is needed to hold one; `export` makes it from a module, `e
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Dtype", "Graph", "Node", "Ref", "Source", "needed", "refs"]
+__all__ = ["Dtype", "Graph", "Node", "Ref", "Source", "nodes_for", "refs"]
 
 
 class Ref(NamedTuple):
@@ -87,12 +87,12 @@ def refs(argument: Any) -> Iterable[str]:
             yield from refs(value)
 
 
-def needed(graph: Graph, wanted: Iterable[Ref]) -> tuple[Node, ...]:
+def nodes_for(graph: Graph, wanted: Iterable[Ref]) -> tuple[Node, ...]:
     """The nodes without which `wanted` can't be computed, in order.
 
     Example:
         >>> nodes = (Node("a", "relu", (Ref("x"),), {}, ""), Node("b", "relu", (Ref("x"),), {}, ""))
-        >>> [node.name for node in needed(Graph({}, nodes, None, {}, {}, {}), [Ref("b")])]
+        >>> [node.name for node in nodes_for(Graph({}, nodes, None, {}, {}, {}), [Ref("b")])]
         ['b']
     """
     names = {ref.name for ref in wanted}

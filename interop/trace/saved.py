@@ -21,7 +21,7 @@ from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
 from interop.files import load_state_dict, save_state_dict
-from interop.trace.checks import missing
+from interop.trace.checks import find_missing
 from interop.trace.encoder import Network, network_encoder, traced_network
 from interop.trace.export import Traced
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
@@ -109,7 +109,7 @@ def load_network(folder: str | Path) -> Encoder:
         if isinstance(error, CheckpointFormatError):
             raise
         raise CheckpointFormatError(f"{path} isn't as it was written ({type(error).__name__}: {error})") from error
-    missing(traced).raise_if_any(str(folder))
+    find_missing(traced).raise_if_any(str(folder))
     return network_encoder(network, variables)
 
 

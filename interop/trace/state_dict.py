@@ -1,7 +1,7 @@
 """A traced network's variables as the state dict of its module, and back: the module's own names, in its order.
 
 A tied tensor is one leaf and has all its names; integers have torch's types; buffers that the module doesn't save are
-left out. Files are `interop.files`' business, native networks `interop.weights.convert`'s. torch isn't needed.
+left out. Files are `interop.files`' business, native networks `interop.weights.state_dict`'s. torch isn't needed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
 from interop.trace.encoder import traced_network
-from interop.weights.convert import matched
+from interop.weights.state_dict import match_leaves
 from interop.weights.names import Leaf, named_leaves
 
 __all__ = ["from_module_state_dict", "to_module_state_dict"]
@@ -66,7 +66,7 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
     names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
     given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}
     saved = {path: leaf for path, leaf in leaves.items() if path in names}
-    arrays, mismatch = matched(given, saved, names, strict=True, cast_to_like=True)
+    arrays, mismatch = match_leaves(given, saved, names, strict=True, cast_to_like=True)
     mismatch.raise_if_any("the state dict doesn't fit the network")
     values = [jax.numpy.asarray(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)

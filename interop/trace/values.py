@@ -14,17 +14,17 @@ import numpy as np
 
 __all__ = [
     "Value",
-    "aligned",
-    "arranged",
-    "logical",
-    "mixed",
+    "align",
+    "arrange",
+    "from_torch_order",
+    "map_array",
+    "multiply_axes",
     "normal_axis",
     "permute",
     "physical_axes",
-    "plain",
     "reshape",
-    "same_order",
     "squeeze",
+    "to_torch_order",
     "unsqueeze",
 ]
 
@@ -49,18 +49,18 @@ class Value(NamedTuple):
         return self.array.dtype
 
 
-def plain(array: Any) -> Value:
+def from_torch_order(array: Any) -> Value:
     """An array that lies as torch counts."""
     array = jnp.asarray(array)
     return Value(array, tuple(range(array.ndim)))
 
 
-def logical(value: Value) -> jax.Array:
+def to_torch_order(value: Value) -> jax.Array:
     """The array in torch's order; moves data where it lies otherwise."""
-    return arranged(value, tuple(range(value.ndim)))
+    return arrange(value, tuple(range(value.ndim)))
 
 
-def arranged(value: Value, order: Sequence[int]) -> jax.Array:
+def arrange(value: Value, order: Sequence[int]) -> jax.Array:
     """The array with torch's axes in `order`."""
     if tuple(order) == value.order:
         return value.array
@@ -82,11 +82,11 @@ def physical_axes(value: Value, axes: int | Sequence[int] | None) -> tuple[int, 
     return tuple(value.order.index(normal_axis(axis, value.ndim)) for axis in axes)
 
 
-def aligned(values: Sequence[Value]) -> tuple[list[jax.Array], tuple[int, ...]]:
+def align(values: Sequence[Value]) -> tuple[list[jax.Array], tuple[int, ...]]:
     """All arrays with one rank and one order, ready to be broadcast: the order of the largest."""
     rank = max(value.ndim for value in values)
     leader = max(values, key=lambda value: (value.ndim, value.array.size))
-    return [arranged(_with_rank(value, rank), leader.order) for value in values], leader.order
+    return [arrange(_with_rank(value, rank), leader.order) for value in values], leader.order
 
 
 def _with_rank(value: Value, rank: int) -> Value:
@@ -95,7 +95,7 @@ def _with_rank(value: Value, rank: int) -> Value:
     return Value(array, (*range(more), *(axis + more for axis in value.order)))
 
 
-def same_order(function: Callable[..., jax.Array], value: Value) -> Value:
+def map_array(function: Callable[..., jax.Array], value: Value) -> Value:
     """The value with its array mapped by an element-wise function."""
     return Value(function(value.array), value.order)
 
@@ -120,7 +120,7 @@ def squeeze(value: Value, axes: Sequence[int]) -> Value:
     return Value(array, tuple(axis - sum(other < axis for other in gone) for axis in value.order if axis not in gone))
 
 
-def mixed(value: Value, matrices: Sequence[np.ndarray]) -> Value:
+def multiply_axes(value: Value, matrices: Sequence[np.ndarray]) -> Value:
     """Each of torch's last axes multiplied by its matrix, [new size, old size]; an identity costs nothing."""
     for offset, matrix in enumerate(matrices):
         if np.array_equal(matrix, np.eye(matrix.shape[1])):
@@ -139,12 +139,12 @@ def reshape(value: Value, shape: Sequence[int]) -> Value:
     """
     shape = _without_minus_one(value.array.size, shape)
     if value.array.size == 0:
-        return plain(logical(value).reshape(shape))
+        return from_torch_order(to_torch_order(value).reshape(shape))
     groups = _groups(value.shape, shape)
     where = {axis: place for place, axis in enumerate(axis for axis in value.order if value.shape[axis] != 1)}
     placed = [[where[axis] for axis in old] for old, _ in groups]
     if any(places != list(range(places[0], places[0] + len(places))) for places in placed):
-        return plain(logical(value).reshape(shape))
+        return from_torch_order(to_torch_order(value).reshape(shape))
     ranked = [new for _, (_, new) in sorted(zip(placed, groups, strict=True), key=lambda pair: pair[0])]
     order = [axis for axis, size in enumerate(shape) if size == 1] + [axis for new in ranked for axis in new]
     return Value(value.array.reshape([shape[axis] for axis in order]), tuple(order))

@@ -18,8 +18,8 @@ from byol_jax.hidden import OUTPUT
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import import_torch
-from interop.trace.export import noted_outputs
-from interop.trace.without_chance import without_chance
+from interop.trace.export import record_outputs
+from interop.trace.fixed_draws import fixed_draws
 
 __all__ = ["SMALLEST_SCALE", "relative_difference", "verify_encoder"]
 
@@ -141,7 +141,7 @@ def _run_torch(module: Any, example: Any, dtype: Any, train: bool) -> Seen:
     module = copy.deepcopy(module).cpu().to(dtype).train(train)
     example = example.cpu().to(dtype) if example.is_floating_point() else example.cpu()
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.no_grad(), without_chance(torch), noted_outputs(module) as noted:
+    with torch.no_grad(), fixed_draws(torch), record_outputs(module) as noted:
         output = module(example.clone())
     changed = [name for name, buffer in module.named_buffers() if train and not torch.equal(before[name], buffer)]
     return Seen(

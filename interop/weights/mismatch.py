@@ -22,7 +22,7 @@ class Mismatch:
     dtypes: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
 
-    def once(self) -> None:
+    def deduplicate(self) -> None:
         """Leaves out what is said twice: several leaves may be parts of one of torch's tensors."""
         for kind in (self.shapes, self.dtypes, self.values):
             kind[:] = dict.fromkeys(kind)

@@ -1,18 +1,93 @@
-"""From a leaf's path to torch's name for it: "layer1/0/conv1/kernel" is "layer1.0.conv1.weight".
+"""From a leaf of the JAX side to its tensor in torch: the name, the order of the axes, the integer type.
 
-Two kinds of network meet here. A native one has its own leaf names (`kernel`, `scale`, `mean`, `var`), renamed by
-`rules.py`. A traced one keeps torch's (`weight`, `running_mean`, and whatever its authors called theirs, `scale`
-included), so nothing of it may be renamed. They are told apart by names that a native network never has.
+    layer1/0/conv1/kernel [*spatial, in, out]  ↔  layer1.0.conv1.weight [out, in, *spatial]
+    scale ↔ weight    bias ↔ bias    mean ↔ running_mean    var ↔ running_var    num_batches_tracked int32 ↔ int64
+
+Transposes only, never arithmetic: a round trip is bit-identical.
+
+That is for native networks. A traced one has torch's names already (`weight`, `running_mean`, and whatever its authors
+chose, `scale` included), and nothing of it may be renamed. The two are told apart by names that a native network never
+has.
 """
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from byol_jax.errors import StateDictMismatchError
-from interop.weights.packed import PARTS, part_key
-from interop.weights.rules import TORCH_ONLY, torch_leaf
+import numpy as np
 
-__all__ = ["Leaf", "named_leaves", "torch_names"]
+from byol_jax.errors import StateDictMismatchError
+from interop.weights.packing import PARTS, part_key
+
+__all__ = [
+    "LEARNER_PARTS",
+    "Leaf",
+    "named_leaves",
+    "native_order",
+    "torch_dtype",
+    "torch_leaf",
+    "torch_names",
+    "torch_order",
+    "torch_shape",
+]
+
+NATIVE_TO_TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+"""Leaf names that differ; all others (bias, num_batches_tracked, class_token, …) are the same on both sides."""
+
+TORCH_ONLY = frozenset({"weight", "running_mean", "running_var"})
+"""Leaf names that a native network never has and nearly every torch network does."""
+
+COUNTER = "num_batches_tracked"
+
+
+def torch_leaf(leaf: str) -> str:
+    """Torch's name of a native leaf.
+
+    Example:
+        >>> torch_leaf("mean")
+        'running_mean'
+    """
+    return NATIVE_TO_TORCH.get(leaf, leaf)
+
+
+def torch_order(leaf: str, rank: int) -> tuple[int, ...]:
+    """The axes of a native leaf in torch's order, as `np.transpose` takes them.
+
+    A kernel of rank 2 is a linear layer's [in, out]; of rank 3, 4 or 5 a convolution's [*spatial, in / groups, out],
+    which becomes [out, in / groups, *spatial]. Everything else stays as it is.
+
+    Example:
+        >>> torch_order("kernel", 4)
+        (3, 2, 0, 1)
+    """
+    if leaf != "kernel" or rank < 2:
+        return tuple(range(rank))
+    return (rank - 1, rank - 2, *range(rank - 2))
+
+
+def native_order(leaf: str, rank: int) -> tuple[int, ...]:
+    """The inverse of `torch_order`.
+
+    Example:
+        >>> native_order("kernel", 4)
+        (2, 3, 1, 0)
+    """
+    return tuple(int(axis) for axis in np.argsort(torch_order(leaf, rank)))
+
+
+def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a native leaf of `shape` has in torch.
+
+    Example:
+        >>> torch_shape("kernel", (7, 7, 3, 64))
+        (64, 3, 7, 7)
+    """
+    return tuple(shape[axis] for axis in torch_order(leaf, len(shape)))
+
+
+def torch_dtype(leaf: str, dtype: np.dtype) -> np.dtype:
+    """The type that a leaf has in files: its own, but batch norm's counters are int64 there."""
+    return np.dtype(np.int64) if leaf == COUNTER and dtype == np.int32 else dtype
+
 
 LEARNER_PARTS = frozenset({"encoder", "projector", "predictor"})
 """Top-level keys of a whole learner, whose encoder may be traced while its heads are native."""

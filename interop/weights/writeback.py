@@ -6,15 +6,15 @@ Works for networks traced from the module (leaves have torch's names) and for na
 from typing import Any, NamedTuple
 
 from interop.arrays import as_numpy, as_tensor, dtype_named, import_torch
-from interop.weights.convert import cast, cast_problem, to_torch_array
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import named_leaves, torch_names
-from interop.weights.packed import packed, whole_key
+from interop.weights.packing import pack, whole_key
+from interop.weights.state_dict import cast, cast_problem, to_torch_array
 
 __all__ = ["update_torch_module"]
 
 
-class Staged(NamedTuple):
+class Update(NamedTuple):
     """One tensor of the module, its new value on its own device, and all names that the module has for it."""
 
     target: Any
@@ -51,7 +51,7 @@ def update_torch_module(module: Any, variables: Any) -> list[str]:
     torch = import_torch()
     tensors = _named_tensors(module)
     values, unexpected = _values(variables, tensors)
-    staged, mismatch = _staged(module, tensors, values)
+    staged, mismatch = _stage(module, tensors, values)
     mismatch.unexpected += unexpected
     mismatch.raise_if_any("the variables don't fit the module, nothing was written")
     with torch.no_grad():
@@ -81,10 +81,10 @@ def _values(variables: Any, tensors: dict[str, Any]) -> tuple[dict[str, Any], li
             values[key] = to_torch_array(as_numpy(leaf, path), rule)
         else:
             unexpected.append(path)
-    return packed(values), unexpected
+    return pack(values), unexpected
 
 
-def _staged(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tuple[list[Staged], Mismatch]:
+def _stage(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tuple[list[Update], Mismatch]:
     names_of: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(name)
@@ -97,13 +97,13 @@ def _staged(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tup
         if any(values[name].tobytes() != values[given[0]].tobytes() for name in given[1:]):
             mismatch.values.append(f"{' and '.join(given)} are one tensor, but differ")
         elif given:
-            value = _for_tensor(values[given[0]], tensors[given[0]], given[0], mismatch)
+            value = _as_tensor_like(values[given[0]], tensors[given[0]], given[0], mismatch)
             if value is not None:
-                staged.append(Staged(tensors[given[0]], value, names))
+                staged.append(Update(tensors[given[0]], value, names))
     return staged, mismatch
 
 
-def _for_tensor(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> Any:
+def _as_tensor_like(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> Any:
     """`array` as a tensor of `tensor`'s type on its device; None, and an entry in `mismatch`, where it doesn't fit."""
     torch = import_torch()
     if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
@@ -120,7 +120,7 @@ def _for_tensor(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> Any:
     return as_tensor(cast(array, dtype)).to(tensor.device)
 
 
-def _write(staged: list[Staged]) -> None:
+def _write(staged: list[Update]) -> None:
     backups = [one.target.detach().clone() for one in staged]
     try:
         for one in staged:

@@ -118,7 +118,7 @@ def test_projector_and_predictor_may_have_hidden_layers_of_two_widths(call, ther
 @pytest.mark.slow
 def test_a_network_behind_a_prefix_and_one_that_is_told(call, there):
     """Without --network the file's names tell it; what stands in front of all names is taken off."""
-    shapes = interop.weights.tables.expected_shapes("resnet34", num_classes=None)
+    shapes = interop.weights.architectures.expected_shapes("resnet34", num_classes=None)
     random = np.random.default_rng(0)
     given = {n: random.random(s).astype(np.float32) if s else np.asarray(3) for n, s in shapes.items()}
     interop.save_state_dict("x.npz", {f"module.model.encoder.{name}": array for name, array in given.items()})

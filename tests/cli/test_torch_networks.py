@@ -24,7 +24,7 @@ from byol_jax import checkpoint
 from byol_jax.cli.main import main
 from byol_jax.data import evaluation_images, open_dataset
 from byol_jax.settings import IMAGENET_MEAN_STD
-from interop.trace.named import torch_module
+from interop.trace.modules import torch_module
 
 pytestmark = pytest.mark.slow
 

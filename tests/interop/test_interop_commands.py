@@ -15,7 +15,7 @@ from byol_jax.errors import CheckpointFormatError
 from interop.__main__ import main
 from interop.files import load_state_dict, save_state_dict
 from interop.inspect.commands import convert_file, inspect_file
-from interop.weights.tables import expected_shapes
+from interop.weights.architectures import expected_shapes
 
 
 def run(*arguments):

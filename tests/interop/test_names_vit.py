@@ -14,9 +14,9 @@ from byol_jax import make_learner, nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Variables
-from interop.weights.convert import from_torch_state_dict, to_torch_state_dict
-from interop.weights.packed import packed
-from interop.weights.tables import expected_shapes, recognise
+from interop.weights.architectures import expected_shapes, recognise
+from interop.weights.packing import pack
+from interop.weights.state_dict import from_torch_state_dict, to_torch_state_dict
 from interop.weights.transformers import TRANSFORMERS, timm_key, torchvision_key
 from tests.parity.trajectory import blank
 
@@ -98,7 +98,7 @@ def test_query_key_and_value_are_rows_of_one_tensor(variables):
     rows = [np.asarray(attention[part]["kernel"]).T for part in ("query", "key", "value")]
     assert state_dict["x.self_attention.in_proj_weight"].tobytes() == np.concatenate(rows).tobytes()
     assert_same(from_torch_state_dict(state_dict, like=variables), variables)
-    assert packed(state_dict) == state_dict
+    assert pack(state_dict) == state_dict
 
 
 def test_what_differs_in_a_packed_tensor_is_said_once():

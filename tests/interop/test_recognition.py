@@ -18,7 +18,7 @@ from interop.inspect.recognition import UNREAD, find_origin, learner_arrays, net
 from interop.inspect.refusals import refusals
 from interop.learners import deepmind
 from interop.learners.fitting import own_arrays
-from interop.weights.tables import FAMILIES, RESNETS, expected_shapes
+from interop.weights.architectures import FAMILIES, RESNETS, expected_shapes
 from tests.parity.trajectory import blank
 
 ANY = pytest.mark.parametrize("kind", LEARNERS)

@@ -10,7 +10,7 @@ from byol_jax.errors import InteropError
 from interop.inspect.anatomy import architecture
 from interop.inspect.recognition import find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
-from interop.weights.tables import expected_shapes
+from interop.weights.architectures import expected_shapes
 
 
 def renamed(given, old, new):

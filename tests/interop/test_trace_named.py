@@ -8,7 +8,7 @@ import safetensors.torch
 import timm
 import torch
 
-from interop.trace.named import torch_module
+from interop.trace.modules import torch_module
 
 
 def test_weights_that_timm_names(monkeypatch, tmp_path):

@@ -10,10 +10,10 @@ from operator_draws import Draw
 from operator_layers import CASES as LAYER_CASES
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.context import Context
+from interop.trace.ops.operator import Context
 from interop.trace.ops.random import TABLE as RANDOM
 from interop.trace.ops.table import OPERATORS, find
-from interop.trace.values import Value, logical
+from interop.trace.values import Value, to_torch_order
 
 CASES = PLAIN_CASES | LAYER_CASES
 TOLERANCE = 1e-10  # of the largest value, in float64; measured: 3e-13 at most
@@ -89,7 +89,7 @@ def check(case: str, seed: int, transform=lambda function: function) -> None:
         changing = iter(arrays)
         given = [converted(argument, order_of, changing) for argument in arguments]
         results = several(ours(context, *given, **{k: converted(v, order_of, changing) for k, v in kwargs.items()}))
-        return [logical(results[place]) for place in read]
+        return [to_torch_order(results[place]) for place in read]
 
     arrays = [jnp.asarray(x.detach().numpy()) for x in floats]
     got, pullback = jax.vjp(transform(run), arrays)

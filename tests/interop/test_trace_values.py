@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interop.trace.graph import Graph, Node, Ref, Source, needed
-from interop.trace.values import Value, aligned, logical, permute, plain, reshape, squeeze, unsqueeze
+from interop.trace.graph import Graph, Node, Ref, Source, nodes_for
+from interop.trace.values import Value, align, from_torch_order, permute, reshape, squeeze, to_torch_order, unsqueeze
 
 
 @st.composite
@@ -26,7 +26,7 @@ def divisors(n):
 def test_the_logical_array_is_torchs(pair):
     value, array = pair
     assert value.shape == array.shape
-    np.testing.assert_array_equal(logical(value), array)
+    np.testing.assert_array_equal(to_torch_order(value), array)
 
 
 @given(values(), st.data())
@@ -37,7 +37,7 @@ def test_reshape_is_numpys(pair, data):
         shape.append(data.draw(st.sampled_from(divisors(left))))
         left //= shape[-1]
     shape.append(data.draw(st.sampled_from([left, -1])))
-    np.testing.assert_array_equal(logical(reshape(value, shape)), array.reshape(shape))
+    np.testing.assert_array_equal(to_torch_order(reshape(value, shape)), array.reshape(shape))
 
 
 def test_reshape_moves_nothing_where_it_need_not():
@@ -52,10 +52,10 @@ def test_reshape_moves_nothing_where_it_need_not():
 def test_permute_unsqueeze_and_squeeze_are_numpys(pair, data):
     value, array = pair
     axes = data.draw(st.permutations(range(array.ndim)))
-    np.testing.assert_array_equal(logical(permute(value, axes)), array.transpose(axes))
+    np.testing.assert_array_equal(to_torch_order(permute(value, axes)), array.transpose(axes))
     axis = data.draw(st.integers(-array.ndim - 1, array.ndim))
-    np.testing.assert_array_equal(logical(unsqueeze(value, axis)), np.expand_dims(array, axis))
-    np.testing.assert_array_equal(logical(squeeze(value, range(array.ndim))), array.squeeze())
+    np.testing.assert_array_equal(to_torch_order(unsqueeze(value, axis)), np.expand_dims(array, axis))
+    np.testing.assert_array_equal(to_torch_order(squeeze(value, range(array.ndim))), array.squeeze())
 
 
 @given(values(), st.data())
@@ -64,13 +64,13 @@ def test_operands_meet_as_numpy_broadcasts(pair, data):
     shape = [data.draw(st.sampled_from([1, n])) for n in array.shape[data.draw(st.integers(0, array.ndim)) :]]
     other = np.arange(int(np.prod(shape))).reshape(shape)
     order = tuple(data.draw(st.permutations(range(other.ndim))))
-    arrays, common = aligned([value, Value(other.transpose(order), order)])
-    np.testing.assert_array_equal(logical(Value(arrays[0] + arrays[1], common)), array + other)
+    arrays, common = align([value, Value(other.transpose(order), order)])
+    np.testing.assert_array_equal(to_torch_order(Value(arrays[0] + arrays[1], common)), array + other)
 
 
 def test_only_what_is_needed_runs():
     nodes = tuple(Node(name, "aten.relu.default", (Ref(source),), {}, "") for name, source in ("ax", "bx", "ca"))
     graph = Graph({"x": Source("input", "")}, nodes, Ref("c"), {"early": Ref("a")}, {}, {})
-    assert [node.name for node in needed(graph, [graph.hidden["early"]])] == ["a"]
-    assert [node.name for node in needed(graph, [Ref("c")])] == ["a", "c"]
-    assert plain(np.ones(())).order == ()
+    assert [node.name for node in nodes_for(graph, [graph.hidden["early"]])] == ["a"]
+    assert [node.name for node in nodes_for(graph, [Ref("c")])] == ["a", "c"]
+    assert from_torch_order(np.ones(())).order == ()

@@ -5,7 +5,7 @@ import pytest
 
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.types import Variables
-from interop.weights.convert import to_torch_state_dict
+from interop.weights.state_dict import to_torch_state_dict
 
 torch = pytest.importorskip("torch")
 

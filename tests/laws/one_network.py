@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from byol_jax import Encoder, Variables, from_linen, from_nnx, make_learner
-from byol_jax.nets.adapters import with_variables
+from byol_jax.nets.pretrained import with_variables
 
 WIDTH, CLASSES = 4, 7
 NAMES = ("stem", "norm", "shared", "drop", "head")

@@ -15,7 +15,7 @@ from flax import nnx
 from one_network import WAYS, largest_difference, start, train, written
 
 from byol_jax import encoder_variables, from_linen, from_nnx, nets
-from byol_jax.nets.adapters import with_variables
+from byol_jax.nets.pretrained import with_variables
 from byol_jax.types import Variables
 
 SHAPE = (16, 16, 1)

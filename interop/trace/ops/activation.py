@@ -5,9 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, pointwise, unary
-from interop.trace.values import Value, plain, same_order
+from interop.trace.ops.operator import Context, Operator, pointwise, unary
+from interop.trace.values import Value, from_torch_order, map_array
 
 __all__ = ["TABLE"]
 
@@ -34,7 +33,7 @@ def _leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
 def _prelu(context: Context, x: Value, weight: Value) -> Value:
     """One slope a channel, or one for all."""
     if weight.array.size > 1 and x.ndim > 1:
-        weight = plain(weight.array.reshape(-1, *(1,) * (x.ndim - 2)))
+        weight = from_torch_order(weight.array.reshape(-1, *(1,) * (x.ndim - 2)))
     return pointwise(lambda a, slope: jnp.where(a > 0, a, slope * a))(context, x, weight)
 
 
@@ -56,7 +55,7 @@ def _mish(x: jax.Array) -> jax.Array:
     return x * jnp.tanh(jax.nn.softplus(x))
 
 
-def _shrunk(x: jax.Array, lambd: float = 0.5, *, hard: bool = False) -> jax.Array:
+def _shrink(x: jax.Array, lambd: float = 0.5, *, hard: bool = False) -> jax.Array:
     inside = (x >= -lambd) & (x <= lambd)
     return jnp.where(inside, 0, x if hard else x - jnp.sign(x) * lambd)
 
@@ -86,15 +85,15 @@ PLAIN = {
     "hardsigmoid": _hard_sigmoid,
     "hardswish": _hard_swish,
     "leaky_relu": _leaky_relu,
-    "softshrink": _shrunk,
-    "hardshrink": partial(_shrunk, hard=True),
+    "softshrink": _shrink,
+    "hardshrink": partial(_shrink, hard=True),
     "threshold": _threshold,
 }
 
 TABLE: dict[str, Operator] = {
     **{f"aten.{name}": unary(function, floating=True) for name, function in FLOATING.items()},
     **{f"aten.{name}": unary(function) for name, function in PLAIN.items()},
-    "aten.celu": lambda context, x, alpha=1.0: same_order(lambda a: _elu(a, alpha, 1.0, 1 / alpha), x),
+    "aten.celu": lambda context, x, alpha=1.0: map_array(lambda a: _elu(a, alpha, 1.0, 1 / alpha), x),
     "aten.prelu": _prelu,
     "aten._prelu_kernel": pointwise(lambda a, slope: jnp.where(a > 0, a, slope * a)),
 }

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.ops.conv import conv2d
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, in_order, per_axis
-from interop.trace.values import Value, arranged, logical, unsqueeze
+from interop.trace.ops.operator import Context, Operator, in_torch_order, per_axis
+from interop.trace.values import Value, arrange, to_torch_order, unsqueeze
 
 __all__ = ["TABLE"]
 
@@ -37,11 +36,11 @@ def _convolution(
     strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
     pads = _pads(padding, weight.shape[2:], dilations)
     order = (0, *range(2, rank + 2), 1)
-    array = arranged(x, order)
+    array = arrange(x, order)
     if rank == 2:
         y = conv2d(
             array,
-            logical(weight),
+            to_torch_order(weight),
             stride=(strides[0], strides[1]),
             padding=(pads[0], pads[1]),
             dilation=(dilations[0], dilations[1]),
@@ -51,7 +50,7 @@ def _convolution(
     else:
         y = jax.lax.conv_general_dilated(
             array,
-            arranged(weight, (*range(2, rank + 2), 1, 0)),
+            arrange(weight, (*range(2, rank + 2), 1, 0)),
             strides,
             pads,
             rhs_dilation=dilations,
@@ -76,7 +75,7 @@ def _dimension_numbers(rank: int) -> tuple[str, str, str]:
     return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
 
 
-def _transposed(
+def _transposed_convolution(
     context: Context,
     x: Value,
     weight: Value,
@@ -94,13 +93,13 @@ def _transposed(
     reach = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
     pads = [(r - p, r - p + extra) for r, p, extra in zip(reach, before, more, strict=True)]
     order = (0, *range(2, rank + 2), 1)
-    kernel = logical(weight)  # [C, O / G, *kernel]
+    kernel = to_torch_order(weight)  # [C, O / G, *kernel]
     channels, outputs = kernel.shape[0] // groups, kernel.shape[1]
     kernel = kernel.reshape(groups, channels, outputs, *kernel.shape[2:])
     kernel = jnp.moveaxis(kernel, (0, 1, 2), (-2, -3, -1))  # [*kernel, C / G, G, O / G]
     kernel = jnp.flip(kernel.reshape(*kernel.shape[:rank], channels, groups * outputs), tuple(range(rank)))
     y = jax.lax.conv_general_dilated(
-        arranged(x, order),
+        arrange(x, order),
         kernel,
         (1,) * rank,
         pads,
@@ -125,11 +124,11 @@ def _any_convolution(
     groups: int,
 ) -> Value:
     if transposed:
-        return _transposed(context, x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return _transposed_convolution(context, x, weight, bias, stride, padding, output_padding, groups, dilation)
     return _convolution(context, x, weight, bias, stride, padding, dilation, groups)
 
 
-def _patches(x: jax.Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> jax.Array:
+def _unfold(x: jax.Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> jax.Array:
     """`unfold`: [N, C, H, W] to [N, C · kernel height · kernel width, number of patches]."""
     kernel, dilations, pads, strides = (per_axis(part, 2) for part in (kernel_size, dilation, padding, stride))
     x = jnp.pad(x, ((0, 0), (0, 0), *((p, p) for p in pads)))
@@ -144,22 +143,22 @@ def _patches(x: jax.Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0
     return patches.reshape(x.shape[0], -1, counts[0] * counts[1])
 
 
-def _summed_patches(
+def _fold(
     x: jax.Array, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> jax.Array:
     """`fold`, the transpose of `unfold`: overlapping patches are summed."""
     kernel = per_axis(kernel_size, 2)
     shape = (x.shape[0], x.shape[1] // (kernel[0] * kernel[1]), *output_size)
     unfold = jax.linear_transpose(
-        lambda image: _patches(image, kernel, dilation, padding, stride), jax.ShapeDtypeStruct(shape, x.dtype)
+        lambda image: _unfold(image, kernel, dilation, padding, stride), jax.ShapeDtypeStruct(shape, x.dtype)
     )
     return unfold(x)[0]
 
 
 TABLE: dict[str, Operator] = {
     **{f"aten.conv{rank}d": _convolution for rank in (1, 2, 3)},
-    **{f"aten.conv_transpose{rank}d": _transposed for rank in (1, 2, 3)},
+    **{f"aten.conv_transpose{rank}d": _transposed_convolution for rank in (1, 2, 3)},
     "aten.convolution": _any_convolution,
-    "aten.im2col": in_order(_patches),
-    "aten.col2im": in_order(_summed_patches),
+    "aten.im2col": in_torch_order(_unfold),
+    "aten.col2im": in_torch_order(_fold),
 }

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, in_order
-from interop.trace.values import Value, plain
+from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.values import Value, from_torch_order
 
 __all__ = ["TABLE"]
 
@@ -20,7 +19,7 @@ def _constant(value: Any) -> Operator:
     """`zeros`, `ones`, and `empty`, whose contents nobody may rely on: zeros."""
 
     def make(context: Context, size: Sequence[int], *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
-        return plain(jnp.full(tuple(size), value, context.dtype(dtype)))
+        return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype)))
 
     return make
 
@@ -34,7 +33,7 @@ def _constant_like(value: Any) -> Operator:
 
 def _new_constant(value: Any) -> Operator:
     def make(context: Context, x: Value, size: Sequence[int], *, dtype: Dtype | None = None, **options: Any) -> Value:
-        return plain(jnp.full(tuple(size), value, context.dtype(dtype, x.dtype)))
+        return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype, x.dtype)))
 
     return make
 
@@ -45,7 +44,7 @@ def _kind(context: Context, value: Any) -> Any:
 
 
 def _full(context: Context, size: Sequence[int], value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return plain(jnp.full(tuple(size), value, context.dtype(dtype, _kind(context, value))))
+    return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype, _kind(context, value))))
 
 
 def _full_like(context: Context, x: Value, value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
@@ -55,26 +54,26 @@ def _full_like(context: Context, x: Value, value: Any, *, dtype: Dtype | None = 
 def _new_full(
     context: Context, x: Value, size: Sequence[int], value: Any, *, dtype: Dtype | None = None, **options: Any
 ) -> Value:
-    return plain(jnp.full(tuple(size), value, context.dtype(dtype, x.dtype)))
+    return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype, x.dtype)))
 
 
 def _arange(context: Context, *bounds: Any, dtype: Dtype | None = None, **options: Any) -> Value:
-    floating = any(isinstance(bound, float) for bound in bounds)
-    return plain(jnp.arange(*bounds, dtype=context.dtype(dtype, context.floating if floating else jnp.int32)))
+    default = context.floating if any(isinstance(bound, float) for bound in bounds) else jnp.int32
+    return from_torch_order(jnp.arange(*bounds, dtype=context.dtype(dtype, default)))
 
 
 def _linspace(
     context: Context, start: float, end: float, steps: int, *, dtype: Dtype | None = None, **options: Any
 ) -> Value:
-    return plain(jnp.linspace(start, end, steps, dtype=context.dtype(dtype)))
+    return from_torch_order(jnp.linspace(start, end, steps, dtype=context.dtype(dtype)))
 
 
 def _eye(context: Context, n: int, m: int | None = None, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return plain(jnp.eye(n, m, dtype=context.dtype(dtype)))
+    return from_torch_order(jnp.eye(n, m, dtype=context.dtype(dtype)))
 
 
 def _scalar(context: Context, value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return plain(jnp.asarray(value, context.dtype(dtype, _kind(context, value))))
+    return from_torch_order(jnp.asarray(value, context.dtype(dtype, _kind(context, value))))
 
 
 def _on_sizes(function: Callable[..., Any]) -> Operator:
@@ -131,6 +130,6 @@ TABLE: dict[str, Operator] = {
     "aten.linspace": _linspace,
     "aten.eye": _eye,
     "aten.scalar_tensor": _scalar,
-    "aten.one_hot": in_order(lambda x, num_classes: jax.nn.one_hot(x, num_classes, dtype=jnp.int32)),
+    "aten.one_hot": in_torch_order(lambda x, num_classes: jax.nn.one_hot(x, num_classes, dtype=jnp.int32)),
     "aten._assert_tensor_metadata": lambda context, *args, **options: None,  # true when it was traced, so still
 }

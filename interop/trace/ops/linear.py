@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.ops.precision import at_least_float32
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, in_order
-from interop.trace.ops.random import dropped
-from interop.trace.values import Value, logical, plain
+from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.random import drop_elements
+from interop.trace.values import Value, from_torch_order, to_torch_order
 
 __all__ = ["TABLE", "attention"]
 
@@ -20,7 +19,7 @@ def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None
     """`x @ weightᵀ + bias` over torch's last axis, wherever it lies: [..., in] to [..., out]."""
     last = x.ndim - 1
     contracted = ((x.order.index(last),), (1,))
-    y = jax.lax.dot_general(x.array, logical(weight), (contracted, ((), ())))
+    y = jax.lax.dot_general(x.array, to_torch_order(weight), (contracted, ((), ())))
     if bias is not None:
         y = y + bias.array
     return Value(y, (*(axis for axis in x.order if axis != last), last))
@@ -30,7 +29,7 @@ def _matmul(context: Context, x: Value, y: Value) -> Value:
     """A matrix on the right as a linear layer has it, so that x stays as it lies; else torch's order."""
     if y.ndim == 2 and x.ndim > 2:
         return _linear(context, x, Value(y.array, (1 - y.order[0], 1 - y.order[1])))
-    return plain(jnp.matmul(logical(x), logical(y)))
+    return from_torch_order(jnp.matmul(to_torch_order(x), to_torch_order(y)))
 
 
 def _addmm(x: jax.Array, a: jax.Array, b: jax.Array, *, beta: float = 1, alpha: float = 1) -> jax.Array:
@@ -39,7 +38,7 @@ def _addmm(x: jax.Array, a: jax.Array, b: jax.Array, *, beta: float = 1, alpha: 
 
 
 def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: Any, **options: Any) -> Value:
-    return plain(jnp.einsum(equation.replace(" ", ""), *(logical(operand) for operand in operands)))
+    return from_torch_order(jnp.einsum(equation.replace(" ", ""), *(to_torch_order(operand) for operand in operands)))
 
 
 def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
@@ -60,7 +59,7 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Value:
-        q, k, v = logical(query), logical(key), logical(value)
+        q, k, v = to_torch_order(query), to_torch_order(key), to_torch_order(value)
         if enable_gqa:
             k, v = (jnp.repeat(part, q.shape[-3] // part.shape[-3], axis=-3) for part in (k, v))
         factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -69,13 +68,13 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
         if is_causal:
             scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
         if attn_mask is not None:
-            mask = logical(attn_mask)
+            mask = to_torch_order(attn_mask)
             is_bool = mask.dtype == jnp.bool_
             scores = jnp.where(mask, scores, -jnp.inf) if is_bool else scores + mask.astype(scores.dtype)
         weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
         if dropout_p > 0:
             weights = drop(context, weights, dropout_p)
-        return plain(jnp.matmul(weights, v))
+        return from_torch_order(jnp.matmul(weights, v))
 
     return operator
 
@@ -100,11 +99,11 @@ TABLE: dict[str, Operator] = {
     "aten.mv": _matmul,
     "aten.dot": _matmul,
     "aten.vdot": _matmul,
-    "aten.addmm": in_order(_addmm),
-    "aten.baddbmm": in_order(_addmm),
-    "aten.outer": in_order(jnp.outer),
+    "aten.addmm": in_torch_order(_addmm),
+    "aten.baddbmm": in_torch_order(_addmm),
+    "aten.outer": in_torch_order(jnp.outer),
     "aten.einsum": _einsum,
-    "aten.bilinear": in_order(_bilinear),
-    "aten.cosine_similarity": in_order(_cosine),
-    "aten.scaled_dot_product_attention": attention(dropped),
+    "aten.bilinear": in_torch_order(_bilinear),
+    "aten.cosine_similarity": in_torch_order(_cosine),
+    "aten.scaled_dot_product_attention": attention(drop_elements),
 }

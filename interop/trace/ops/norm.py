@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from byol_jax.ops.norm import batch_norm_eval, batch_norm_train
 from byol_jax.ops.precision import at_least_float32
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, in_order
-from interop.trace.values import Value, arranged, logical, physical_axes, plain
+from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.values import Value, arrange, from_torch_order, physical_axes, to_torch_order
 
 __all__ = ["RAW_BUFFERS", "TABLE", "batch_norm"]
 
@@ -38,7 +37,7 @@ def batch_norm(
     """(y, new mean, new var) of [N, C, ...]; torch's axis 1 is brought last, the others stay as they lie."""
     order = (*(axis for axis in x.order if axis != 1), 1)
     scale, offset = (None if part is None else part.array for part in (weight, bias))
-    array = arranged(x, order)
+    array = arrange(x, order)
     if not train:
         y = batch_norm_eval(array, scale, offset, mean.array, var.array, epsilon=eps, relu=relu)
         return Value(y, order), mean, var
@@ -53,25 +52,25 @@ def batch_norm(
         axis_name=context.axis_name,
         relu=relu,
     )
-    return Value(y, order), plain(new_mean), plain(new_var)
+    return Value(y, order), from_torch_order(new_mean), from_torch_order(new_var)
 
 
-def _functional(context: Context, *args: Any, **options: Any) -> tuple[Any, ...]:
+def _functional_batch_norm(context: Context, *args: Any, **options: Any) -> tuple[Any, ...]:
     """Output, saved mean, saved inverse deviation (torch's backward pass alone reads them), new statistics."""
     y, mean, var = batch_norm(context, *args, **options)
     return y, None, None, mean, var
 
 
-def _no_training(
+def _evaluation_batch_norm(
     context: Context, x: Value, weight: Any, bias: Any, mean: Value, var: Value, momentum: float, eps: float, **options
 ) -> tuple[Any, ...]:
     y, _, _ = batch_norm(context, x, weight, bias, mean, var, False, momentum, eps, **options)
     return y, None, None
 
 
-def _own_statistics(context: Context, x: Value, weight: Any, bias: Any, train: bool, momentum: float, eps: float):
+def _stateless_batch_norm(context: Context, x: Value, weight: Any, bias: Any, train: bool, momentum: float, eps: float):
     """Batch norm that keeps no running statistics: always the batch's."""
-    zeros = plain(jnp.zeros(x.shape[1], at_least_float32(x.dtype)))
+    zeros = from_torch_order(jnp.zeros(x.shape[1], at_least_float32(x.dtype)))
     y, _, _ = batch_norm(context, x, weight, bias, zeros, zeros, True, 0.0, eps)
     return y, None, None
 
@@ -92,11 +91,11 @@ def _instance_norm(
     if not use_input_stats and mean is not None and var is not None:
         return batch_norm(context, x, weight, bias, mean, var, False, momentum, eps)[0]
     axes = physical_axes(x, tuple(range(2, x.ndim)))
-    y, _, _ = _normalised(x.array, axes, eps)
+    y, _, _ = _normalise(x.array, axes, eps)
     return Value(_affine(y, x.order, x.ndim, weight, bias, (1,)).astype(x.dtype), x.order)
 
 
-def _normalised(array: jax.Array, axes: tuple[int, ...], eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _normalise(array: jax.Array, axes: tuple[int, ...], eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean, 1 / deviation) in at least float32, by the biased variance over `axes`."""
     wide = array.astype(at_least_float32(array.dtype))
     mean = jnp.mean(wide, axes, keepdims=True)
@@ -108,7 +107,7 @@ def _affine(y: jax.Array, order: Sequence[int], rank: int, weight: Any, bias: An
     """y · weight + bias, both of the shape that torch's `axes` have."""
 
     def spread(part: Value) -> jax.Array:
-        array = logical(part).astype(y.dtype)
+        array = to_torch_order(part).astype(y.dtype)
         shape = [1] * rank
         for axis, n in zip(axes, array.shape, strict=True):
             shape[axis] = n
@@ -132,7 +131,7 @@ def _layer_norm(
 
 def _native_layer_norm(context: Context, x: Value, shape: Sequence[int], weight: Any, bias: Any, eps: float):
     last = tuple(range(x.ndim - len(shape), x.ndim))
-    y, mean, rstd = _normalised(x.array, physical_axes(x, last), eps)
+    y, mean, rstd = _normalise(x.array, physical_axes(x, last), eps)
     y = _affine(y, x.order, x.ndim, weight, bias, last).astype(x.dtype)
     return Value(y, x.order), Value(mean, x.order), Value(rstd, x.order)
 
@@ -151,10 +150,10 @@ def _group_norm(
 ) -> Value:
     """Over each of `groups` groups of neighbouring channels and all positions."""
     order = (0, *range(2, x.ndim), 1)
-    array = arranged(x, order)  # [N, ..., C]
+    array = arrange(x, order)  # [N, ..., C]
     grouped = array.reshape(*array.shape[:-1], groups, -1)  # [N, ..., G, C / G]
     axes = (*range(1, grouped.ndim - 2), grouped.ndim - 1)
-    y, _, _ = _normalised(grouped, axes, eps)
+    y, _, _ = _normalise(grouped, axes, eps)
     y = _affine(y.reshape(array.shape), order, x.ndim, weight, bias, (1,))
     return Value(y.astype(x.dtype), order)
 
@@ -176,9 +175,9 @@ def _weight_norm_interface(v: jax.Array, g: jax.Array, dim: int = 0) -> tuple[ja
 
 
 TABLE: dict[str, Operator] = {
-    "aten._native_batch_norm_legit_functional": _functional,
-    "aten._native_batch_norm_legit_no_training": _no_training,
-    "aten._native_batch_norm_legit.no_stats": _own_statistics,
+    "aten._native_batch_norm_legit_functional": _functional_batch_norm,
+    "aten._native_batch_norm_legit_no_training": _evaluation_batch_norm,
+    "aten._native_batch_norm_legit.no_stats": _stateless_batch_norm,
     "aten.instance_norm": _instance_norm,
     "aten.layer_norm": _layer_norm,
     "aten.native_layer_norm": _native_layer_norm,
@@ -186,6 +185,6 @@ TABLE: dict[str, Operator] = {
     "aten._fused_rms_norm": lambda context, x, shape, weight, eps: (_rms_norm(context, x, shape, weight, eps), None),
     "aten.group_norm": _group_norm,
     "aten.native_group_norm": _native_group_norm,
-    "aten._weight_norm": in_order(_weight_norm),
-    "aten._weight_norm_interface": in_order(_weight_norm_interface),
+    "aten._weight_norm": in_torch_order(_weight_norm),
+    "aten._weight_norm_interface": in_torch_order(_weight_norm_interface),
 }

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.context import Context, result_dtype
-from interop.trace.ops.kinds import Operator, as_value, pointwise, unary
-from interop.trace.values import Value, aligned, same_order
+from interop.trace.ops.operator import Context, Operator, as_value, pointwise, result_dtype, unary
+from interop.trace.values import Value, align, map_array
 
 __all__ = ["TABLE"]
 
 
-def _scaled(function: Operator) -> Operator:
+def _with_alpha(function: Operator) -> Operator:
     """`add` and `sub`: the second operand times `alpha`."""
 
     def operator(context: Context, x: Any, y: Any, alpha: Any = 1) -> Value:
@@ -39,9 +38,9 @@ def _power(context: Context, x: Any, exponent: Any) -> Value:
     dtype = result_dtype(context, (x, exponent))
     if isinstance(x, Value) and not isinstance(exponent, Value):
         if float(exponent).is_integer():
-            return same_order(lambda a: jax.lax.integer_pow(a.astype(dtype), int(exponent)), x)
+            return map_array(lambda a: jax.lax.integer_pow(a.astype(dtype), int(exponent)), x)
         if exponent == 0.5:
-            return same_order(lambda a: jnp.sqrt(a.astype(dtype)), x)
+            return map_array(lambda a: jnp.sqrt(a.astype(dtype)), x)
     return pointwise(jnp.power)(context, x, exponent)
 
 
@@ -51,7 +50,7 @@ def _clamp(context: Context, x: Value, min: Any = None, max: Any = None) -> Valu
     dtype = result_dtype(context, (x, *bounds))
     lower, upper = (None if bound is None else as_value(bound, dtype) for bound in (min, max))
     operands = [as_value(x, dtype), *(bound for bound in (lower, upper) if bound is not None)]
-    arrays, order = aligned(operands)
+    arrays, order = align(operands)
     array, rest = arrays[0], iter(arrays[1:])
     if lower is not None:
         bound = next(rest)
@@ -64,12 +63,12 @@ def _clamp(context: Context, x: Value, min: Any = None, max: Any = None) -> Valu
 
 def _where(context: Context, condition: Value, x: Any, y: Any) -> Value:
     dtype = result_dtype(context, (x, y))
-    arrays, order = aligned([condition, as_value(x, dtype), as_value(y, dtype)])
+    arrays, order = align([condition, as_value(x, dtype), as_value(y, dtype)])
     return Value(jnp.where(*arrays), order)
 
 
 def _masked_fill(context: Context, x: Value, mask: Value, value: Any) -> Value:
-    arrays, order = aligned([mask, as_value(value, x.dtype), x])
+    arrays, order = align([mask, as_value(value, x.dtype), x])
     return Value(jnp.where(*arrays), order)
 
 
@@ -91,26 +90,26 @@ def _cast(context: Context, x: Value, dtype: Dtype | None = None, *rest: Any, **
     return x if not isinstance(named, Dtype) else as_value(x, context.dtype(named))
 
 
-def _like(context: Context, x: Value, other: Value, *rest: Any, **options: Any) -> Value:
+def _cast_like(context: Context, x: Value, other: Value, *rest: Any, **options: Any) -> Value:
     return as_value(x, other.dtype)
 
 
-def _itself(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
+def _identity(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
     return x
 
 
-def _stopped(context: Context, x: Value) -> Value:
+def _stop_gradient(context: Context, x: Value) -> Value:
     return Value(jax.lax.stop_gradient(x.array), x.order)
 
 
-def _copied(context: Context, x: Value, source: Any, *rest: Any) -> Value:
+def _copy(context: Context, x: Value, source: Any, *rest: Any) -> Value:
     """`copy`: the source with x's shape and dtype."""
-    arrays, order = aligned([x, as_value(source, x.dtype)])
+    arrays, order = align([x, as_value(source, x.dtype)])
     return Value(jnp.broadcast_to(arrays[1], arrays[0].shape), order)
 
 
-def _filled(context: Context, x: Value, value: Any) -> Value:
-    return _copied(context, x, value)
+def _fill(context: Context, x: Value, value: Any) -> Value:
+    return _copy(context, x, value)
 
 
 def _nan_to_num(x: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None):
@@ -186,9 +185,9 @@ TABLE: dict[str, Operator] = {
     "aten.atan2": pointwise(jnp.arctan2, floating=True),
     "aten.max.other": pointwise(jnp.maximum),
     "aten.min.other": pointwise(jnp.minimum),
-    "aten.add": _scaled(jnp.add),
-    "aten.sub": _scaled(jnp.subtract),
-    "aten.rsub": lambda context, x, y, alpha=1: _scaled(jnp.subtract)(context, y, x, alpha),
+    "aten.add": _with_alpha(jnp.add),
+    "aten.sub": _with_alpha(jnp.subtract),
+    "aten.rsub": lambda context, x, y, alpha=1: _with_alpha(jnp.subtract)(context, y, x, alpha),
     "aten.div": _divide,
     "aten.true_divide": _divide,
     "aten.pow": _power,
@@ -206,15 +205,15 @@ TABLE: dict[str, Operator] = {
     "aten.to.dtype": _cast,
     "aten.to.dtype_layout": _cast,
     "aten.to.device": lambda context, x, device, dtype=None, *rest, **options: _cast(context, x, dtype),
-    "aten.to.other": _like,
-    "aten.type_as": _like,
-    "aten.clone": _itself,
-    "aten.alias": _itself,
-    "aten.contiguous": _itself,
-    "aten.lift_fresh_copy": _itself,
-    "aten.detach": _stopped,
-    "aten.detach_copy": _stopped,
-    "aten.copy": _copied,
-    "aten.fill": _filled,
-    "aten.zero": lambda context, x: same_order(jnp.zeros_like, x),
+    "aten.to.other": _cast_like,
+    "aten.type_as": _cast_like,
+    "aten.clone": _identity,
+    "aten.alias": _identity,
+    "aten.contiguous": _identity,
+    "aten.lift_fresh_copy": _identity,
+    "aten.detach": _stop_gradient,
+    "aten.detach_copy": _stop_gradient,
+    "aten.copy": _copy,
+    "aten.fill": _fill,
+    "aten.zero": lambda context, x: map_array(jnp.zeros_like, x),
 }

@@ -10,11 +10,10 @@ import numpy as np
 
 from byol_jax.ops.pool import max_pool
 from byol_jax.ops.precision import at_least_float32
-from interop.trace.ops.context import Context
 from interop.trace.ops.extrema import first_maximum
-from interop.trace.ops.kinds import Operator, per_axis
-from interop.trace.ops.reduce import reduced
-from interop.trace.values import Value, arranged, mixed, same_order
+from interop.trace.ops.operator import Context, Operator, per_axis
+from interop.trace.ops.reduce import reduce_axes
+from interop.trace.values import Value, arrange, map_array, multiply_axes
 
 __all__ = ["TABLE"]
 
@@ -22,7 +21,7 @@ __all__ = ["TABLE"]
 def _channels_last(x: Value, rank: int) -> tuple[jax.Array, tuple[int, ...]]:
     """[N, *spatial, C] and its order; [C, *spatial] without a batch axis works the same."""
     order = (*range(x.ndim - rank - 1), *range(x.ndim - rank, x.ndim), x.ndim - rank - 1)
-    return arranged(x, order), order
+    return arrange(x, order), order
 
 
 def _window(kernel_size: Any, stride: Any, padding: Any, rank: int) -> tuple[tuple[int, ...], ...]:
@@ -43,7 +42,7 @@ def _windows(
     return counts
 
 
-def _over_windows(
+def _reduce_windows(
     array: jax.Array,
     initial: float,
     function: Callable[..., Any],
@@ -113,7 +112,7 @@ def _max_pool(rank: int) -> Operator:
         extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
         counts = _windows(array.shape[-rank - 1 : -1], extents, strides, pads, ceil_mode)
         if set(dilations) == {1}:
-            return Value(_over_windows(array, -jnp.inf, jax.lax.max, kernel, strides, pads, counts), order)
+            return Value(_reduce_windows(array, -jnp.inf, jax.lax.max, kernel, strides, pads, counts), order)
         return Value(_dilated_max(array, kernel, strides, pads, counts, dilations), order)
 
     return operator
@@ -134,7 +133,7 @@ def _avg_pool(rank: int) -> Operator:
         array, order = _channels_last(x, rank)
         size = array.shape[-rank - 1 : -1]
         counts = _windows(size, kernel, strides, pads, ceil_mode)
-        sums = _over_windows(array.astype(at_least_float32(x.dtype)), 0, jax.lax.add, kernel, strides, pads, counts)
+        sums = _reduce_windows(array.astype(at_least_float32(x.dtype)), 0, jax.lax.add, kernel, strides, pads, counts)
         shares = np.ones((1,) * (rank + 1))
         for axis, (n, k, s, p, count) in enumerate(zip(size, kernel, strides, pads, counts, strict=True)):
             starts = np.arange(count) * s - p
@@ -164,7 +163,7 @@ def _adaptive_avg_pool(rank: int) -> Operator:
         if all(n == 1 for n in wanted):
             wide = at_least_float32(x.dtype)
             axes = tuple(range(-rank, 0))
-            return reduced(
+            return reduce_axes(
                 x, axes, True, lambda a, places: jnp.mean(a, places, dtype=wide, keepdims=True).astype(x.dtype)
             )
         matrices = []
@@ -173,7 +172,7 @@ def _adaptive_avg_pool(rank: int) -> Operator:
             for row, (start, stop) in enumerate(_bins(n, m)):
                 matrix[row, start:stop] = 1 / (stop - start)
             matrices.append(matrix)
-        return mixed(x, matrices)
+        return multiply_axes(x, matrices)
 
     return operator
 
@@ -210,7 +209,7 @@ def _pad(context: Context, x: Value, pad: Sequence[int], mode: str = "constant",
     if mode == "constant":
         return _constant_pad(context, x, pad, value)
     modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    return same_order(lambda a: jnp.pad(a, _widths(x, pad), mode=modes[mode]), x)
+    return map_array(lambda a: jnp.pad(a, _widths(x, pad), mode=modes[mode]), x)
 
 
 def _pad_by(mode: str) -> Operator:

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator
-from interop.trace.values import Value, aligned, plain
+from interop.trace.ops.operator import Context, Operator
+from interop.trace.values import Value, align, from_torch_order
 
-__all__ = ["TABLE", "draw", "draw_like", "dropped"]
+__all__ = ["TABLE", "draw", "draw_like", "drop_elements"]
 
 
-def dropped(context: Context, x: jax.Array, rate: float) -> jax.Array:
+def drop_elements(context: Context, x: jax.Array, rate: float) -> jax.Array:
     """x with a share `rate` of its elements zero and the others scaled by 1 / (1 - rate)."""
     if rate >= 1:
         return jnp.zeros_like(x)
@@ -23,7 +22,7 @@ def dropped(context: Context, x: jax.Array, rate: float) -> jax.Array:
 
 
 def _dropout(context: Context, x: Value, p: float, train: bool | None = True) -> Value:
-    return Value(dropped(context, x.array, p), x.order) if train and p > 0 else x
+    return Value(drop_elements(context, x.array, p), x.order) if train and p > 0 else x
 
 
 def _native_dropout(context: Context, x: Value, p: float, train: bool | None) -> tuple[Value, Value]:
@@ -37,7 +36,7 @@ def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Val
     if isinstance(chance, float) and chance in (0.0, 1.0):
         return Value(jnp.full(x.array.shape, chance, x.dtype), x.order)
     if isinstance(chance, Value):
-        chance = aligned([x, chance])[0][1]
+        chance = align([x, chance])[0][1]
     return Value(jax.random.bernoulli(context.random_key(), chance, x.array.shape).astype(x.dtype), x.order)
 
 
@@ -45,7 +44,7 @@ def draw(function: Callable[..., jax.Array]) -> Operator:
     """Of a size, by `function(key, shape, dtype)`."""
 
     def make(context: Context, size: Sequence[int], *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
-        return plain(function(context.random_key(), tuple(size), context.dtype(dtype)))
+        return from_torch_order(function(context.random_key(), tuple(size), context.dtype(dtype)))
 
     return make
 
@@ -70,7 +69,7 @@ def _normal(context: Context, x: Value, mean: float = 0.0, std: float = 1.0, **o
 
 
 def _permutation(context: Context, n: int, **options: Any) -> Value:
-    return plain(jax.random.permutation(context.random_key(), jnp.arange(n, dtype=jnp.int32)))
+    return from_torch_order(jax.random.permutation(context.random_key(), jnp.arange(n, dtype=jnp.int32)))
 
 
 TABLE: dict[str, Operator] = {

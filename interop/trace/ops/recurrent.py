@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator
-from interop.trace.ops.random import dropped
-from interop.trace.values import Value, logical, plain
+from interop.trace.ops.operator import Context, Operator
+from interop.trace.ops.random import drop_elements
+from interop.trace.values import Value, from_torch_order, to_torch_order
 
 __all__ = ["TABLE", "lstm"]
 
@@ -31,8 +30,8 @@ def lstm(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
         bidirectional: bool,
         batch_first: bool,
     ) -> tuple[Value, Value, Value]:
-        sequence = jnp.swapaxes(logical(x), 0, 1) if batch_first else logical(x)
-        first_states, first_cells = map(logical, states)
+        sequence = jnp.swapaxes(to_torch_order(x), 0, 1) if batch_first else to_torch_order(x)
+        first_states, first_cells = map(to_torch_order, states)
         size, directions = len(weights) // len(first_states), 1 + bidirectional
         last = []
         for layer in range(num_layers):
@@ -40,7 +39,7 @@ def lstm(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
                 sequence = drop(context, sequence, dropout)
             outputs = []
             for place in range(layer * directions, (layer + 1) * directions):
-                own = [logical(weight) for weight in weights[place * size : (place + 1) * size]]
+                own = [to_torch_order(weight) for weight in weights[place * size : (place + 1) * size]]
                 reverse = place > layer * directions
                 output, *ends = _one_direction(
                     sequence, first_states[place], first_cells[place], own, has_biases, reverse
@@ -50,7 +49,7 @@ def lstm(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
             sequence = jnp.concatenate(outputs, -1)
         outputs = jnp.swapaxes(sequence, 0, 1) if batch_first else sequence
         ends = [jnp.stack(part) for part in zip(*last, strict=True)]
-        return plain(outputs), plain(ends[0]), plain(ends[1])
+        return from_torch_order(outputs), from_torch_order(ends[0]), from_torch_order(ends[1])
 
     return operator
 
@@ -76,4 +75,4 @@ def _one_direction(
     return outputs, state, cell
 
 
-TABLE: dict[str, Operator] = {"aten.lstm": lstm(dropped)}
+TABLE: dict[str, Operator] = {"aten.lstm": lstm(drop_elements)}

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.graph import Dtype
-from interop.trace.ops.context import Context
 from interop.trace.ops.extrema import maximum, minimum
-from interop.trace.ops.kinds import Operator, in_order
-from interop.trace.values import Value, normal_axis, physical_axes, same_order
+from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.values import Value, map_array, normal_axis, physical_axes
 
-__all__ = ["TABLE", "reduced"]
+__all__ = ["TABLE", "reduce_axes"]
 
 Axes = int | Sequence[int] | None
 
 
-def reduced(x: Value, axes: Axes, keepdim: bool, function: Callable[..., jax.Array]) -> Value:
+def reduce_axes(x: Value, axes: Axes, keepdim: bool, function: Callable[..., jax.Array]) -> Value:
     """`function(array, axes)`, which keeps reduced axes with size 1; then those go unless `keepdim`."""
     places = physical_axes(x, axes)
     array = function(x.array, places)
@@ -32,27 +31,27 @@ def reduced(x: Value, axes: Axes, keepdim: bool, function: Callable[..., jax.Arr
 def _sum(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Value:
     default = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
     kept = context.dtype(dtype, default)
-    return reduced(x, dim, keepdim, lambda a, axes: jnp.sum(a, axes, dtype=kept, keepdims=True))
+    return reduce_axes(x, dim, keepdim, lambda a, axes: jnp.sum(a, axes, dtype=kept, keepdims=True))
 
 
 def _mean(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Value:
     """In at least float32, as torch accumulates."""
     kept = context.dtype(dtype, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else context.floating)
     wide = at_least_float32(kept)
-    return reduced(x, dim, keepdim, lambda a, axes: jnp.mean(a, axes, dtype=wide, keepdims=True).astype(kept))
+    return reduce_axes(x, dim, keepdim, lambda a, axes: jnp.mean(a, axes, dtype=wide, keepdims=True).astype(kept))
 
 
 def _extreme(function: Callable[..., jax.Array]) -> Operator:
     """`amax`, `amin`: equal extrema share the gradient, in both frameworks."""
 
     def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
-        return reduced(x, dim, keepdim, function)
+        return reduce_axes(x, dim, keepdim, function)
 
     return operator
 
 
 def _extreme_of_all(function: Callable[..., jax.Array]) -> Operator:
-    return lambda context, x: reduced(x, None, False, function)
+    return lambda context, x: reduce_axes(x, None, False, function)
 
 
 def _extreme_and_place(search: Callable[..., jax.Array]) -> Operator:
@@ -65,7 +64,7 @@ def _extreme_and_place(search: Callable[..., jax.Array]) -> Operator:
         def places(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
             return search(array, axes[0], keepdims=True) if axes else jnp.zeros((), jnp.int32)
 
-        return reduced(x, dim, keepdim, values), reduced(x, dim, keepdim, places)
+        return reduce_axes(x, dim, keepdim, values), reduce_axes(x, dim, keepdim, places)
 
     return operator
 
@@ -73,14 +72,14 @@ def _extreme_and_place(search: Callable[..., jax.Array]) -> Operator:
 def _place(search: Callable[..., jax.Array]) -> Operator:
     def operator(context: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
         if dim is None:
-            return in_order(lambda a: search(a.reshape(-1)))(context, x)
-        return reduced(x, dim, keepdim, lambda a, axes: search(a, axes[0], keepdims=True))
+            return in_torch_order(lambda a: search(a.reshape(-1)))(context, x)
+        return reduce_axes(x, dim, keepdim, lambda a, axes: search(a, axes[0], keepdims=True))
 
     return operator
 
 
 def _variance(x: Value, dim: Axes, correction: float | None, keepdim: bool) -> Value:
-    return reduced(x, dim, keepdim, lambda a, axes: _var(a, axes, 1.0 if correction is None else float(correction)))
+    return reduce_axes(x, dim, keepdim, lambda a, axes: _var(a, axes, 1.0 if correction is None else float(correction)))
 
 
 def _var(array: jax.Array, axes: tuple[int, ...], correction: float) -> jax.Array:
@@ -105,7 +104,7 @@ def _var_operator(root: bool) -> Operator:
         if isinstance(dim, bool):  # the overload (x, unbiased)
             dim, unbiased = None, dim
         spread = _variance(x, dim, correction if correction is not None else float(unbiased), keepdim)
-        return same_order(jnp.sqrt, spread) if root else spread
+        return map_array(jnp.sqrt, spread) if root else spread
 
     return operator
 
@@ -142,7 +141,7 @@ def _norm(
         safe = jnp.where(positive, total, 1)
         return jnp.where(positive, jnp.sqrt(safe) if ord == 2 else safe ** (1 / ord), 0)
 
-    return reduced(x, dim, keepdim, norm)
+    return reduce_axes(x, dim, keepdim, norm)
 
 
 def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, keepdim: bool = False, **options: Any):
@@ -151,7 +150,7 @@ def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, k
 
 def _truth(function: Callable[..., jax.Array]) -> Operator:
     def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
-        return reduced(x, dim, keepdim, lambda a, axes: function(a, axes, keepdims=True))
+        return reduce_axes(x, dim, keepdim, lambda a, axes: function(a, axes, keepdims=True))
 
     return operator
 
@@ -159,15 +158,15 @@ def _truth(function: Callable[..., jax.Array]) -> Operator:
 def _product(
     context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None
 ) -> Value:
-    return reduced(x, dim, keepdim, lambda a, axes: jnp.prod(a, axes, keepdims=True))
+    return reduce_axes(x, dim, keepdim, lambda a, axes: jnp.prod(a, axes, keepdims=True))
 
 
-def _along(function: Callable[..., jax.Array]) -> Operator:
+def _along_axis(function: Callable[..., jax.Array]) -> Operator:
     """softmax and its like: one axis, the shape stays."""
 
     def operator(context: Context, x: Value, dim: int, dtype: Any = None, *rest: Any, **options: Any) -> Value:
         (axis,) = physical_axes(x, dim) or (None,)
-        return same_order(lambda a: a if axis is None else function(a, axis), x)
+        return map_array(lambda a: a if axis is None else function(a, axis), x)
 
     return operator
 
@@ -179,23 +178,23 @@ def _softmax(function: Callable[..., jax.Array]) -> Operator:
     def operator(context: Context, x: Value, dim: int, dtype: Any = None, *rest: Any, **options: Any) -> Value:
         kept = dtype if isinstance(dtype, Dtype) else options.get("dtype")
         array = x.array.astype(context.dtype(kept, x.dtype))
-        return _along(wide)(context, Value(array, x.order), dim)
+        return _along_axis(wide)(context, Value(array, x.order), dim)
 
     return operator
 
 
 def _log_sum_exp(context: Context, x: Value, dim: Axes, keepdim: bool = False) -> Value:
-    return reduced(x, dim, keepdim, lambda a, axes: jax.nn.logsumexp(a, axes, keepdims=True))
+    return reduce_axes(x, dim, keepdim, lambda a, axes: jax.nn.logsumexp(a, axes, keepdims=True))
 
 
-def _sorted(x: jax.Array, dim: int = -1, descending: bool = False, **options: Any) -> tuple[jax.Array, jax.Array]:
+def _sort(x: jax.Array, dim: int = -1, descending: bool = False, **options: Any) -> tuple[jax.Array, jax.Array]:
     places = jnp.argsort(x, axis=dim, descending=descending, stable=True)
     return jnp.take_along_axis(x, places, axis=dim), places
 
 
-def _top(x: jax.Array, k: int, dim: int = -1, largest: bool = True, *rest: Any) -> tuple[jax.Array, jax.Array]:
+def _top_k(x: jax.Array, k: int, dim: int = -1, largest: bool = True, *rest: Any) -> tuple[jax.Array, jax.Array]:
     axis = normal_axis(dim, x.ndim)
-    values, places = _sorted(x, axis, descending=largest)
+    values, places = _sort(x, axis, descending=largest)
     return jax.lax.slice_in_dim(values, 0, k, axis=axis), jax.lax.slice_in_dim(places, 0, k, axis=axis)
 
 
@@ -223,9 +222,9 @@ TABLE: dict[str, Operator] = {
     "aten.log_softmax": _softmax(jax.nn.log_softmax),
     "aten._log_softmax": _softmax(jax.nn.log_softmax),
     "aten.logsumexp": _log_sum_exp,
-    "aten.cumsum": _along(jnp.cumsum),
-    "aten.cumprod": _along(jnp.cumprod),
-    "aten.sort": in_order(_sorted),
-    "aten.argsort": in_order(lambda x, dim=-1, descending=False: _sorted(x, dim, descending)[1]),
-    "aten.topk": in_order(_top),
+    "aten.cumsum": _along_axis(jnp.cumsum),
+    "aten.cumprod": _along_axis(jnp.cumprod),
+    "aten.sort": in_torch_order(_sort),
+    "aten.argsort": in_torch_order(lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1]),
+    "aten.topk": in_torch_order(_top_k),
 }

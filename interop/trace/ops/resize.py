@@ -7,9 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator
-from interop.trace.values import Value, mixed
+from interop.trace.ops.operator import Context, Operator
+from interop.trace.values import Value, multiply_axes
 
 __all__ = ["TABLE"]
 
@@ -94,7 +93,7 @@ def _by_matrices(rank: int, weights: Callable[..., np.ndarray], **options: Any) 
 
     def operator(context: Context, x: Value, output_size: Any, align_corners: bool, *scales: Any) -> Value:
         targets = _targets(x, output_size, scales, rank)
-        return mixed(x, [weights(*target, align_corners, **options) for target in targets])
+        return multiply_axes(x, [weights(*target, align_corners, **options) for target in targets])
 
     return operator
 

@@ -8,19 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator, as_value, in_order
+from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order
 from interop.trace.values import (
     Value,
-    aligned,
-    logical,
+    align,
+    from_torch_order,
+    map_array,
     normal_axis,
     permute,
     physical_axes,
-    plain,
     reshape,
-    same_order,
     squeeze,
+    to_torch_order,
     unsqueeze,
 )
 
@@ -85,7 +84,7 @@ def _cat(context: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
     kept = [x for x in tensors if x.shape != (0,)] or list(tensors[:1])
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*(x.dtype for x in tensors))
-    arrays, order = aligned([as_value(x, dtype) for x in kept])
+    arrays, order = align([as_value(x, dtype) for x in kept])
     return Value(jnp.concatenate(arrays, order.index(normal_axis(dim, len(order)))), order)
 
 
@@ -95,7 +94,7 @@ def _stack(context: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 
 def _part(x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
-    return same_order(lambda a: jax.lax.slice_in_dim(a, start, stop, step, axis), x)
+    return map_array(lambda a: jax.lax.slice_in_dim(a, start, stop, step, axis), x)
 
 
 def _slice(
@@ -147,7 +146,7 @@ def _slice_scatter(
     index = [slice(None)] * x.ndim
     first, stop, step = slice(start, end, step).indices(x.array.shape[axis])
     index[axis] = slice(first, max(first, stop), step)
-    return Value(x.array.at[tuple(index)].set(_like(src, x)), x.order)
+    return Value(x.array.at[tuple(index)].set(_broadcast_like(src, x)), x.order)
 
 
 def _select_scatter(context: Context, x: Value, src: Value, dim: int, index: int) -> Value:
@@ -155,23 +154,23 @@ def _select_scatter(context: Context, x: Value, src: Value, dim: int, index: int
     return _slice_scatter(context, x, unsqueeze(src, dim % x.ndim), dim, index, index + 1)
 
 
-def _like(source: Value, x: Value) -> jax.Array:
+def _broadcast_like(source: Value, x: Value) -> jax.Array:
     """`source` broadcast against x's rank, lying as x does."""
-    arrays, order = aligned([as_value(source, x.dtype), x])
+    arrays, order = align([as_value(source, x.dtype), x])
     return Value(arrays[0], order).array if order == x.order else arrays[0].transpose([order.index(a) for a in x.order])
 
 
 def _index(context: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     """torch's advanced indexing is NumPy's."""
-    chosen = [slice(None) if index is None else logical(index) for index in indices]
-    return plain(logical(x)[tuple(chosen)])
+    chosen = [slice(None) if index is None else to_torch_order(index) for index in indices]
+    return from_torch_order(to_torch_order(x)[tuple(chosen)])
 
 
 def _index_put(context: Context, x: Value, indices: Sequence[Any], values: Value, accumulate: bool = False) -> Value:
-    chosen = tuple(slice(None) if index is None else logical(index) for index in indices)
-    place = logical(x).at[chosen]
-    new = logical(values).astype(x.dtype)
-    return plain(place.add(new) if accumulate else place.set(new))
+    chosen = tuple(slice(None) if index is None else to_torch_order(index) for index in indices)
+    place = to_torch_order(x).at[chosen]
+    new = to_torch_order(values).astype(x.dtype)
+    return from_torch_order(place.add(new) if accumulate else place.set(new))
 
 
 def _index_select(x: jax.Array, dim: int, index: jax.Array) -> jax.Array:
@@ -270,24 +269,24 @@ TABLE: dict[str, Operator] = {
     "aten.select_scatter": _select_scatter,
     "aten.index": _index,
     "aten.index_put": _index_put,
-    "aten.index_select": in_order(_index_select),
-    "aten.gather": in_order(_gather),
-    "aten.scatter": in_order(_scatter),
-    "aten.roll": in_order(_roll),
-    "aten.flip": lambda context, x, dims: same_order(lambda a: jnp.flip(a, physical_axes(x, dims)), x),
-    "aten.repeat": in_order(_repeat),
-    "aten.tile": in_order(_repeat),
-    "aten.repeat_interleave": in_order(_repeat_interleave),
-    "aten.unfold": in_order(_unfold_axis),
-    "aten.unfold_copy": in_order(_unfold_axis),
-    "aten.pixel_shuffle": in_order(_pixel_shuffle),
-    "aten.pixel_unshuffle": in_order(_pixel_unshuffle),
-    "aten.channel_shuffle": in_order(_channel_shuffle),
-    "aten.native_channel_shuffle": in_order(_channel_shuffle),
-    "aten.embedding": in_order(_embedding),
-    "aten.tril": in_order(lambda x, diagonal=0: jnp.tril(x, diagonal)),
-    "aten.triu": in_order(lambda x, diagonal=0: jnp.triu(x, diagonal)),
-    "aten.diagonal": in_order(lambda x, offset=0, dim1=0, dim2=1: jnp.diagonal(x, offset, dim1, dim2)),
-    "aten.meshgrid": in_order(lambda tensors, *, indexing="ij": jnp.meshgrid(*tensors, indexing=indexing)),
-    "aten.rot90": in_order(lambda x, k=1, dims=(0, 1): jnp.rot90(x, k, dims)),
+    "aten.index_select": in_torch_order(_index_select),
+    "aten.gather": in_torch_order(_gather),
+    "aten.scatter": in_torch_order(_scatter),
+    "aten.roll": in_torch_order(_roll),
+    "aten.flip": lambda context, x, dims: map_array(lambda a: jnp.flip(a, physical_axes(x, dims)), x),
+    "aten.repeat": in_torch_order(_repeat),
+    "aten.tile": in_torch_order(_repeat),
+    "aten.repeat_interleave": in_torch_order(_repeat_interleave),
+    "aten.unfold": in_torch_order(_unfold_axis),
+    "aten.unfold_copy": in_torch_order(_unfold_axis),
+    "aten.pixel_shuffle": in_torch_order(_pixel_shuffle),
+    "aten.pixel_unshuffle": in_torch_order(_pixel_unshuffle),
+    "aten.channel_shuffle": in_torch_order(_channel_shuffle),
+    "aten.native_channel_shuffle": in_torch_order(_channel_shuffle),
+    "aten.embedding": in_torch_order(_embedding),
+    "aten.tril": in_torch_order(lambda x, diagonal=0: jnp.tril(x, diagonal)),
+    "aten.triu": in_torch_order(lambda x, diagonal=0: jnp.triu(x, diagonal)),
+    "aten.diagonal": in_torch_order(lambda x, offset=0, dim1=0, dim2=1: jnp.diagonal(x, offset, dim1, dim2)),
+    "aten.meshgrid": in_torch_order(lambda tensors, *, indexing="ij": jnp.meshgrid(*tensors, indexing=indexing)),
+    "aten.rot90": in_torch_order(lambda x, k=1, dims=(0, 1): jnp.rot90(x, k, dims)),
 }

@@ -23,7 +23,7 @@ from interop.trace.ops import (
     resize,
     shape,
 )
-from interop.trace.ops.kinds import Operator, in_order
+from interop.trace.ops.operator import Operator, in_torch_order
 
 __all__ = ["OPERATORS", "find", "register_op"]
 
@@ -67,7 +67,7 @@ def register_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         raise UnsupportedOpError(f"operator {name!r}: expected namespace.name, such as aten.{name}")
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        _ADDED[name] = in_order(function)
+        _ADDED[name] = in_torch_order(function)
         return function
 
     return add

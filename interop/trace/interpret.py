@@ -10,12 +10,11 @@ from typing import Any
 import jax
 
 from byol_jax.errors import UnsupportedOpError
-from interop.trace.graph import Dtype, Graph, Node, Ref, needed, refs
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator
+from interop.trace.graph import Dtype, Graph, Node, Ref, nodes_for, refs
+from interop.trace.ops.operator import Context, Operator
 from interop.trace.ops.table import find
 
-__all__ = ["NO_STAND_INS", "Program", "evaluate", "program"]
+__all__ = ["NO_STAND_INS", "Program", "interpret", "program"]
 
 Program = tuple[Node, ...]
 
@@ -29,7 +28,7 @@ BATCH_NORMS = (
 
 def program(graph: Graph, wanted: Sequence[Ref]) -> Program:
     """The nodes to run for `wanted`, batch norm and ReLU joined where nothing else reads what is between them."""
-    nodes = needed(graph, wanted)
+    nodes = nodes_for(graph, wanted)
     by_name = {node.name: node for node in nodes}
     readers: dict[str, int] = {ref.name: 2 for ref in wanted}  # a wanted value must stay as it is
     for node in nodes:
@@ -55,7 +54,7 @@ def _norm_before(node: Node, by_name: Mapping[str, Node], readers: Mapping[str, 
     return norm if norm.op in BATCH_NORMS else None
 
 
-def evaluate(
+def interpret(
     nodes: Program,
     sources: Mapping[str, Any],
     wanted: Sequence[Ref],
@@ -85,15 +84,15 @@ def evaluate(
             raise UnsupportedOpError(f"{node.op} (in {node.module or 'the network itself'}) has no JAX counterpart")
         own_key = None if key is None else jax.random.fold_in(key, place)
         context = Context(floating, own_key, axis_name, node.module)
-        args = [_resolved(arg, values) for arg in node.args]
-        options = {name: _resolved(option, values) for name, option in node.options.items()}
+        args = [_resolve(arg, values) for arg in node.args]
+        options = {name: _resolve(option, values) for name, option in node.options.items()}
         values[node.name] = operator(context, *args, **options)
     return [values[ref.name] for ref in wanted]
 
 
-def _resolved(argument: Any, values: Mapping[str, Any]) -> Any:
+def _resolve(argument: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, Ref):
         return values[argument.name]
     if isinstance(argument, tuple) and not isinstance(argument, Dtype):
-        return tuple(_resolved(part, values) for part in argument)
+        return tuple(_resolve(part, values) for part in argument)
     return argument

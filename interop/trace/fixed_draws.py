@@ -8,58 +8,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from interop.trace.ops.context import Context
-from interop.trace.ops.kinds import Operator
 from interop.trace.ops.linear import attention
+from interop.trace.ops.operator import Context, Operator
 from interop.trace.ops.random import draw, draw_like
 from interop.trace.ops.recurrent import lstm
-from interop.trace.values import Value, plain
+from interop.trace.values import Value, from_torch_order
 
-__all__ = ["FIXED", "without_chance"]
+__all__ = ["FIXED_DRAWS", "fixed_draws"]
 
-FIXED_DRAW = 0.5
+DRAW = 0.5
 """What every uniform or normal number is."""
 
 
-def _kept(context: Context, x: jax.Array, rate: float) -> jax.Array:
+def _keep_elements(context: Context, x: jax.Array, rate: float) -> jax.Array:
     """`random.dropped` where everything is kept."""
     return x / (1 - rate) if rate < 1 else x
 
 
 def _dropout(context: Context, x: Value, p: float, train: bool | None = True) -> Value:
-    return Value(_kept(context, x.array, p), x.order) if train else x
+    return Value(_keep_elements(context, x.array, p), x.order) if train else x
 
 
 def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Value:
     return Value(jnp.full(x.array.shape, 0.0 if p == 0 else 1.0, x.dtype), x.order)
 
 
-def _numbers(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.full(shape, FIXED_DRAW, dtype)
+def _fixed_numbers(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jnp.full(shape, DRAW, dtype)
 
 
 def _fill(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
-    return Value(jnp.full(x.array.shape, FIXED_DRAW, x.dtype), x.order)
+    return Value(jnp.full(x.array.shape, DRAW, x.dtype), x.order)
 
 
-FIXED: dict[str, Operator] = {
+FIXED_DRAWS: dict[str, Operator] = {
     "aten.dropout": _dropout,
     "aten.native_dropout": lambda context, x, p, train: (_dropout(context, x, p, train), None),
-    "aten.scaled_dot_product_attention": attention(_kept),
-    "aten.lstm": lstm(_kept),
+    "aten.scaled_dot_product_attention": attention(_keep_elements),
+    "aten.lstm": lstm(_keep_elements),
     "aten.bernoulli": _bernoulli,
-    "aten.rand": draw(_numbers),
-    "aten.randn": draw(_numbers),
-    "aten.rand_like": draw_like(_numbers),
-    "aten.randn_like": draw_like(_numbers),
+    "aten.rand": draw(_fixed_numbers),
+    "aten.randn": draw(_fixed_numbers),
+    "aten.rand_like": draw_like(_fixed_numbers),
+    "aten.randn_like": draw_like(_fixed_numbers),
     "aten.uniform": _fill,
     "aten.normal_functional": _fill,
-    "aten.randperm": lambda context, n, **options: plain(jnp.arange(n, dtype=jnp.int32)),
+    "aten.randperm": lambda context, n, **options: from_torch_order(jnp.arange(n, dtype=jnp.int32)),
 }
 """By name without overload, to go before the table's."""
 
 
-def without_chance(torch: Any) -> Any:
+def fixed_draws(torch: Any) -> Any:
     """A mode in which torch draws what `without_chance.FIXED` draws."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -74,7 +73,7 @@ def without_chance(torch: Any) -> Any:
                 p = args[1] if len(args) > 1 else None
                 return result.fill_(0 if isinstance(p, int | float) and p == 0 else 1)
             if name in ("rand", "randn", "rand_like", "randn_like", "uniform", "uniform_", "normal_", "normal"):
-                return result.fill_(FIXED_DRAW)
+                return result.fill_(DRAW)
             if name == "randperm":
                 return torch.arange(result.shape[0])
             return result

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["PARTS", "own_rows", "packed", "part_key", "whole_key"]
+__all__ = ["PARTS", "own_rows", "pack", "part_key", "whole_key"]
 
 PARTS = ("query", "key", "value")
 """In the order of the rows. Source: `torch.nn.MultiheadAttention`; timm's `attn.qkv` has the same."""
@@ -36,12 +36,12 @@ def whole_key(key: str) -> str:
     return key.rpartition("[")[0] if _part(key) else key
 
 
-def packed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict with the parts of every tensor put together, where the first of them was.
 
     Example:
         >>> parts = {part_key("x", "bias", part): np.full(2, number) for number, part in enumerate(PARTS)}
-        >>> packed(parts)
+        >>> pack(parts)
         {'x.in_proj_bias': array([0, 0, 1, 1, 2, 2])}
     """
     wholes = {whole_key(key): key for key in arrays}

@@ -76,10 +76,10 @@ def find_module(name: str, *, weights: str | None = None) -> Callable[..., Any]:
     library, _, rest = name.partition(":")
     find = {"torchvision": _in_torchvision, "timm": _in_timm}.get(library)
     construct = _factory(library, rest, weights) if find is None else find(rest, weights)
-    return partial(_made, name, weights, construct)
+    return partial(_make, name, weights, construct)
 
 
-def _made(
+def _make(
     name: str,
     weights: str | None,
     construct: Callable[..., Any],
@@ -97,7 +97,7 @@ def _made(
             raise
         except (Exception, SystemExit) as error:  # a library's or a user's code: anything
             what = "failed" if weights is None else f"with weights {weights!r} failed"
-            raise ConfigurationError(f"{name} {what}: {_said(error)}") from error
+            raise ConfigurationError(f"{name} {what}: {_describe(error)}") from error
         if not isinstance(module, torch.nn.Module):
             raise ConfigurationError(f"{name} gave a {type(module).__name__}: expected a torch.nn.Module")
         if image_size is not None:
@@ -114,7 +114,7 @@ def _try(torch: Any, name: str, module: Any, image_size: int | tuple[int, int], 
     except Exception as error:
         height, width = batch.shape[2:]
         raise ConfigurationError(
-            f"{name} can't take images of {height} x {width} x {channels} ({_said(error)}):"
+            f"{name} can't take images of {height} x {width} x {channels} ({_describe(error)}):"
             " give another image size or number of channels"
         ) from error
 
@@ -168,7 +168,7 @@ def _factory(path: str, factory: str, weights: str | None) -> Callable[..., Any]
         try:
             module = importlib.import_module(path)
         except (Exception, SystemExit) as error:
-            raise ConfigurationError(f"{name}: {_why_not_imported(path, error)}") from error
+            raise ConfigurationError(f"{name}: {_import_problem(path, error)}") from error
     function = getattr(module, factory, None)
     if function is None:
         known = nearest(factory, [word for word in vars(module) if not word.startswith("_")], at_most=3)
@@ -200,9 +200,9 @@ def _current_folder() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _why_not_imported(path: str, error: BaseException) -> str:
+def _import_problem(path: str, error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError) or not f"{path}.".startswith(f"{error.name}."):
-        return f"{path} can't be imported ({_said(error)})"
+        return f"{path} can't be imported ({_describe(error)})"
     alike = difflib.get_close_matches(path, ("torchvision", "timm"), n=1)
     hint = f"; the nearest library is {alike[0]}" if alike else ""
     return f"there is no module {error.name}, neither in the current folder nor among the installed packages{hint}"
@@ -212,7 +212,7 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:  # one that doesn't fit the installed torch raises more than ImportError
-        raise MissingDependencyError(f"networks of {name} need it: pip install {name} ({_said(error)})") from error
+        raise MissingDependencyError(f"networks of {name} need it: pip install {name} ({_describe(error)})") from error
 
 
 def _check_name(library: str, name: str, names: Iterable[str]) -> None:
@@ -229,7 +229,7 @@ def _check_weights(name: str, weights: str, known: Iterable[str]) -> None:
         raise ConfigurationError(f"{name} has no weights {weights!r}: {use}")
 
 
-def _said(error: BaseException) -> str:
-    """An error in one line."""
+def _describe(error: BaseException) -> str:
+    """An error's type and text, in one line."""
     kind = type(error).__name__
     return f"{kind}: {one_line(error, at_most=300)}" if str(error) else kind

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from byol_jax.errors import ConfigurationError, nearest
 from interop.weights.transformers import TRANSFORMERS, Transformer, transformer_shapes
 
-__all__ = ["ARCHITECTURES", "HEADS", "Residual", "expected_shapes", "is_head", "known_architecture", "recognise"]
+__all__ = ["ARCHITECTURES", "HEADS", "Residual", "expected_shapes", "find_architecture", "is_head", "recognise"]
 
 HEADS = ("fc", "heads.head", "head", "head.fc", "classifier")
 """What torchvision and timm call a linear layer that is a whole classifier."""
@@ -59,7 +59,7 @@ def is_head(key: str) -> bool:
     return module in HEADS and leaf in ("weight", "bias")
 
 
-def known_architecture(name: str) -> Residual | Transformer:
+def find_architecture(name: str) -> Residual | Transformer:
     """The table's entry.
 
     Raises:
@@ -80,7 +80,7 @@ def expected_shapes(name: str, *, channels: int = 3, num_classes: int | None = 1
         >>> len(expected_shapes("resnet50"))
         320
     """
-    network = known_architecture(name)
+    network = find_architecture(name)
     if isinstance(network, Transformer):
         return transformer_shapes(network, channels=channels, num_classes=num_classes)
     shapes: Shapes = {"conv1.weight": (64, channels, 7, 7)} | _batch_norm("bn1", 64)
@@ -123,11 +123,11 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str:
         >>> recognise(expected_shapes("resnet18"))
         'torchvision resnet18'
     """
-    named = _named_residual(shapes) if _residual(shapes) else _named_transformer(shapes)
+    named = _resnet_name(shapes) if _is_residual(shapes) else _transformer_name(shapes)
     return named or next((family for family, test in FAMILIES if test(shapes)), "unknown")
 
 
-def _named_residual(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _resnet_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     channels = (*shapes["conv1.weight"], 0, 0)[1]
     classes = _classes(shapes, "fc")
     for name in RESNETS:
@@ -136,7 +136,7 @@ def _named_residual(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     return None
 
 
-def _named_transformer(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _transformer_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The image's size is in timm's names; torchvision's have one, 224, and any other is told."""
     for name, network in TRANSFORMERS.items():
         is_timm = network.library == "timm"
@@ -163,45 +163,45 @@ def _classes(shapes: Mapping[str, tuple[int, ...]], head: str) -> int | None:
     return shape[0] if len(shape) == 2 else None
 
 
-def _any_start(keys: Collection[str], *prefixes: str) -> bool:
+def _has_any(keys: Collection[str], *prefixes: str) -> bool:
     return any(key.startswith(prefixes) for key in keys)
 
 
-def _heads(*prefixes: str):
+def _has_each(*prefixes: str):
     """All of `prefixes` occur."""
-    return lambda keys: all(_any_start(keys, prefix) for prefix in prefixes)
+    return lambda keys: all(_has_any(keys, prefix) for prefix in prefixes)
 
 
-def _residual(keys: Collection[str]) -> bool:
+def _is_residual(keys: Collection[str]) -> bool:
     return "conv1.weight" in keys and "layer1.0.conv1.weight" in keys
 
 
-def _byol_lightly(keys: Collection[str]) -> bool:
+def _is_byol_lightly(keys: Collection[str]) -> bool:
     momentum = ("backbone_momentum.", "momentum_backbone.", "teacher_backbone.")
-    return _any_start(keys, "prediction_head.") and _any_start(keys, *momentum)
+    return _has_any(keys, "prediction_head.") and _has_any(keys, *momentum)
 
 
-def _byol_solo_learn(keys: Collection[str]) -> bool:
+def _is_byol_solo_learn(keys: Collection[str]) -> bool:
     heads = "projector.0.weight" in keys and "predictor.0.weight" in keys
-    return heads and _any_start(keys, "momentum_backbone.", "momentum_encoder.")
+    return heads and _has_any(keys, "momentum_backbone.", "momentum_encoder.")
 
 
-def _cut_residual(keys: Collection[str]) -> bool:
+def _is_cut_residual(keys: Collection[str]) -> bool:
     return "0.weight" in keys and any(re.fullmatch(r"[45]\.0\.conv1\.weight", key) for key in keys)
 
 
 FAMILIES = (
-    ("BYOL learner, byol-pytorch", _heads("online_encoder.")),
-    ("BYOL learner, mmselfsup or mmpretrain", _heads("target_net.module.", "head.predictor.")),
-    ("BYOL learner, mmselfsup 0.x", _heads("online_net.0.", "target_net.0.")),
-    ("BYOL learner, lightning-bolts", _heads("online_network.encoder.")),
-    ("BYOL network, sthalles/PyTorch-BYOL", _heads("encoder.0.weight", "projetion.net.0.weight")),
-    ("BYOL learner, lightly", _byol_lightly),
-    ("BYOL learner, solo-learn", _byol_solo_learn),
+    ("BYOL learner, byol-pytorch", _has_each("online_encoder.")),
+    ("BYOL learner, mmselfsup or mmpretrain", _has_each("target_net.module.", "head.predictor.")),
+    ("BYOL learner, mmselfsup 0.x", _has_each("online_net.0.", "target_net.0.")),
+    ("BYOL learner, lightning-bolts", _has_each("online_network.encoder.")),
+    ("BYOL network, sthalles/PyTorch-BYOL", _has_each("encoder.0.weight", "projetion.net.0.weight")),
+    ("BYOL learner, lightly", _is_byol_lightly),
+    ("BYOL learner, solo-learn", _is_byol_solo_learn),
     ("ResNet, VISSL", lambda keys: any("_feature_blocks.conv1.weight" in key for key in keys)),
-    ("ResNet of unknown depth or width", _residual),
-    ("ResNet cut with Sequential", _cut_residual),
-    ("vision transformer, torchvision", _heads("conv_proj.weight", "encoder.pos_embedding")),
-    ("vision transformer, timm", _heads("patch_embed.proj.weight", "blocks.0.attn.")),
+    ("ResNet of unknown depth or width", _is_residual),
+    ("ResNet cut with Sequential", _is_cut_residual),
+    ("vision transformer, torchvision", _has_each("conv_proj.weight", "encoder.pos_embedding")),
+    ("vision transformer, timm", _has_each("patch_embed.proj.weight", "blocks.0.attn.")),
 )
 """Tell-tale names, tested in this order."""

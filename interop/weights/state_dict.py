@@ -12,14 +12,13 @@ import numpy as np
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.arrays import as_numpy, fresh_copy
+from interop.weights.architectures import HEADS, TRANSFORMERS, expected_shapes, is_head
 from interop.weights.mismatch import Mismatch, compare_names
-from interop.weights.names import Leaf, named_leaves, torch_names
-from interop.weights.packed import PARTS, own_rows, packed, whole_key
-from interop.weights.rules import native_order, torch_dtype, torch_order, torch_shape
-from interop.weights.tables import HEADS, TRANSFORMERS, expected_shapes, is_head
+from interop.weights.names import Leaf, named_leaves, native_order, torch_dtype, torch_names, torch_order, torch_shape
+from interop.weights.packing import PARTS, own_rows, pack, whole_key
 from interop.weights.transformers import timm_key, torchvision_key
 
-__all__ = ["cast", "cast_problem", "from_torch_state_dict", "matched", "to_torch_array", "to_torch_state_dict"]
+__all__ = ["cast", "cast_problem", "from_torch_state_dict", "match_leaves", "to_torch_array", "to_torch_state_dict"]
 
 
 def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
@@ -28,7 +27,7 @@ def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str,
     Args:
         variables: `Variables(params, stats)` of a native network (kernels [*spatial, in, out] or [in, out]) or of a
             traced one (torch's names and layouts already, passed through).
-        arch: a name from `interop.weights.tables.ARCHITECTURES`, torchvision's ("vit_b_16") or timm's
+        arch: a name from `interop.weights.architectures.ARCHITECTURES`, torchvision's ("vit_b_16") or timm's
             ("vit_base_patch16_224"): the keys must be exactly that network's (the classifier may be left out as a
             whole), have that library's names and come in its order. None: torchvision's names, no check, the order of
             `jax.tree.leaves`.
@@ -49,12 +48,12 @@ def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str,
     """
     leaves = named_leaves(variables)
     names = torch_names(leaves)
-    state_dict = packed(
+    state_dict = pack(
         {names[path].key: to_torch_array(as_numpy(leaf, path), names[path].rule) for path, leaf in leaves.items()}
     )
     if arch is None:
         return state_dict
-    if _is_timms(arch):
+    if _is_timm(arch):
         state_dict = {timm_key(key): array for key, array in state_dict.items()}
     return {key: state_dict[key] for key in _check_architecture(state_dict, arch)}
 
@@ -80,15 +79,15 @@ def from_torch_state_dict(
         state_dict: torch's names to NumPy arrays, JAX arrays or torch tensors. Of a vision transformer, torchvision's
             names (also older ones) and timm's are read.
         like: the network's `Variables`, arrays or `jax.ShapeDtypeStruct`s, which decide structure, shapes and types.
-        arch: a name from `interop.weights.tables.ARCHITECTURES`: the file's keys must be exactly that network's, or
-            with strict=False at least those; the classifier may be left out as a whole.
+        arch: a name from `interop.weights.architectures.ARCHITECTURES`: the file's keys must be exactly that
+            network's, or with strict=False at least those; the classifier may be left out as a whole.
         strict: False ignores unexpected keys, and keeps `like`'s own values for missing ones.
         dtype: None: types must match `like`'s (a counter may be int64 here and int32 there). "like": floating types
             are rounded to `like`'s, integers converted where their values fit.
         head: "keep": the classifier is a layer like any other, and must fit. "drop": the file's is left out, whatever
             its shape, and the network keeps `like`'s own values where it has one: for another number of classes, or
             for a file or a network without any. A classifier is a whole linear layer by one of the names
-            `interop.weights.tables.HEADS` (`fc`, `heads.head`, `head`, …).
+            `interop.weights.architectures.HEADS` (`fc`, `heads.head`, `head`, …).
 
     Returns:
         `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
@@ -114,16 +113,16 @@ def from_torch_state_dict(
         _check_architecture(state_dict, arch, strict=strict)
     leaves = named_leaves(like)
     names = torch_names(leaves)
-    state_dict = _as_named(state_dict, {whole_key(leaf.key) for leaf in names.values()})
+    state_dict = _rename_keys(state_dict, {whole_key(leaf.key) for leaf in names.values()})
     if head == "drop":
         state_dict = _with_own_head(state_dict, leaves, names)
-    arrays, mismatch = matched(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
+    arrays, mismatch = match_leaves(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
     hint = _hint(mismatch, dtype=dtype, head=head)
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
-    return jax.tree.unflatten(jax.tree.structure(like), [_for_jax(array) for array in arrays.values()])
+    return jax.tree.unflatten(jax.tree.structure(like), [_jax_array(array) for array in arrays.values()])
 
 
-def _as_named(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+def _rename_keys(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
     """The state dict with timm's names, and older ones, replaced where the network has torchvision's.
 
     Raises:
@@ -176,7 +175,7 @@ def _hint(mismatch: Mismatch, *, dtype: str | None, head: str) -> str:
     return "; ".join(hints)
 
 
-def matched(
+def match_leaves(
     state_dict: Mapping[str, Any], leaves: dict[str, Any], names: dict[str, Leaf], *, strict: bool, cast_to_like: bool
 ) -> tuple[dict[str, np.ndarray], Mismatch]:
     """The state dict's arrays by the leaves' paths, in the native layout, and everything that doesn't fit.
@@ -198,14 +197,14 @@ def matched(
     for path, leaf in leaves.items():
         if wholes[path] in state_dict:
             given = as_numpy(state_dict[wholes[path]], wholes[path])
-            array = _native(given, leaf, *names[path], mismatch, cast_to_like=cast_to_like)
+            array = _native_array(given, leaf, *names[path], mismatch, cast_to_like=cast_to_like)
             if array is not None:
                 arrays[path] = array
-    mismatch.once()
+    mismatch.deduplicate()
     return {path: arrays[path] for path in leaves if path in arrays}, mismatch
 
 
-def _native(
+def _native_array(
     array: np.ndarray, like: Any, key: str, rule: str, mismatch: Mismatch, *, cast_to_like: bool
 ) -> np.ndarray | None:
     """`array`, or its rows for `key`, in the native layout and `like`'s type; None, and an entry in `mismatch`, where
@@ -257,7 +256,7 @@ def _is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
-def _is_timms(arch: str) -> bool:
+def _is_timm(arch: str) -> bool:
     return arch in TRANSFORMERS and TRANSFORMERS[arch].library == "timm"
 
 
@@ -267,7 +266,7 @@ def _is_abstract(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _for_jax(array: np.ndarray) -> Any:
+def _jax_array(array: np.ndarray) -> Any:
     import jax
 
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:

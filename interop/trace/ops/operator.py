@@ -1,0 +1,168 @@
+"""What an operator is: what it is called with, torch's rules for dtypes, and how most of them are written.
+
+Every operator in the tables is called as `operator(context, *args, **options)`, with `Value`s for tensors. Wrappers
+make one of a plain function of arrays:
+
+    pointwise         broadcast operands; torch's dtype rules; the layout doesn't matter
+    unary             the same for one array and options
+    in_torch_order    arrays with torch's order of axes; for whatever is left, at the cost of a transposition
+
+Dtypes follow the run, not the trace:
+
+    float32, float64, … in a traced graph    the dtype that the network's inputs have now
+    int64                                    int32, as everywhere in JAX without x64
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from byol_jax.errors import ConfigurationError
+from interop.trace.graph import Dtype
+from interop.trace.values import Value, align, from_torch_order, to_torch_order
+
+__all__ = [
+    "Context",
+    "Operator",
+    "as_value",
+    "in_torch_order",
+    "number_kind",
+    "per_axis",
+    "pointwise",
+    "result_dtype",
+    "unary",
+]
+
+Operator = Callable[..., Any]
+
+INTEGERS = {"int64": jnp.int32}
+KINDS = (bool, int, float)
+
+
+class Context(NamedTuple):
+    """One operator's surroundings.
+
+    Attributes:
+        floating: the dtype that floats have in this run.
+        key: the call's own key, or None.
+        axis_name: mapped axis to average batch statistics over, or None.
+        module: dotted path of the module that makes the call.
+    """
+
+    floating: Any
+    key: jax.Array | None
+    axis_name: str | None
+    module: str
+
+    def dtype(self, named: Dtype | None, default: Any = None) -> Any:
+        """The JAX dtype for one that the graph names; `default`, or the floating one, where it names none."""
+        if named is None:
+            return self.floating if default is None else default
+        if named.name.startswith(("float", "bfloat")):
+            return self.floating
+        return jnp.dtype(INTEGERS.get(named.name, named.name))
+
+    def random_key(self) -> jax.Array:
+        """The key to draw with.
+
+        Raises:
+            ConfigurationError: none was given.
+        """
+        if self.key is None:
+            raise ConfigurationError(
+                f"{self.module or 'the network'} draws random numbers in training: apply needs a key"
+            )
+        return self.key
+
+
+def number_kind(dtype: Any) -> int:
+    """0 for bool, 1 for integers, 2 for floats: torch's categories, the higher wins."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return 2
+    return 0 if dtype == jnp.bool_ else 1
+
+
+def result_dtype(context: Context, operands: Sequence[Value | bool | int | float]) -> Any:
+    """torch's `result_type`: arrays decide, then scalars held in arrays, then Python's numbers, each only by kind.
+
+    A lower class counts only where its kind is higher; a Python float among integers gives the floating dtype.
+    """
+    classes: list[list[Any]] = [[], []]
+    for operand in operands:
+        if isinstance(operand, Value):
+            classes[operand.ndim == 0].append(operand.dtype)
+    numbers = [KINDS.index(type(operand)) for operand in operands if not isinstance(operand, Value)]
+    found: Any = None
+    with jax.numpy_dtype_promotion("standard"):
+        for dtypes in classes:
+            if dtypes:
+                own = jnp.dtype(jnp.result_type(*dtypes))
+                if found is None or number_kind(own) > number_kind(found):
+                    found = own
+    highest = max(numbers, default=-1)
+    if found is None or highest > number_kind(found):
+        return (jnp.dtype(bool), jnp.dtype(jnp.int32), jnp.dtype(context.floating))[highest]
+    return found
+
+
+def as_value(x: Any, dtype: Any) -> Value:
+    """A tensor or a Python number as a `Value` of `dtype`."""
+    return Value(x.array.astype(dtype), x.order) if isinstance(x, Value) else from_torch_order(jnp.asarray(x, dtype))
+
+
+def per_axis(given: int | Sequence[Any], rank: int) -> tuple[Any, ...]:
+    """One entry for each of `rank` axes, from one for all of them (a number or a list of one) or a list.
+
+    Example:
+        >>> per_axis(3, 2), per_axis([1, 2], 2)
+        ((3, 3), (1, 2))
+    """
+    entries = (given,) if isinstance(given, int) else tuple(given)
+    return entries * rank if len(entries) == 1 else entries
+
+
+def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:
+    """Of any number of operands, tensors or numbers; `floating`: integers become floats first, as in a division."""
+
+    def operator(context: Context, *operands: Any, **options: Any) -> Value:
+        dtype = result_dtype(context, operands)
+        if floating and not jnp.issubdtype(dtype, jnp.floating):
+            dtype = context.floating
+        arrays, order = align([as_value(operand, dtype) for operand in operands])
+        return Value(function(*arrays, **options), order)
+
+    return operator
+
+
+def unary(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:
+    """Of one tensor, with numbers as options."""
+
+    def operator(context: Context, x: Value, *args: Any, **options: Any) -> Value:
+        array = x.array
+        if floating and not jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(context.floating)
+        return Value(function(array, *args, **options), x.order)
+
+    return operator
+
+
+def in_torch_order(function: Callable[..., Any]) -> Operator:
+    """Of arrays as torch counts their axes; so are its results."""
+
+    def operator(context: Context, *args: Any, **options: Any) -> Any:
+        del context
+        given = [_unwrap(arg) for arg in args]
+        result = function(*given, **{name: _unwrap(option) for name, option in options.items()})
+        return tuple(map(from_torch_order, result)) if isinstance(result, tuple | list) else from_torch_order(result)
+
+    return operator
+
+
+def _unwrap(arg: Any) -> Any:
+    if isinstance(arg, Value):
+        return to_torch_order(arg)
+    if type(arg) is tuple:
+        return tuple(_unwrap(part) for part in arg)
+    return arg
