@@ -20,8 +20,8 @@ from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.trace.encoder import from_torch_module, network_encoder
 from interop.trace.export import record_outputs
-from interop.trace.verify import relative_difference, verify_encoder
 from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
+from interop.trace.verify import relative_difference, verify_encoder
 
 __all__ = ["BATCH", "LIMIT", "measure"]
 

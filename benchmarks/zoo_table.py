@@ -54,7 +54,7 @@ def page(rows: Sequence[dict[str, Any]], *, code: str, batch: int, limit: float,
 
     Args:
         rows: as `benchmarks.torch_modules` stores them.
-        code: the hash of the code as it is now; rows that other code made are marked.
+        code: the hash of the code as it is now; rows that were measured on earlier code are marked.
         batch, limit, share: what the measurement used.
     """
     rows = sorted(rows, key=lambda row: row["name"])
@@ -82,7 +82,7 @@ def _counts(rows: Sequence[dict[str, Any]], code: str) -> str:
     text = ", ".join(f"{number} {outcome}" for outcome, number in numbers.items())
     text = f"**{len(rows)} networks: {text}.**"
     older = sum(row["code"] != code for row in rows)
-    marked = f"; {older} of them, marked *, were measured with another state of the code" if older else ""
+    marked = f"; {older} of them, marked *, were measured on earlier code" if older else ""
     return f"{text} Code when this page was written: `{code}`{marked}."
 
 

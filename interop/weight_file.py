@@ -146,7 +146,7 @@ class WeightFile:
             from interop.trace.state_dict import from_module_state_dict
 
             return from_module_state_dict(encoder, network, like=like)
-        from interop.weights.convert import from_torch_state_dict
+        from interop.weights.state_dict import from_torch_state_dict
 
         return from_torch_state_dict(network, like=like, dtype=dtype)
 
@@ -277,7 +277,7 @@ def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, 
         from interop.trace.state_dict import to_module_state_dict
 
         return to_module_state_dict(encoder, variables)
-    from interop.weights.convert import to_torch_state_dict
+    from interop.weights.state_dict import to_torch_state_dict
 
     return to_torch_state_dict(variables)
 
@@ -285,7 +285,7 @@ def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, 
 def _leaves_by_key(encoder: "Encoder", like: "Variables") -> dict[str, tuple[Any, str]]:
     """Torch's name of each leaf to the leaf and its rule; of a tensor that is several leaves here, to one of them."""
     from interop.weights.names import named_leaves, torch_names
-    from interop.weights.packed import whole_key
+    from interop.weights.packing import whole_key
 
     leaves = named_leaves(like)
     if encoder.facts.traced is not None:
@@ -295,7 +295,7 @@ def _leaves_by_key(encoder: "Encoder", like: "Variables") -> dict[str, tuple[Any
 
 
 def _torch_array(leaf: Any, rule: str) -> np.ndarray:
-    from interop.weights.convert import to_torch_array
+    from interop.weights.state_dict import to_torch_array
 
     return to_torch_array(as_numpy(leaf, "like"), rule)
 

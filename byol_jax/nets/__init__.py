@@ -1,4 +1,12 @@
-"""Native encoders, and the heads as a module of their own."""
+"""Networks as `Encoder`s of pure functions on dicts, and the heads that the learner puts on them.
+
+Read `resnet.py` first.
+
+    resnet, vit, cnn        native networks, with torchvision's names; `layers` is what they are made of
+    heads                   projector and predictor
+    linen, nnx              Flax modules as encoders (`byol_jax.from_linen`, `byol_jax.from_nnx`)
+    pretrained              an encoder that starts from given weights
+"""
 
 from byol_jax.nets import heads
 from byol_jax.nets.cnn import small_cnn

@@ -26,7 +26,7 @@ INVERTED = ("deterministic", "use_running_average")
 """Flax's own arguments that mean the opposite of training."""
 
 GUESSED_SIDES = (224, 32, 64, 96, 28, 128, 192, 256)
-"""Image sides that names are looked for with; which one is used makes no difference unless the network insists."""
+"""Image sides to trace with when only names are wanted; which one fits makes no difference to the names."""
 
 
 class _Network(NamedTuple):
@@ -34,7 +34,7 @@ class _Network(NamedTuple):
     train_argument: str | None
     rngs: tuple[str, ...]
     shapes: dict[tuple[int, ...], None]
-    """Image shapes that `init` was given, as keys: a hint for `hidden_layers`, which isn't told any."""
+    """Image shapes that `init` was given, as keys: `hidden_layers` gets none, and tries these first."""
 
 
 def from_linen(
@@ -56,7 +56,7 @@ def from_linen(
         rngs: names of the random streams that the module draws from while training.
 
     Raises:
-        ConfigurationError: not a linen module, no such argument, or an argument that nobody would give.
+        ConfigurationError: not a linen module, no such argument, or an argument that no encoder gives.
         HiddenLayerNotFoundError: from `apply`: no such layer, or one that isn't called.
         ValueError: from `apply`: the module draws random numbers and there is no key.
 
@@ -99,7 +99,7 @@ def _apply(
     key: Any = None,
     axis_name: str | None = None,
 ) -> tuple[Any, Any]:
-    del axis_name  # the module's own affair
+    del axis_name  # the module names its own
     if type(hidden_layer) is int and hidden_layer != OUTPUT:
         hidden_layer = resolve_hidden_layer(_hidden_layers(network, variables), hidden_layer)
     path = None if hidden_layer == OUTPUT else tuple(str(hidden_layer).split("."))
@@ -137,9 +137,9 @@ def _layer_output(network: _Network, intermediates: Any, path: tuple[str, ...], 
 
 
 def _hidden_layers(network: _Network, variables: Variables | None = None) -> tuple[str, ...]:
-    """Names by tracing. Those of a network that insists on its images' size are known after its `init` alone.
+    """Names, found by tracing; of a network that insists on its images' size only after its `init`.
 
-    The keys of `variables` would not do: they lack what has no parameters, and their order is the alphabet's.
+    The keys of `variables` don't suffice: sub-modules without parameters are absent, and the order is the alphabet's.
     """
     for shape in (*reversed(network.shapes), *_guessed_shapes(variables)):
         try:

@@ -93,7 +93,7 @@ def _apply(
     key: Any = None,
     axis_name: str | None = None,
 ) -> tuple[Any, Any]:
-    del axis_name  # the module's own affair
+    del axis_name  # the module names its own
     wanted = resolve_hidden_layer(snapshot.names, hidden_layer)
     module = _rebuild(snapshot, variables, key)
     if train:
@@ -144,8 +144,8 @@ class _Output(nnx.Variable):
 
 
 def _recast(node: Any, subclass: Any) -> None:
-    """Give one object of our own copy another `__call__`. `nnx.capture` could record methods too, but it changes the
-    users' classes while it does, and overlooks a `__call__` that is inherited."""
+    """Gives one object of our own copy another `__call__`. `nnx.capture` could record methods too, but it changes the
+    users' classes meanwhile, and overlooks a `__call__` that is inherited."""
     object.__setattr__(node, "__class__", subclass(type(node)))
 
 

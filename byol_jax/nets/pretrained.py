@@ -1,8 +1,4 @@
-"""Encoders from what somebody already has: here weights for an encoder, in `linen.py` and `nnx.py` Flax modules.
-
-A network written as pure functions needs no adapter: it is an `Encoder`. A torch module becomes one by
-`interop.from_torch_module`.
-"""
+"""An encoder that starts from weights that exist already, whatever made them: a file, a run, another encoder."""
 
 from typing import Any
 

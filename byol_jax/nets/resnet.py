@@ -1,4 +1,4 @@
-"""ResNets with torchvision's children, names, initialisation and function, as an `Encoder` of pure functions.
+"""ResNets with torchvision's children, names, initialisation and function, as an `Encoder` of pure functions on dicts.
 
 Every layer runs in training, whatever layer is asked for, so that all batch-norm statistics advance as PyTorch's do.
 Weights come from elsewhere: this file reads no files.
@@ -167,8 +167,8 @@ def resnet200_2x(**options: Any) -> Encoder:
 
 
 class Conv(NamedTuple):
-    """A block's convolution: its kernel's size, whether it carries the block's stride, widens to the output, and has
-    groups where the network has."""
+    """One of a block's convolutions: its name and its batch norm's, its kernel's size, whether it has the block's
+    stride, whether it widens to the block's output, and whether the network's groups apply to it."""
 
     name: str
     norm: str
@@ -212,6 +212,10 @@ class Block(NamedTuple):
         **norm_options: Any,
     ) -> tuple[jax.Array, PyTree, jax.Array | None]:
         """`relu(convolutions(x) + shortcut(x))`.
+
+        `kept` is the output of the child named `keep`, as a PyTorch forward hook holds it once the network has run.
+        torchvision's ReLU and its addition work in place, so a hook on `bn1` ends up with what the ReLU made of it, and
+        one on the last batch norm or on `relu` with the block's output. So fusing batch norm and ReLU loses nothing.
 
         Args:
             variables: this block's; a shortcut with weights iff params hold `downsample`.
@@ -258,7 +262,7 @@ def kernel_padding(kernel_size: int, padding: str) -> int | str:
 
 
 def _shortcut(variables, x, stride, norm_options):
-    """1×1 convolution and batch norm. Its outputs stay as they are: the addition writes into the other summand."""
+    """1×1 convolution and batch norm. A hook's outputs stay as they are: the addition writes into the other summand."""
     params, stats = variables.params["downsample"], variables.stats["downsample"]
     projected = conv2d(x, params["0"]["kernel"], stride=stride)
     y, norm = batch_norm(Variables(params["1"], stats["1"]), projected, **norm_options)

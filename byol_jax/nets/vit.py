@@ -126,6 +126,9 @@ class Layer(NamedTuple):
 def attention(params: dict[str, Any], x: jax.Array, *, num_heads: int, drop: Dropout = lambda weights: weights):
     """Multi-head self-attention: `softmax(q · kᵀ / sqrt(D / heads)) · v` a head, then `out_proj`.
 
+    Query, key and value are three linear layers, where torch packs them into one tensor, `in_proj_weight` (`interop`
+    splits it).
+
     Args:
         params: `query, key, value, out_proj`, each `{kernel: [D, D], bias: [D]}`; head h has the columns from
             h · D / heads on, as `torch.nn.MultiheadAttention` and Flax have it.
@@ -152,7 +155,9 @@ def attention(params: dict[str, Any], x: jax.Array, *, num_heads: int, drop: Dro
 def encoder_layer(
     params: dict[str, Any], x: jax.Array, key: jax.Array | None, *, layer: Layer, train: bool, keep: str | None
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`(y, kept)`; `kept` is the output of the child named `keep`, as a PyTorch forward hook sees it.
+    """`h = x + dropout(self_attention(ln_1(x)))`, `y = h + mlp(ln_2(h))`.
+
+    Returns `(y, kept)`; `kept` is the output of the child named `keep`, as a PyTorch forward hook sees it.
 
     Args:
         params: `ln_1, self_attention, ln_2, mlp`.

@@ -1,4 +1,4 @@
-"""Array functions under the networks, each in the form that is fastest for its shape and platform."""
+"""Array functions under the networks and the step: the only place that chooses a form by shape or platform."""
 
 from byol_jax.ops import conv, norm, pool
 

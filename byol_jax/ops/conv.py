@@ -2,8 +2,8 @@
 
 Three forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
 multiply over pixels; a small kernel on few channels, or one that gives a small map, is a matrix multiply over patches;
-everything else, groups and dilation included, is XLA's own convolution. No parameters, names or initialisers here;
-those belong to networks.
+everything else, groups and dilation included, is XLA's own convolution. Parameters, names and initialisers are in
+`byol_jax.nets`.
 """
 
 import jax
@@ -157,7 +157,7 @@ def _multiply(patches: jax.Array, kernel: jax.Array, layout: str) -> jax.Array:
     else:
         weights, contracted = kernel.transpose(0, 2, 3, 1).reshape(kernel.shape[0], -1), 1  # [O, h·w·C]
     turned = weights.shape[0] > weights.shape[1] and _turning_pays(pixels.shape[0], *weights.shape)
-    if turned:  # no transpose crosses a barrier, whose own gradient is one
+    if turned:  # XLA moves no transpose across a barrier, and a barrier's gradient is one too
         weights, contracted = jax.lax.optimization_barrier(weights.T), 1 - contracted
     y = jax.lax.dot_general(pixels, weights, (((1,), (contracted,)), ((), ())))
     return y.reshape(*patches.shape[:3], y.shape[1])

@@ -32,11 +32,11 @@ from interop.learners.fitting import (
 )
 from interop.learners.library import Library, Origin, below
 from interop.learners.states import replace_networks, state_leaves
-from interop.weights.state_dict import match_leaves, to_torch_array
+from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf
 from interop.weights.packing import pack
-from interop.weights.architectures import recognise
+from interop.weights.state_dict import match_leaves, to_torch_array
 
 __all__ = ["LIBRARY", "layout_of", "owner_of", "recognises", "roots"]
 

@@ -17,11 +17,11 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
 from interop.learners.states import NETWORKS, replace_networks, state_leaves
-from interop.weights.state_dict import match_leaves, to_torch_array
+from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf, torch_names
 from interop.weights.packing import pack
-from interop.weights.architectures import recognise
+from interop.weights.state_dict import match_leaves, to_torch_array
 
 __all__ = [
     "CLASSIFIER",

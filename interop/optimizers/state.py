@@ -21,11 +21,10 @@ from interop.arrays import as_numpy, as_tensor
 from interop.optimizers.names import Positions, Shape, positions_by_name, positions_by_shape
 from interop.optimizers.optax_states import Moments, all_moments, kind_of, with_moments
 from interop.optimizers.torch_states import ADAM, TorchState, read_torch_state
-from interop.weights.state_dict import match_leaves, to_torch_array
 from interop.weights.mismatch import Mismatch, compare_names
-from interop.weights.names import Leaf, named_leaves, torch_names
+from interop.weights.names import Leaf, named_leaves, torch_names, torch_shape
 from interop.weights.packing import PARTS, pack, whole_key
-from interop.weights.names import torch_shape
+from interop.weights.state_dict import match_leaves, to_torch_array
 
 __all__ = ["from_torch_opt_state", "to_torch_opt_state"]
 

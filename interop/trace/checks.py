@@ -1,4 +1,4 @@
-"""What can be said about a module before and after it is traced: what isn't supported, which operators are missing."""
+"""What stands in the way of a module: things that no trace would notice, and operators without a JAX counterpart."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Report(NamedTuple):
 def check(
     module: Any, *, image_size: int | Sequence[int] | None = 224, channels: int = 3, example_input: Any = None
 ) -> Report:
-    """Can this module be imported? Everything that stands in the way, with module paths; nothing is computed.
+    """Whether this module can be imported, and if not everything in the way, with module paths. Nothing is computed.
 
     Args:
         module, image_size, channels, example_input: as `from_torch_module` takes them.
@@ -90,7 +90,7 @@ class Missing(NamedTuple):
 
 
 def find_missing(traced: Traced) -> Missing:
-    """All operators of either mode that the table lacks."""
+    """All operators, of both modes, that the table lacks."""
     operators: dict[str, list[str]] = {}
     for graph in (traced.train, traced.eval):
         for node in graph.nodes:
@@ -102,7 +102,7 @@ def find_missing(traced: Traced) -> Missing:
 
 
 def check_module(module: Any) -> None:
-    """What no trace would notice, or notice too late.
+    """Refuses what no trace would notice, or only too late: lazy parameters, cumulative averages, unusual numbers.
 
     Raises:
         UnsupportedModuleError: all reasons at once, each with its path and what to do.

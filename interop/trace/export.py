@@ -1,8 +1,8 @@
 """From a torch.nn.Module to two graphs, one of training and one of evaluation. All of it is torch.
 
 `torch.export` follows the module's code once with a symbolic batch size and writes down every operator; functional
-form then makes every in-place write a new value and every changed buffer an output. A hook on every sub-module notes
-its output, flattened as byol-pytorch's hook flattens it, so one graph serves all hidden layers.
+form then makes every in-place write a new value and every changed buffer an output. A hook on every sub-module records
+its output, flattened as byol-pytorch's hook flattens it, so that one graph serves all hidden layers.
 """
 
 import contextlib
@@ -92,27 +92,31 @@ def _export(module: Any, example: Any) -> Graph:
 
 @contextlib.contextmanager
 def record_outputs(module: Any) -> Iterator[dict[str, Any]]:
-    """Meanwhile every sub-module's last tensor output, flattened as byol-pytorch's hook does: by name, as they come."""
-    torch = import_torch()
-    kept: dict[str, Any] = {}
+    """Inside the context, a dict that every sub-module's last tensor output is added to, by name, as they run.
 
-    def note(name: str) -> Any:
+    Outputs are flattened to [N, D], as byol-pytorch's hook flattens them.
+    """
+    torch = import_torch()
+    outputs: dict[str, Any] = {}
+
+    def recorder(name: str) -> Any:
         def hook(_: Any, __: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.ndim > 0:
-                kept[name] = output.reshape(output.shape[0], -1)
+                outputs[name] = output.reshape(output.shape[0], -1)
 
         return hook
 
-    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
+    handles = [part.register_forward_hook(recorder(name)) for name, part in module.named_modules() if name]
     try:
-        yield kept
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
-    """A module that returns the network's output, if it is a tensor, and all sub-modules' outputs; and their names."""
+    """A module that returns the network's output, if that is a tensor, and all sub-modules' outputs; and the list of
+    their names, filled when it runs."""
     names: list[str] = []
 
     class Recording(torch.nn.Module):
@@ -121,11 +125,11 @@ def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
-            with record_outputs(module) as kept:
+            with record_outputs(module) as outputs:
                 output = module(x)
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
-            names[:] = [*whole, *kept]
-            return [*whole.values(), *kept.values()]
+            names[:] = [*whole, *outputs]
+            return [*whole.values(), *outputs.values()]
 
     wrapper = Recording()
     wrapper.training = module.training  # the constructor says True, and export compares
@@ -133,7 +137,7 @@ def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
 
 
 def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
-    """What runs under `torch.no_grad()` gets inputs without gradients: functional form forgets the block otherwise."""
+    """Detaches the inputs of every `torch.no_grad()` block; functional form would forget that there was one."""
     blocked = torch.ops.higher_order.wrap_with_set_grad_enabled
     for node in graph_module.graph.nodes:
         if node.op != "call_function" or node.target is not blocked or node.args[0]:
@@ -190,8 +194,8 @@ def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph
             raise UnsupportedModuleError(
                 f"{type(module).__name__} changes {spec.target} in its forward pass ({kind.lower()}): only buffers may"
             )
-    noted = dict(zip(names, outputs, strict=True))
-    return Graph(sources, nodes, noted.pop("", None), noted, buffers, constants)
+    hidden = dict(zip(names, outputs, strict=True))
+    return Graph(sources, nodes, hidden.pop("", None), hidden, buffers, constants)
 
 
 def _tensors(module: Any) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""Stand-ins for the operators that draw, so that networks can be compared: every coin shows heads, dropout keeps all.
+"""Fixed results for everything that draws, so that two frameworks can be compared: dropout keeps all elements.
 
-`FIXED` is for the evaluator, `without_chance` the same in torch.
+`FIXED_DRAWS` are stand-ins for `interpret`'s operators; `fixed_draws` does the same in torch.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ DRAW = 0.5
 
 
 def _keep_elements(context: Context, x: jax.Array, rate: float) -> jax.Array:
-    """`random.dropped` where everything is kept."""
+    """`random.drop_elements`, where all are kept."""
     return x / (1 - rate) if rate < 1 else x
 
 
@@ -55,14 +55,14 @@ FIXED_DRAWS: dict[str, Operator] = {
     "aten.normal_functional": _fill,
     "aten.randperm": lambda context, n, **options: from_torch_order(jnp.arange(n, dtype=jnp.int32)),
 }
-"""By name without overload, to go before the table's."""
+"""By name without overload; they go before the table's."""
 
 
 def fixed_draws(torch: Any) -> Any:
-    """A mode in which torch draws what `without_chance.FIXED` draws."""
+    """A mode, entered by `with`, in which torch draws what `FIXED_DRAWS` draws."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class WithoutChance(TorchDispatchMode):
+    class FixedDraws(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = function.name().removeprefix("aten::").partition(".")[0]
             if name == "native_dropout":
@@ -78,4 +78,4 @@ def fixed_draws(torch: Any) -> Any:
                 return torch.arange(result.shape[0])
             return result
 
-    return WithoutChance()
+    return FixedDraws()

@@ -1,6 +1,6 @@
 """A traced network as plain data: what is read, which operators run in which order, what comes out.
 
-Neither torch nor JAX is needed to hold one; `export` makes it from a module, `evaluate` runs it.
+Neither torch nor JAX is needed to hold one. `export.py` makes it from a module, `interpret.py` runs it.
 """
 
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ class Graph(NamedTuple):
         sources: value name → where it comes from.
         nodes: in order.
         output: the network's output, or None where that isn't one tensor.
-        hidden: sub-module's dotted name → the value that a hook on it would hold in the end, flattened to [N, D].
+        hidden: sub-module's dotted name → what a hook on it would hold once the network has run, [N, D].
         buffers: buffer's dotted name → its new value.
         constants: arrays that the code made; in torch's layout.
     """

@@ -1,7 +1,7 @@
-"""Runs a traced graph in JAX: node after node, values by name, each as it lies.
+"""Runs a traced graph in JAX, node after node. Pure; under `jit` only the operators remain.
 
-Pure; under `jit` only the operators remain. Two steps come before: what `wanted` doesn't need is left out, and a ReLU
-that alone reads a batch norm is done inside it, as native networks have it.
+`program` prepares the nodes once: it leaves out what `wanted` doesn't need, and where a ReLU is the only reader of a
+batch norm it joins the two, as native networks do. `interpret` runs them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def program(graph: Graph, wanted: Sequence[Ref]) -> Program:
 
 
 def _norm_before(node: Node, by_name: Mapping[str, Node], readers: Mapping[str, int]) -> Node | None:
-    """The batch norm whose output this node, a ReLU, alone reads."""
+    """The batch norm before a ReLU that is the only reader of its output."""
     if node.op != "aten.relu.default":
         return None
     item = by_name.get(node.args[0].name)

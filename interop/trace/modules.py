@@ -1,7 +1,7 @@
 """Torch modules by name: "torchvision:resnet50", "timm:convnext_tiny", "package.module:factory".
 
-Two steps: `find_module` says whether library, name and weights exist and runs next to nothing; what it returns makes
-the module. Nothing is traced here.
+In two steps: `find_module` checks that library, name and weights exist, and runs next to nothing; the function that it
+returns makes the module. Nothing is traced here.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def torch_module(
             first, as `python -m` does.
         weights: what the library names: torchvision's "DEFAULT" or "IMAGENET1K_V2", timm's "DEFAULT" or a tag such as
             "a1_in1k"; the library may download them. None: random.
-        channels: of the images; only timm makes networks for others than 3, a factory knows its own.
+        channels: of the images; only timm makes networks for other numbers than 3, and a factory decides by itself.
         image_size: of the images, for networks that have it built in: some of timm's, torchvision's vision
             transformers (square, and without weights, which have their own). The module is tried with it.
         seed: of random weights. torch's own random state is as it was afterwards.
@@ -58,12 +58,10 @@ def torch_module(
 
 
 def find_module(name: str, *, weights: str | None = None) -> Callable[..., Any]:
-    """What makes the module that a name stands for, once everything that it needs is there.
-
-    Call it with `channels`, `image_size` and `seed`, as in `torch_module`.
+    """A function of channels, image_size and seed that makes the module; library, name and weights are known to exist.
 
     Args:
-        name, weights: as in `torch_module`.
+        name, weights: as in `torch_module`, whose other arguments the function takes by keyword.
 
     Raises: as `torch_module` does, for what can be known before the module is made.
 
@@ -106,7 +104,7 @@ def _make(
 
 
 def _try(torch: Any, name: str, module: Any, image_size: int | tuple[int, int], channels: int) -> None:
-    """Runs a copy once: a plain error about sizes says more than one that torch.export met on its way."""
+    """Runs a copy once: its own error about sizes says more than torch.export's would."""
     batch = example_batch(torch, module, image_size, channels, None)
     try:
         with torch.no_grad():
@@ -186,7 +184,7 @@ def _factory(path: str, factory: str, weights: str | None) -> Callable[..., Any]
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-    """Meanwhile modules are looked for in the current folder first, as under `python -m`, unless -P forbids that."""
+    """Inside the context imports look in the current folder first, as under `python -m`, unless -P forbids it."""
     folder = os.getcwd()
     if sys.flags.safe_path or folder in sys.path or "" in sys.path:
         yield

@@ -12,8 +12,8 @@ import numpy as np
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
 from interop.trace.encoder import traced_network
-from interop.weights.state_dict import match_leaves
 from interop.weights.names import Leaf, named_leaves
+from interop.weights.state_dict import match_leaves
 
 __all__ = ["from_module_state_dict", "to_module_state_dict"]
 

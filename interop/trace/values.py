@@ -1,4 +1,4 @@
-"""Arrays that remember how they lie: torch's axes in whatever physical order is fast.
+"""Arrays with torch's axes in whatever physical order is fast, and a note of that order.
 
 torch's operators count axes as [N, C, H, W]; XLA is fast on [N, H, W, C]. A `Value` holds the array as it lies and
 which of torch's axes each of its own axes is, so that a convolution, a norm or a sum works on pixels as they are, a
@@ -50,25 +50,25 @@ class Value(NamedTuple):
 
 
 def from_torch_order(array: Any) -> Value:
-    """An array that lies as torch counts."""
+    """The `Value` of an array that has torch's order of axes."""
     array = jnp.asarray(array)
     return Value(array, tuple(range(array.ndim)))
 
 
 def to_torch_order(value: Value) -> jax.Array:
-    """The array in torch's order; moves data where it lies otherwise."""
+    """The array with axes in torch's order; moves data where they lie otherwise."""
     return arrange(value, tuple(range(value.ndim)))
 
 
 def arrange(value: Value, order: Sequence[int]) -> jax.Array:
-    """The array with torch's axes in `order`."""
+    """The array with torch's axes in `order`; moves data where they lie otherwise."""
     if tuple(order) == value.order:
         return value.array
     return value.array.transpose([value.order.index(axis) for axis in order])
 
 
 def normal_axis(axis: int, ndim: int) -> int:
-    """A non-negative axis. A scalar has one for torch, 0."""
+    """The axis counted from the front. For torch a scalar has one axis, 0."""
     return axis % max(ndim, 1)
 
 
@@ -83,7 +83,7 @@ def physical_axes(value: Value, axes: int | Sequence[int] | None) -> tuple[int, 
 
 
 def align(values: Sequence[Value]) -> tuple[list[jax.Array], tuple[int, ...]]:
-    """All arrays with one rank and one order, ready to be broadcast: the order of the largest."""
+    """All arrays with one rank and one order, the largest's, ready to be broadcast; and that order."""
     rank = max(value.ndim for value in values)
     leader = max(values, key=lambda value: (value.ndim, value.array.size))
     return [arrange(_with_rank(value, rank), leader.order) for value in values], leader.order
@@ -107,13 +107,13 @@ def permute(value: Value, axes: Sequence[int]) -> Value:
 
 
 def unsqueeze(value: Value, axis: int) -> Value:
-    """A new torch axis of size 1; it lies first."""
+    """torch's `unsqueeze`; the new axis lies first."""
     axis = axis % (value.ndim + 1)
     return Value(value.array[None], (axis, *(old + (old >= axis) for old in value.order)))
 
 
 def squeeze(value: Value, axes: Sequence[int]) -> Value:
-    """Without those of torch's axes `axes` that have size 1."""
+    """torch's `squeeze`: without those of `axes` that have size 1."""
     gone = {normal_axis(axis, value.ndim) for axis in axes} if value.ndim else set()
     gone = {axis for axis in gone if value.shape[axis] == 1}
     array = value.array.reshape([n for n, axis in zip(value.array.shape, value.order, strict=True) if axis not in gone])
@@ -121,7 +121,7 @@ def squeeze(value: Value, axes: Sequence[int]) -> Value:
 
 
 def multiply_axes(value: Value, matrices: Sequence[np.ndarray]) -> Value:
-    """Each of torch's last axes multiplied by its matrix, [new size, old size]; an identity costs nothing."""
+    """Multiplies each of torch's last axes by its matrix, [new size, old size]; an identity costs nothing."""
     for offset, matrix in enumerate(matrices):
         if np.array_equal(matrix, np.eye(matrix.shape[1])):
             continue

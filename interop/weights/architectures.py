@@ -1,7 +1,7 @@
 """Networks by name, ResNets here and vision transformers from `transformers.py`: which keys, of which shapes.
 
-Made by rule, from a few numbers each. Used to check a state dict against a named architecture and to recognise what a
-file holds. Other families (whole BYOL learners among them) are recognised by a few tell-tale names only.
+Made by rule, from a few numbers each. They check a state dict against a named architecture, and recognise what a file
+holds. Other families (whole BYOL learners among them) are recognised by a few tell-tale names only.
 """
 
 import math
@@ -19,8 +19,8 @@ HEADS = ("fc", "heads.head", "head", "head.fc", "classifier")
 
 
 class Residual(NamedTuple):
-    """A torchvision ResNet: blocks per stage, convolutions per block (2 basic, 3 bottleneck), width of the inner
-    convolutions relative to the stage's, groups of the middle one."""
+    """A torchvision ResNet: blocks per stage; convolutions per block, 2 (basic) or 3 (bottleneck); the inner
+    convolutions' width relative to the stage's; the middle one's groups."""
 
     blocks: tuple[int, int, int, int]
     convolutions: int
@@ -137,7 +137,7 @@ def _resnet_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def _transformer_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The image's size is in timm's names; torchvision's have one, 224, and any other is told."""
+    """timm's names say the image's size; torchvision's mean 224, and another size is added."""
     for name, network in TRANSFORMERS.items():
         is_timm = network.library == "timm"
         patches, head = ("patch_embed.proj.weight", "head") if is_timm else ("conv_proj.weight", "heads.head")
@@ -168,7 +168,7 @@ def _has_any(keys: Collection[str], *prefixes: str) -> bool:
 
 
 def _has_each(*prefixes: str):
-    """All of `prefixes` occur."""
+    """A test whether some key begins with each of `prefixes`."""
     return lambda keys: all(_has_any(keys, prefix) for prefix in prefixes)
 
 

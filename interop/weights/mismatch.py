@@ -1,4 +1,4 @@
-"""One message for everything in which two sets of named arrays differ. Collects; raises only when asked to."""
+"""One message for everything in which two sets of named arrays differ. Collects, and raises only when told to."""
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
@@ -9,12 +9,12 @@ from byol_jax.errors import StateDictMismatchError
 __all__ = ["Mismatch", "compare_names"]
 
 SUGGESTIONS = 24
-"""Missing names that get a "nearest" beside them: matching names is quadratic, and nobody reads more."""
+"""How many missing names get a "nearest" beside them: matching is quadratic, and a longer list helps no reader."""
 
 
 @dataclass
 class Mismatch:
-    """What is wrong so far; the fields are complete sentences' halves, one per leaf."""
+    """What is wrong so far: each entry is a leaf's name and, in brackets, what more there is to say."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -23,7 +23,7 @@ class Mismatch:
     values: list[str] = field(default_factory=list)
 
     def deduplicate(self) -> None:
-        """Leaves out what is said twice: several leaves may be parts of one of torch's tensors."""
+        """Drops repeated entries: several leaves may be parts of one of torch's tensors."""
         for kind in (self.shapes, self.dtypes, self.values):
             kind[:] = dict.fromkeys(kind)
 

@@ -85,7 +85,7 @@ def torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_dtype(leaf: str, dtype: np.dtype) -> np.dtype:
-    """The type that a leaf has in files: its own, but batch norm's counters are int64 there."""
+    """The type that a leaf has in torch's files: its own, but batch norm's counters are int64 there."""
     return np.dtype(np.int64) if leaf == COUNTER and dtype == np.int32 else dtype
 
 
@@ -94,13 +94,12 @@ LEARNER_PARTS = frozenset({"encoder", "projector", "predictor"})
 
 
 class Leaf(NamedTuple):
-    """Where a leaf of the JAX side is found in torch.
+    """What a leaf is in torch.
 
     Attributes:
-        key: torch's name, joined by "."; where torch packs several leaves into one tensor, that of the part
-            (`packed.py`).
-        rule: the leaf's name for `rules.py`: its own in a native network, "" (nothing changes but the counters'
-            integer type) in a traced one.
+        key: torch's name, joined by "."; where torch packs several leaves into one tensor, the part's (`packing.py`).
+        rule: the name that `torch_order`, `torch_shape` and `torch_dtype` go by: the leaf's own in a native network and
+            for a counter; "" for others of a traced network, where nothing changes.
     """
 
     key: str

@@ -2,8 +2,8 @@
 
     X.in_proj_weight [3·D, D]  =  the rows of X.in_proj_weight[query], X.in_proj_weight[key], X.in_proj_weight[value]
 
-and `X.in_proj_bias` the same. The names in brackets are the leaves' keys until an array is written or read; no torch
-module has such names. Rows are copied, nothing is computed.
+and `X.in_proj_bias` the same. A leaf's key has the brackets until an array is written or read; no torch module has such
+names. Rows are copied, nothing is computed.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def whole_key(key: str) -> str:
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict with the parts of every tensor put together, where the first of them was.
+    """A state dict with the parts of each tensor put together, in the place of the first of them.
 
     Example:
         >>> parts = {part_key("x", "bias", part): np.full(2, number) for number, part in enumerate(PARTS)}

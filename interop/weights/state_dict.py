@@ -1,8 +1,8 @@
 """Native networks' variables to and from torch's state dicts, bit for bit.
 
-`to_torch_state_dict` and `from_torch_state_dict` are inverses. Names and layouts come from `names.py`,
-`packed.py`, `rules.py` and, for timm, `transformers.py`. Files are read by `interop.files`; whole learners and
-optimiser states are not handled here.
+`to_torch_state_dict` and `from_torch_state_dict` are inverses. Names and layouts come from `names.py`, `packing.py`
+and, for timm, `transformers.py`. `interop.files` reads files, `interop.learners` whole learners, `interop.optimizers`
+their optimisers' states.
 """
 
 from collections.abc import Collection, Mapping
@@ -141,7 +141,7 @@ def _rename_keys(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict
 def _with_own_head(
     state_dict: Mapping[str, Any], leaves: Mapping[str, Any], names: Mapping[str, Leaf]
 ) -> dict[str, Any]:
-    """The state dict with the network's own classifier in place of the file's; without any, where it has no values."""
+    """The state dict with the network's classifier in place of the file's; with none where `like` has shapes only."""
     own = {leaf.key: path for path, leaf in names.items() if is_head(leaf.key)}
     if not own and not any(map(is_head, state_dict)):
         raise ConfigurationError(
@@ -154,7 +154,7 @@ def _with_own_head(
 
 
 def _hint(mismatch: Mismatch, *, dtype: str | None, head: str) -> str:
-    """What to do about it, as far as it can be told."""
+    """What to do about it, where that can be told; else ""."""
     hints = []
     differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
     if differing and all(is_head(entry.partition(" ")[0]) for entry in differing):

@@ -15,7 +15,7 @@ __all__ = ["update_torch_module"]
 
 
 class Update(NamedTuple):
-    """One tensor of the module, its new value on its own device, and all names that the module has for it."""
+    """One tensor of the module, its new value on the same device, and every name that the module has for it."""
 
     target: Any
     value: Any
@@ -51,12 +51,12 @@ def update_torch_module(module: Any, variables: Any) -> list[str]:
     torch = import_torch()
     tensors = _named_tensors(module)
     values, unexpected = _values(variables, tensors)
-    staged, mismatch = _stage(module, tensors, values)
+    updates, mismatch = _updates(module, tensors, values)
     mismatch.unexpected += unexpected
     mismatch.raise_if_any("the variables don't fit the module, nothing was written")
     with torch.no_grad():
-        _write(staged)
-    written = {name for one in staged for name in one.names}
+        _write(updates)
+    written = {name for one in updates for name in one.names}
     return [name for name in tensors if name in written]
 
 
@@ -84,14 +84,15 @@ def _values(variables: Any, tensors: dict[str, Any]) -> tuple[dict[str, Any], li
     return pack(values), unexpected
 
 
-def _stage(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tuple[list[Update], Mismatch]:
+def _updates(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tuple[list[Update], Mismatch]:
+    """What to write, and everything that doesn't fit."""
     names_of: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(name)
     persistent = set(module.state_dict(keep_vars=True))
     required = [names[0] for names in names_of.values() if persistent & set(names) and not values.keys() & set(names)]
     mismatch = compare_names(required, [])
-    staged = []
+    updates = []
     for names in names_of.values():
         given = [name for name in names if name in values]
         if any(values[name].tobytes() != values[given[0]].tobytes() for name in given[1:]):
@@ -99,8 +100,8 @@ def _stage(module: Any, tensors: dict[str, Any], values: dict[str, Any]) -> tupl
         elif given:
             value = _as_tensor_like(values[given[0]], tensors[given[0]], given[0], mismatch)
             if value is not None:
-                staged.append(Update(tensors[given[0]], value, names))
-    return staged, mismatch
+                updates.append(Update(tensors[given[0]], value, names))
+    return updates, mismatch
 
 
 def _as_tensor_like(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> Any:
@@ -120,12 +121,13 @@ def _as_tensor_like(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> A
     return as_tensor(cast(array, dtype)).to(tensor.device)
 
 
-def _write(staged: list[Update]) -> None:
-    backups = [one.target.detach().clone() for one in staged]
+def _write(updates: list[Update]) -> None:
+    """All of them, or none."""
+    backups = [one.target.detach().clone() for one in updates]
     try:
-        for one in staged:
+        for one in updates:
             one.target.copy_(one.value)
     except BaseException:
-        for one, backup in zip(staged, backups, strict=True):
-            one.target[...] = backup  # another way in than the one that has just failed
+        for one, backup in zip(updates, backups, strict=True):
+            one.target[...] = backup  # not by `copy_`, which has just failed
         raise

@@ -25,7 +25,7 @@ def sensitive(depth=40, width=64):
 def test_what_rounding_does_to_two_rows_is_no_mistake(monkeypatch):
     """With the two rows alone the same network would be refused."""
     assert interop.from_torch_module(sensitive(), image_size=4).hidden_layers()[-1] == "121"
-    monkeypatch.setattr(verify, "_more_of", lambda example: example)
+    monkeypatch.setattr(verify, "ROLLS", 1)
     monkeypatch.setattr(verify, "_first_layer", lambda *rest: None)  # of 122, each run by itself
     with pytest.raises(ConversionMismatchError, match="Sequential in training"):
         interop.from_torch_module(sensitive(), image_size=4)
@@ -50,7 +50,7 @@ def test_a_mistake_in_training_alone_is_found_on_either_batch(monkeypatch):
 
 def test_more_of_an_example_are_other_inputs_of_the_same_values():
     for example in (torch.arange(12.0).view(2, 6, 1), torch.arange(12).view(2, 2, 3)):
-        more = verify._more_of(example)
+        more = verify.more_inputs(example)
         assert (more.dtype, more.shape) == (example.dtype, (16, *example.shape[1:]))
         assert len({tuple(row.flatten().tolist()) for row in more}) == 12
         assert set(more[::2].flatten().tolist()) == set(example[0].flatten().tolist())

@@ -13,7 +13,7 @@ import pytest
 
 from byol_jax import byol, nets
 from byol_jax.ema import ema_update
-from byol_jax.nets import norm
+from byol_jax.nets import layers
 from byol_jax.types import Variables
 from tests.parity.trajectory import SMALL, TOLERANCE, Case, Network, check, torch_small_cnn
 
@@ -100,7 +100,7 @@ EVEN = Network(lambda: torch_small_cnn(16), SMALL.ours, 16)
 """Maps of even size, where TensorFlow's padding gives the same shapes and other numbers."""
 
 MUTANTS = {
-    "biased running variance": Mutant(norm, "batch_norm_train", biased_variance, 7, r"(online|target) \S+/var"),
+    "biased running variance": Mutant(layers, "batch_norm_train", biased_variance, 7, r"(online|target) \S+/var"),
     "decay on unused layers": Mutant(byol, "_trained", all_trained, 4, r"(online|target) encoder/7/(kernel|bias)"),
     "padding SAME": Mutant(nets.cnn, "conv2d", same_padding, 30, r"loss|\S+ \S+"),
     "targets not crossed": Mutant(byol, "_both_views", not_crossed, 20, r"loss|\S+ \S+/(kernel|bias|scale)"),

@@ -86,7 +86,7 @@ def _transposed_convolution(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value:
-    """The transpose of a convolution, weight [C, O / groups, *kernel]: x with gaps, meeting the mirrored kernel."""
+    """The transpose of a convolution, weight [C, O / groups, *kernel]: x with gaps, and the kernel mirrored."""
     rank = weight.ndim - 2
     strides, dilations = per_axis(stride, rank), per_axis(dilation, rank)
     before, more = per_axis(padding, rank), per_axis(output_padding, rank)
@@ -149,10 +149,10 @@ def _fold(
     """`fold`, the transpose of `unfold`: overlapping patches are summed."""
     kernel = per_axis(kernel_size, 2)
     shape = (x.shape[0], x.shape[1] // (kernel[0] * kernel[1]), *output_size)
-    unfold = jax.linear_transpose(
+    fold = jax.linear_transpose(
         lambda image: _unfold(image, kernel, dilation, padding, stride), jax.ShapeDtypeStruct(shape, x.dtype)
     )
-    return unfold(x)[0]
+    return fold(x)[0]
 
 
 TABLE: dict[str, Operator] = {

@@ -16,7 +16,7 @@ __all__ = ["TABLE"]
 
 
 def _constant(value: Any) -> Operator:
-    """`zeros`, `ones`, and `empty`, whose contents nobody may rely on: zeros."""
+    """`zeros` and `ones`; `empty`, with arbitrary contents in torch, is zeros."""
 
     def make(context: Context, size: Sequence[int], *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
         return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype)))

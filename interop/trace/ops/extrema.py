@@ -1,8 +1,8 @@
 """Maxima and minima along axes, with a gradient that doesn't rest on computing the same number twice.
 
-The gradient of `jnp.max` goes to what equals the maximum. XLA may compute what stands before, a batch norm, say, once
-for the maximum and once more for the comparison, rounded otherwise: then nothing is equal, and the gradient is lost. On
-XLA:CPU without LLVM's optimisations that happened behind a batch norm and a ReLU with each of 60 inputs.
+The gradient of `jnp.max` goes to the elements that equal the maximum. XLA may compute the array, a batch norm's output,
+say, once for the maximum and again, rounded otherwise, for the comparison: then nothing is equal, and the gradient is
+lost. On XLA:CPU without LLVM's optimisations that happened behind a batch norm and a ReLU with each of 60 inputs.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def maximum(x: jax.Array, axes: Sequence[int]) -> jax.Array:
 
 
 def minimum(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """The smallest value, likewise."""
+    """The smallest value along `axes`; see `maximum`."""
     return _extremum(x, tuple(axes), True)
 
 
@@ -51,6 +51,6 @@ def _tangent(axes, smallest, primals, tangents):
 
 
 def _with_axes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The axes as one at the end."""
+    """The array with `axes` merged into one, the last."""
     last = jnp.moveaxis(array, axes, range(-len(axes), 0))
     return last.reshape(*last.shape[: array.ndim - len(axes)], -1)

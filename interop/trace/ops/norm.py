@@ -1,4 +1,4 @@
-"""Normalisations. Batch norm is byol_jax's own, statistics over the mapped axis included."""
+"""Normalisations. Batch norm is native networks' own, `byol_jax.ops.norm`, statistics over a mapped axis included."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +69,7 @@ def _evaluation_batch_norm(
 
 
 def _stateless_batch_norm(context: Context, x: Value, weight: Any, bias: Any, train: bool, momentum: float, eps: float):
-    """Batch norm that keeps no running statistics: always the batch's."""
+    """Batch norm without running statistics: always the batch's."""
     zeros = from_torch_order(jnp.zeros(x.shape[1], at_least_float32(x.dtype)))
     y, _, _ = batch_norm(context, x, weight, bias, zeros, zeros, True, 0.0, eps)
     return y, None, None
@@ -87,7 +87,7 @@ def _instance_norm(
     eps: float,
     *rest: Any,
 ) -> Value:
-    """Over all but torch's first two axes; by running statistics where it keeps them and is in evaluation."""
+    """Over all but torch's first two axes; in evaluation by running statistics where there are any."""
     if not use_input_stats and mean is not None and var is not None:
         return batch_norm(context, x, weight, bias, mean, var, False, momentum, eps)[0]
     axes = physical_axes(x, tuple(range(2, x.ndim)))
@@ -104,7 +104,7 @@ def _normalise(array: jax.Array, axes: tuple[int, ...], eps: float) -> tuple[jax
 
 
 def _affine(y: jax.Array, order: Sequence[int], rank: int, weight: Any, bias: Any, axes: Sequence[int]) -> jax.Array:
-    """y · weight + bias, both of the shape that torch's `axes` have."""
+    """`y · weight + bias`, which lie along torch's `axes`; y has torch's axes in `order`."""
 
     def spread(part: Value) -> jax.Array:
         array = to_torch_order(part).astype(y.dtype)

@@ -124,7 +124,11 @@ def per_axis(given: int | Sequence[Any], rank: int) -> tuple[Any, ...]:
 
 
 def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:
-    """Of any number of operands, tensors or numbers; `floating`: integers become floats first, as in a division."""
+    """An operator of any number of operands, tensors or numbers.
+
+    Args:
+        floating: integers become floats first, as in a division.
+    """
 
     def operator(context: Context, *operands: Any, **options: Any) -> Value:
         dtype = result_dtype(context, operands)
@@ -137,7 +141,7 @@ def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> 
 
 
 def unary(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:
-    """Of one tensor, with numbers as options."""
+    """An operator of one tensor, with numbers as options; `floating` as in `pointwise`."""
 
     def operator(context: Context, x: Value, *args: Any, **options: Any) -> Value:
         array = x.array
@@ -149,7 +153,7 @@ def unary(function: Callable[..., jax.Array], *, floating: bool = False) -> Oper
 
 
 def in_torch_order(function: Callable[..., Any]) -> Operator:
-    """Of arrays as torch counts their axes; so are its results."""
+    """An operator by a function of arrays, and with results, that have torch's order of axes."""
 
     def operator(context: Context, *args: Any, **options: Any) -> Any:
         del context

@@ -1,4 +1,4 @@
-"""Pooling, padding and resizing of [N, C, *spatial], worked on channels last."""
+"""Pooling and padding of [N, C, *spatial]; pools run with channels last."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -78,7 +78,10 @@ def _dilated_max(
     counts: Sequence[int],
     dilations: Sequence[int],
 ) -> jax.Array:
-    """By one strided slice a position, the first of equal maxima kept: XLA has no gradient of dilated windows."""
+    """A strided slice for each position of the window; the first of equal maxima wins.
+
+    XLA has no gradient of dilated windows.
+    """
     lead = array.ndim - len(kernel) - 1
     ends = [(c - 1) * s + d * (k - 1) + 1 for c, s, d, k in zip(counts, strides, dilations, kernel, strict=True)]
     after = [max(end - n - p, 0) for end, n, p in zip(ends, array.shape[lead:-1], pads, strict=True)]

@@ -1,4 +1,4 @@
-"""Operators that draw random numbers: JAX's own, from the step's key; only their distribution is torch's."""
+"""Operators that draw random numbers: by JAX, from the call's key; only their distributions are torch's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["TABLE", "draw", "draw_like", "drop_elements"]
 
 
 def drop_elements(context: Context, x: jax.Array, rate: float) -> jax.Array:
-    """x with a share `rate` of its elements zero and the others scaled by 1 / (1 - rate)."""
+    """x with each element zero with probability `rate`, else scaled by 1 / (1 - rate)."""
     if rate >= 1:
         return jnp.zeros_like(x)
     keep = jax.random.bernoulli(context.random_key(), 1 - rate, x.shape)
@@ -41,7 +41,7 @@ def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Val
 
 
 def draw(function: Callable[..., jax.Array]) -> Operator:
-    """Of a size, by `function(key, shape, dtype)`."""
+    """An operator that draws an array of a given size, by `function(key, shape, dtype)`."""
 
     def make(context: Context, size: Sequence[int], *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
         return from_torch_order(function(context.random_key(), tuple(size), context.dtype(dtype)))
@@ -50,7 +50,7 @@ def draw(function: Callable[..., jax.Array]) -> Operator:
 
 
 def draw_like(function: Callable[..., jax.Array]) -> Operator:
-    """Of a tensor's size and, unless told otherwise, its dtype."""
+    """An operator that draws an array of a tensor's size and, unless another is given, its dtype."""
 
     def make(context: Context, x: Value, *rest: Any, dtype: Dtype | None = None, **options: Any) -> Value:
         return Value(function(context.random_key(), x.array.shape, context.dtype(dtype, x.dtype)), x.order)

@@ -18,7 +18,7 @@ Axes = int | Sequence[int] | None
 
 
 def reduce_axes(x: Value, axes: Axes, keepdim: bool, function: Callable[..., jax.Array]) -> Value:
-    """`function(array, axes)`, which keeps reduced axes with size 1; then those go unless `keepdim`."""
+    """`function(array, axes)`, which leaves the axes with size 1; they are removed unless `keepdim`."""
     places = physical_axes(x, axes)
     array = function(x.array, places)
     if keepdim:

@@ -1,4 +1,4 @@
-"""Operators that change the shape, the order of axes or which elements there are, and those that make arrays."""
+"""Operators that change the shape, the order of axes or which elements there are."""
 
 import itertools
 from collections.abc import Sequence
@@ -155,7 +155,7 @@ def _select_scatter(context: Context, x: Value, src: Value, dim: int, index: int
 
 
 def _broadcast_like(source: Value, x: Value) -> jax.Array:
-    """`source` broadcast against x's rank, lying as x does."""
+    """`source` with x's rank, dtype and order of axes, ready to be broadcast."""
     arrays, order = align([as_value(source, x.dtype), x])
     return Value(arrays[0], order).array if order == x.order else arrays[0].transpose([order.index(a) for a in x.order])
 

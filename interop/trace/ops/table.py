@@ -1,8 +1,7 @@
 """All operators by torch's names, and how to add one.
 
 A name with its overload ("aten.max.dim") goes before the name alone ("aten.max"), which stands for all overloads. Each
-family of operators has a file: pointwise, activation, shape, create, reduce, linear, recurrent, conv, pool, resize,
-norm, random.
+file beside this one has the `TABLE` of its kind; `operator.py` and `extrema.py` are what they are made of.
 """
 
 from collections.abc import Callable
@@ -74,7 +73,7 @@ def register_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def find(op: str) -> Operator | None:
-    """The operator for a graph's name, None where there isn't one.
+    """The operator for a graph's name; None where there is none.
 
     Example:
         >>> find("aten.relu.default") is OPERATORS["aten.relu"]
