@@ -26,7 +26,7 @@ from benchmarks.machine import ROOT, available_cores, describe
 from benchmarks.table import heading, machine_line, workload_table
 from benchmarks.workloads import QUICK, WORKLOADS, Workload
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guarded
+from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
@@ -42,7 +42,7 @@ DEFAULT = "the system's default"
 def main(words: list[str] | None = None) -> int:
     """Runs the benchmark with the command line `words` (default: the process's own); returns the exit code."""
     words = sys.argv[1:] if words is None else words
-    return guarded(COMMAND, lambda: run(_options(words)), debug="--debug" in words)
+    return guard(COMMAND, lambda: run(_options(words)), debug="--debug" in words)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """Pre-training as a program, from top to bottom: check, open the data, open the run's folder, loop, finish.
 
-`pretrain` is what `byol-jax train` and the demo call. The algorithm is in byol.py; this file moves data in and numbers
+`pretrain` takes the arguments of `make_learner`, `train_recipe` a recipe (`byol-jax train` and the demo have one); both
+then do the same. The algorithm is in byol.py; this file moves data in and numbers
 out, and a run that was stopped goes on as if it had never stopped. What is written where: runs/folder.py.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +17,7 @@ from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables, make_learner
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
+from byol_jax.recipe import Recipe, check_warmup, for_run, learner_arguments, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
@@ -28,7 +31,7 @@ from byol_jax.types import Encoder, Learner, TrainState
 if TYPE_CHECKING:
     from interop import WeightFile
 
-__all__ = ["pretrain"]
+__all__ = ["Program", "pretrain", "train_recipe"]
 
 
 def pretrain(
@@ -47,8 +50,6 @@ def pretrain(
     checkpoint_every: int = 1000,
     log_every: int = 50,
     init_from: "str | Path | WeightFile | None" = None,
-    network: dict[str, Any] | None = None,
-    options: dict[str, Any] | None = None,
     progress: bool = True,
     tensorboard: bool = False,
     **learner_options: Any,
@@ -69,7 +70,6 @@ def pretrain(
         checkpoint_every, log_every: steps between checkpoints, and between rows of metrics.jsonl.
         init_from: file of weights (PyTorch's or ours) to start from, or what `interop.open_weights` made of it: an
             encoder's, or a whole learner's, of which heads and target are taken where their sizes are the same.
-        network, options: what config.json says about the encoder and the learner, for programs that rebuild them.
         progress: show progress on stderr.
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
         **learner_options: `make_learner`'s other arguments.
@@ -91,45 +91,149 @@ def pretrain(
         >>> int(state.step)
         2
     """
+    program = Program(
+        out=out,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        init_from=init_from,
+        progress=progress,
+        tensorboard=tensorboard,
+    )
+    learner = make_learner(encoder, image_size=image_size, **learner_options)
+    num_channels = learner_options.get("num_channels", 3)
+    source = _open(data, Length(steps, epochs, batch_size), program, image_size=image_size, num_channels=num_channels)
+    options = learner_options | {"image_size": image_size}
+    return _run(encoder, learner, source, program, options, record={"network": None, "learner": learner_options})
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a run is told beside what it learns and from which images; each value as in `pretrain`."""
+
+    out: str | Path
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    workers: int = 2
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    init_from: "str | Path | WeightFile | None" = None
+    progress: bool = True
+    tensorboard: bool = False
+
+
+def train_recipe(
+    encoder: Encoder, data: Any, recipe: Recipe, program: Program, *, network: dict[str, Any], every_image: bool = False
+) -> TrainState:
+    """`pretrain` by a recipe, whose schedules last as long as the run turns out to be once its data is open.
+
+    Args:
+        encoder: the network; network: what config.json says about it.
+        data: as in `pretrain`, but for an iterable.
+        recipe: with `steps` or `epochs`.
+        program: where and how.
+        every_image: an epoch counts every image, so that a run has ⌊epochs · images / batch_size⌋ steps, as presets
+            state their length; else it leaves out the last, incomplete batch.
+
+    Raises:
+        ConfigurationError: also for a warm-up stated in steps that is longer than the run; one in epochs may be.
+    """
+    normalize = network.get("normalize")
+    sized = for_run(recipe, total_steps=recipe.steps or 1, steps_per_epoch=1, batch_size=recipe.batch_size)
+    options = learner_arguments(sized, normalize=normalize)
+    learner = make_learner(encoder, **options)  # a layer that isn't there is said before a folder is looked through
+    length = Length(recipe.steps, recipe.epochs, recipe.batch_size, every_image)
+    source = _open(data, length, program, image_size=recipe.image_size, num_channels=recipe.num_channels)
+    steps_per_epoch = len(source.images) / recipe.batch_size
+    whole = for_run(
+        recipe, total_steps=source.total_steps, steps_per_epoch=steps_per_epoch, batch_size=recipe.batch_size
+    )
+    if recipe.warmup_steps is not None:
+        check_warmup(whole)
+    if whole != sized:
+        options = learner_arguments(whole, normalize=normalize)
+        learner = make_learner(encoder, **options)
+    notes = []
+    if recipe.schedule == "cosine" and warmup_steps(whole) > source.total_steps:
+        notes.append(f"the warm-up of {warmup_steps(whole)} steps is longer than the run, which ends within it")
+    if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
+        notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
+    record = {"network": network, "learner": to_json(whole)}
+    return _run(encoder, learner, source, program, options, record=record, notes=notes)
+
+
+def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_channels: Any) -> Source:
+    check_at_least(
+        1,
+        batch_size=length.batch_size,
+        checkpoint_every=program.checkpoint_every,
+        log_every=program.log_every,
+    )
+    return open_source(
+        data,
+        length,
+        image_size=image_size,
+        num_channels=num_channels,
+        workers=program.workers,
+        known=run_paths(program.out).images if program.resume else None,
+        show=program.progress,
+    )
+
+
+def _run(
+    encoder: Encoder,
+    learner: Learner,
+    source: Source,
+    program: Program,
+    options: dict[str, Any],
+    *,
+    record: dict[str, Any],
+    notes: Sequence[str] = (),
+) -> TrainState:
+    """Opens the run's folder and trains. `options` are `make_learner`'s; `record` is what config.json says of them."""
     import interop
 
-    check_at_least(1, batch_size=batch_size, checkpoint_every=checkpoint_every, log_every=log_every)
-    learner = make_learner(encoder, image_size=image_size, **learner_options)
-    source = open_source(
-        data,
-        Length(steps, epochs, batch_size),
-        image_size=image_size,
-        num_channels=learner_options.get("num_channels", 3),
-        workers=workers,
-        known=run_paths(out).images if resume else None,
-        show=progress,
-    )
-    state = learner.init(jax.random.key(seed))
-    weights = None if init_from is None else interop.open_weights(init_from)
+    out = program.out
+    state = learner.init(jax.random.key(program.seed))
+    weights = None if program.init_from is None else interop.open_weights(program.init_from)
     state = state if weights is None else weights.start(encoder, state)
     writes = parallel.is_writer()
-    events = event_writer(run_paths(out).tensorboard) if tensorboard and writes else None
-    sizes = {"image_size": image_size, "steps": source.total_steps, "batch_size": source.batch_size, "seed": seed}
+    events = event_writer(run_paths(out).tensorboard) if program.tensorboard and writes else None
     config = run_config(
-        network=network,
-        learner=learner_options if options is None else options,
+        **record,
         data=source.identity,
-        training=sizes,
-        unimportant={"out": str(out), "workers": workers, "checkpoint_every": checkpoint_every, "log_every": log_every},
+        training={
+            "image_size": options["image_size"],
+            "steps": source.total_steps,
+            "batch_size": source.batch_size,
+            "seed": program.seed,
+        },
+        unimportant={
+            "out": str(out),
+            "workers": program.workers,
+            "checkpoint_every": program.checkpoint_every,
+            "log_every": program.log_every,
+        },
         init_from=weights,
     )
     parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
     with lock(out):
-        paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
+        paths, resumed = prepare(out, config, resume=program.resume, overwrite=program.overwrite)
         if writes:
             source.write_list(paths.images)
         if writes and not resumed:
-            picture_views(paths.views, source.images, learner_options, image_size, state.key)
+            picture_views(paths.views, source.images, options, options["image_size"], state.key)
             if weights is not None:
                 export_encoder(paths.exported / START, encoder, encoder_variables(state), say=lambda line: None)
         path = paths.log if writes else None
-        with TrainingLog(path, total_steps=source.total_steps, show=progress and writes) as log:
-            plan = Plan(encoder, learner, source, paths, log, seed, workers, checkpoint_every, log_every, events)
+        with TrainingLog(path, total_steps=source.total_steps, show=program.progress and writes) as log:
+            for note in notes:
+                log.say(note)
+            plan = Plan(encoder, learner, source, program, paths, log, events)
             state = _train(plan, state, resumed)
     return state
 
@@ -140,12 +244,9 @@ class Plan(NamedTuple):
     encoder: Encoder
     learner: Learner
     source: Source
+    program: Program
     paths: RunPaths
     log: TrainingLog
-    seed: int
-    workers: int
-    checkpoint_every: int
-    log_every: int
     record_events: Callable[[dict[str, Any]], None] | None
 
 
@@ -180,7 +281,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
     done, total = int(state.step), plan.source.total_steps
     state, step = parallel.replicate(state, mesh), None
-    tally = Tally(done, log_every=plan.log_every, epoch_steps=plan.source.epoch_steps)
+    tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
     with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
         stopping = False
         while done < total and not stopping:
@@ -196,7 +297,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
                 _record(plan, row)
-            if done % plan.checkpoint_every == 0 or last or tally.divergence:
+            if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
@@ -211,7 +312,10 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
 def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
     """Batches for the steps after `start_step`, on the devices."""
     return plan.source.loader(
-        start_step=start_step, seed=plan.seed, workers=plan.workers, place=lambda batch: parallel.shard(batch, mesh)
+        start_step=start_step,
+        seed=plan.program.seed,
+        workers=plan.program.workers,
+        place=lambda batch: parallel.shard(batch, mesh),
     )
 
 
@@ -238,7 +342,7 @@ def _record(plan: Plan, row: dict[str, Any]) -> None:
 
 def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
     """What to say of a run that has diverged and whose state was saved after step `saved`."""
-    batch = plan.source.batch_indices(divergence.step - 1, seed=plan.seed)
+    batch = plan.source.batch_indices(divergence.step - 1, seed=plan.program.seed)
     images = f", images {', '.join(map(str, batch[:LISTED]))}{', …' * (len(batch) > LISTED)}" if batch else ""
     return (
         f"{divergence.count} steps in a row up to step {divergence.step} had no finite loss, gradient and statistics;"

@@ -14,7 +14,7 @@ FLOORS = {
         "loss ema optim schedules metrics ops augment",
         "nets",
         "settings views byol",
-        "presets parallel checkpoint data evaluate",
+        "recipe presets parallel checkpoint data evaluate",
         "runs",
         "report",
         "train",

@@ -20,14 +20,14 @@ from byol_jax.errors import (
     one_line,
 )
 
-__all__ = ["guarded"]
+__all__ = ["guard"]
 
 WRONG_INPUT = (ConfigurationError, DataError, DamagedCheckpointError, InteropError)
 NOT_THE_USERS_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 """A full or failing disk, a limit on sizes, used-up file handles: the run failed, though the options were right."""
 
 
-def guarded(command: str, work: Callable[[], int], *, debug: bool = False) -> int:
+def guard(command: str, work: Callable[[], int], *, debug: bool = False) -> int:
     """`work()`'s exit code, or that of the error it ended with, said in one line that begins with `command`.
 
     Warnings are one line as well. `SystemExit` with a number is passed on as that number.
@@ -37,13 +37,13 @@ def guarded(command: str, work: Callable[[], int], *, debug: bool = False) -> in
         try:
             return _exit_code(work)
         except KeyboardInterrupt:
-            return _said(f"{command}: stopped from the keyboard", 130)
+            return _say(f"{command}: stopped from the keyboard", 130)
         except BrokenPipeError:
-            return _closed_pipe()
+            return _silence_stdout()
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            return _said(*_verdict(command, error))
+            return _say(*_verdict(command, error))
 
 
 def _exit_code(work: Callable[[], int]) -> int:
@@ -67,7 +67,7 @@ def _verdict(command: str, error: Exception) -> tuple[str, int]:
     return f"{command}: failed: {type(error).__name__}: {error} (--debug shows where)", 1
 
 
-def _said(line: str, code: int) -> int:
+def _say(line: str, code: int) -> int:
     print(one_line(line), file=sys.stderr)
     return code
 
@@ -79,7 +79,7 @@ def _one_line_warning(command: str) -> Callable[..., None]:
     return show
 
 
-def _closed_pipe() -> int:
+def _silence_stdout() -> int:
     """The reader of our output has gone, as in `byol-jax env | head -1`: no more output, not even at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

@@ -43,12 +43,11 @@ def add_channels(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
     )
 
 
-def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: str | None) -> None:
-    """Adds `--network`, `--weights` and `--init-from`."""
+def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: str | None = None) -> None:
+    """Adds `--network`, `--weights` and `--init-from`; the help names what stands in where no network is given."""
     parser.add_argument(
         "--network",
         type=any_network_name,
-        default=default,
         metavar="NAME",
         help=f"one of {ALL_NETWORKS}" + (f" ({default})" if default else ""),
     )

@@ -8,6 +8,7 @@ pixels, and the same network at random initialisation.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from rich.table import Table
 
 from byol_jax import evaluate, nets, presets, report
 from byol_jax.byol import encoder_variables, make_learner
-from byol_jax.cli.recipe import learner_arguments
 from byol_jax.data import open_dataset
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError
 from byol_jax.hidden import OUTPUT
 from byol_jax.nets.cnn import torch_expression
-from byol_jax.train import pretrain
+from byol_jax.recipe import learner_arguments
+from byol_jax.train import Program, train_recipe
 from byol_jax.types import Learner, TrainState
 
 __all__ = ["run"]
@@ -54,33 +55,20 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
         raise ConfigurationError(f"steps={total}: expected at least 1")
     say = Console(stderr=True, highlight=False, soft_wrap=True).print
     out = Path(out)
-    preset = presets.small_grey()
-    images, labels = _embedded()
+    recipe = replace(presets.small_grey(), steps=total, hidden_layer=OUTPUT)  # no classifier: the output is the map
+    images, labels = _embedded_images()
     train = images[:TRAIN_IMAGES]
-    say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {total:,} steps of {preset.batch_size}")
+    say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {total:,} steps of {recipe.batch_size}")
     if overwrite and (out / "config.json").exists():
         for stale in ("results.json", "improved-net.pt"):
             (out / stale).unlink(missing_ok=True)
     encoder = nets.small_cnn(num_classes=None)
-    recipe = _recipe(preset, total)
-    arguments = learner_arguments(recipe, image_size=IMAGE_SIZE, total_steps=total)
-    state = pretrain(
-        encoder,
-        train,
-        out=out,
-        image_size=IMAGE_SIZE,
-        steps=total,
-        batch_size=preset.batch_size,
-        seed=seed,
-        overwrite=overwrite,
-        log_every=100,
-        checkpoint_every=5_000,
-        network={"name": "small_cnn", "channels": 1, "num_classes": None},
-        options=recipe,
-        **arguments,
-    )
+    program = Program(out=out, seed=seed, overwrite=overwrite, log_every=100, checkpoint_every=5_000)
+    network = {"name": recipe.network, "channels": recipe.num_channels, "num_classes": None}
+    state = train_recipe(encoder, train, recipe, program, network=network)
     say("measuring: weighted kNN and a linear probe, with both controls")
-    learner = make_learner(encoder, image_size=IMAGE_SIZE, **arguments)
+    arguments = learner_arguments(recipe)
+    learner = make_learner(encoder, **arguments)
     features = {
         "raw_pixels": evaluate.raw_pixels(images),
         "random_init": _features(learner, learner.init(jax.random.key(seed)), images),
@@ -92,7 +80,8 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
 
     expression = torch_expression(num_classes=None, image_size=IMAGE_SIZE)
     weights = out / "improved-net.pt"
-    say(_hand_over(weights, expression, state, images[TRAIN_IMAGES:], features["byol"][TRAIN_IMAGES:], preset))
+    test, expected = images[TRAIN_IMAGES:], features["byol"][TRAIN_IMAGES:]
+    say(_hand_over(weights, expression, state, test, expected, normalize=arguments["normalize"]))
     results = scores | {"pytorch": expression}
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     write_atomically(out / "evaluation.json", json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
@@ -101,26 +90,7 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
     return results
 
 
-def _recipe(preset: presets.Preset, total_steps: int) -> dict[str, Any]:
-    """The preset as config.json has it, so that the demo's folder can be opened like any run's."""
-    return {
-        "hidden_layer": OUTPUT,  # the network has no classifier: its output is the flattened map
-        "projection_size": preset.projection_size,
-        "projection_hidden_size": preset.projection_hidden_size,
-        "moving_average_decay": preset.base_decay,
-        "use_momentum": True,
-        "num_channels": preset.num_channels,
-        "augment": preset.augmentation,
-        "normalize": [list(part) for part in preset.normalize],
-        "optimizer": preset.optimizer,
-        "learning_rate": preset.base_learning_rate,
-        "weight_decay": preset.weight_decay,
-        "schedule": "cosine",
-        "warmup_steps": int((preset.warmup_fraction or 0) * total_steps),
-    }
-
-
-def _embedded() -> tuple[np.ndarray, np.ndarray]:
+def _embedded_images() -> tuple[np.ndarray, np.ndarray]:
     dataset = open_dataset("fashion-mnist", image_size=IMAGE_SIZE, num_channels=1, with_labels=True)
     if dataset.labels is None:
         raise DataError("the embedded images came without labels: reinstall the package")
@@ -144,7 +114,7 @@ def _print(scores: dict[str, dict[str, float]], *, test_images: int) -> None:
 
 
 def _hand_over(
-    path: Path, expression: str, state: TrainState, images: np.ndarray, expected: np.ndarray, preset: presets.Preset
+    path: Path, expression: str, state: TrainState, images: np.ndarray, expected: np.ndarray, *, normalize: Any
 ) -> str:
     """Writes the encoder for PyTorch, loads it strictly into a plain PyTorch network and compares the features.
 
@@ -160,9 +130,10 @@ def _hand_over(
     network = eval(expression, {"__builtins__": {}}, {"nn": nn})  # the very text that results.json gives to readers
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     network.eval()
+    (mean,), (std,) = normalize
     floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255  # [N, C, H, W]
     with torch.no_grad():
-        features = network((floats - preset.normalize[0][0]) / preset.normalize[1][0]).flatten(1).numpy()
+        features = network((floats - mean) / std).flatten(1).numpy()
     difference = float(np.abs(features - expected).max() / np.abs(expected).max())
     if difference > FEATURE_TOLERANCE:
         raise ConversionMismatchError(

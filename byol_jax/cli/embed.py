@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, add_output, add_which, check_output, folder_for
 from byol_jax.cli.networks import check_network, find_network, needs_network
-from byol_jax.cli.recipe import add_hidden_layer
+from byol_jax.cli.recipe_options import add_hidden_layer
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=values.positive_int, default=2, metavar="N", help="threads that decode (2)")
     network = parser.add_argument_group("a network instead of a run")
-    add_network(network, default=None)
+    add_network(network)
     network.add_argument(
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(network)
-    add_hidden_layer(network, default=None)
+    add_hidden_layer(network)
 
 
 def check(options: argparse.Namespace) -> list[str]:
@@ -59,7 +59,7 @@ def check(options: argparse.Namespace) -> list[str]:
         problems += needs_network(options, "weights", "init_from", "image_size", "channels", "hidden_layer")
     elif options.project or options.which != "online":
         problems.append(f"{'--project' if options.project else '--which target'} needs RUN: a network has no such part")
-    return problems + check_network(options)
+    return problems + check_network(options, network=options.network)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -68,21 +68,21 @@ def run(options: argparse.Namespace) -> int:
 
     from byol_jax.cli.images import features_of
 
-    opened = _from_network(options) if options.run is None else _from_run(options)
+    source = _from_network(options) if options.run is None else _from_run(options)
     embeddings = features_of(
-        opened.function,
-        opened.state,
-        opened.dataset,
-        np.arange(len(opened.dataset)),
-        image_size=opened.image_size,
+        source.function,
+        source.state,
+        source.dataset,
+        np.arange(len(source.dataset)),
+        image_size=source.image_size,
         batch_size=options.batch_size,
     )
-    _write(options.out, _arrays(embeddings, opened.dataset))
+    _write(options.out, _arrays(embeddings, source.dataset))
     print(f"{embeddings.shape[0]} x {embeddings.shape[1]}: {options.out}")
     return 0
 
 
-class Opened(NamedTuple):
+class FeatureSource(NamedTuple):
     """What features are taken from: `function(state, images)`, the images, and the size that it takes them in."""
 
     function: Callable[[Any, Any], Any]
@@ -91,27 +91,27 @@ class Opened(NamedTuple):
     image_size: int | tuple[int, int]
 
 
-def _from_run(options: argparse.Namespace) -> Opened:
+def _from_run(options: argparse.Namespace) -> FeatureSource:
     from byol_jax.cli.images import open_images
-    from byol_jax.cli.opened_run import open_run
+    from byol_jax.cli.open_run import open_run
 
-    opened = open_run(options.run, options.which)
+    trained = open_run(options.run, options.which)
     dataset = open_images(
         options.data,
-        image_size=opened.image_size,
-        num_channels=opened.config["learner"]["num_channels"],
+        image_size=trained.image_size,
+        num_channels=trained.config["learner"]["num_channels"],
         with_labels=values.has_classes(options.data),
         workers=options.workers,
     )
-    function = opened.projection() if options.project else opened.embedding()
-    return Opened(function, opened.state, dataset, opened.image_size)
+    function = trained.projection() if options.project else trained.embedding()
+    return FeatureSource(function, trained.state, dataset, trained.image_size)
 
 
-def _from_network(options: argparse.Namespace) -> Opened:
+def _from_network(options: argparse.Namespace) -> FeatureSource:
     import jax
 
     from byol_jax.cli.images import open_training_images
-    from byol_jax.cli.lone_network import lone_network
+    from byol_jax.cli.open_network import open_network
 
     make_network = find_network(options.network, options.weights)
     dataset, image_size, channels = open_training_images(
@@ -121,8 +121,8 @@ def _from_network(options: argparse.Namespace) -> Opened:
         with_labels=values.has_classes(options.data),
         workers=options.workers,
     )
-    network = lone_network(options, make_network, image_size=image_size, channels=channels)
-    return Opened(jax.jit(network.learner.embed), network.state, dataset, image_size)
+    network = open_network(options, make_network, image_size=image_size, channels=channels)
+    return FeatureSource(jax.jit(network.learner.embed), network.state, dataset, image_size)
 
 
 def _arrays(embeddings: Any, dataset: Any) -> dict[str, Any]:

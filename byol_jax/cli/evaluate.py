@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """Measures; prints a table or JSON and writes RUN/evaluation.json."""
     from byol_jax import disk, evaluate, report
     from byol_jax.cli.images import open_labelled
-    from byol_jax.cli.opened_run import open_run
+    from byol_jax.cli.open_run import open_run
 
     opened = open_run(options.run, options.which)
     train, test, class_names, split = open_labelled(

@@ -13,7 +13,7 @@ from byol_jax.errors import DataError
 from byol_jax.evaluate import extract, raw_pixels
 from byol_jax.runs.progress import progress_bar
 
-__all__ = ["Labelled", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
+__all__ = ["LabelledImages", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
 
 IMAGE_SIZE = 224
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -21,7 +21,7 @@ TRAIN_PART = 0.8
 """Of a set that comes in one piece: this part of it trains the classifiers, the rest measures them."""
 
 
-class Labelled(NamedTuple):
+class LabelledImages(NamedTuple):
     """Some images of a dataset, `indices` [n], and their `labels` [n] int32."""
 
     dataset: Dataset
@@ -64,7 +64,7 @@ def open_training_images(
 
 def open_labelled(
     source: str, labels: Path | None, *, seed: int, **options: Any
-) -> tuple[Labelled, Labelled, tuple[str, ...] | None, str]:
+) -> tuple[LabelledImages, LabelledImages, tuple[str, ...] | None, str]:
     """Images to fit classifiers on, images to measure them on, the classes' names, and how the two were split.
 
     A folder with `train` and `test` (or `val`) keeps its split; anything else is shuffled by `seed` and split 80 to 20.
@@ -79,13 +79,13 @@ def open_labelled(
         measured = open_images(test, with_labels=True, **options)
         if train.class_names != measured.class_names:
             raise DataError(f"{source}: train and {test.name} have different classes, the sub-folders must be the same")
-        fit, measure = (_labelled(part, np.arange(len(part))) for part in (train, measured))
+        fit, measure = (_with_labels(part, np.arange(len(part))) for part in (train, measured))
         return fit, measure, train.class_names, f"as in {source}: train and {test.name}"
     dataset = open_images(source, with_labels=labels is None, **options)
     given = dataset.labels if labels is None else _read_labels(labels, len(dataset))
     order = np.random.default_rng(seed).permutation(len(dataset))
     first = int(TRAIN_PART * len(dataset))
-    fit, measure = (_labelled(dataset, part, given) for part in (order[:first], order[first:]))
+    fit, measure = (_with_labels(dataset, part, given) for part in (order[:first], order[first:]))
     return fit, measure, dataset.class_names, f"80 % to fit, 20 % to measure, shuffled with seed {seed}"
 
 
@@ -112,13 +112,13 @@ def pixels_of(dataset: Dataset, indices: np.ndarray, *, image_size: int | tuple[
     return np.concatenate([raw_pixels(images[start : start + 256]) for start in range(0, len(indices), 256)])
 
 
-def _labelled(dataset: Dataset, indices: np.ndarray, labels: np.ndarray | None = None) -> Labelled:
+def _with_labels(dataset: Dataset, indices: np.ndarray, labels: np.ndarray | None = None) -> LabelledImages:
     labels = dataset.labels if labels is None else labels
     if labels is None:
         raise DataError("no labels: put each class in a sub-folder of its own, or give --labels")
     if len(indices) == 0 or len(np.unique(labels)) < 2:
         raise DataError(f"{len(labels)} images of {len(np.unique(labels))} classes: at least 2 classes are needed")
-    return Labelled(dataset, indices, labels[indices].astype(np.int32))
+    return LabelledImages(dataset, indices, labels[indices].astype(np.int32))
 
 
 def _read_labels(path: Path, count: int) -> np.ndarray:

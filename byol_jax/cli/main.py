@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from byol_jax import __version__
-from byol_jax.cli.boundary import guarded
+from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError, nearest
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "import": "check a PyTorch state dict against a network and write it as .safetensors",
     "convert": "rewrite a weight file in another format",
     "preview": "draw the two views of some images, as training will see them",
+    "presets": "list the recipes that train --preset takes, with their sources and results",
     "bench": "time the training step (in a checkout)",
     "demo": "train on the embedded images and measure the result",
     "env": "print versions and devices",
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = f"byol-jax {name}" if name in COMMANDS else "byol-jax"
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # a path that isn't text is printed as the bytes that it is
-    return guarded(command, lambda: _dispatch(words, name), debug=debug)
+    return guard(command, lambda: _dispatch(words, name), debug=debug)
 
 
 def _dispatch(words: list[str], name: str) -> int:
@@ -78,7 +79,7 @@ def _without_command(words: list[str]) -> int:
     parser = Parser("byol-jax", "COMMAND [options]", "Self-supervised image pre-training (BYOL) in JAX.")
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     width = max(map(len, COMMANDS))
-    parser.formatter_class = _as_written
+    parser.formatter_class = _keep_line_breaks
     parser.epilog = "\n".join(
         [
             "commands:",
@@ -93,7 +94,7 @@ def _without_command(words: list[str]) -> int:
     parser.error(f"name a sub-command, one of {', '.join(COMMANDS)}")
 
 
-def _as_written(prog: str):
+def _keep_line_breaks(prog: str):
     """argparse's formatter that keeps the line breaks of the list of commands."""
     import argparse
 

@@ -1,15 +1,25 @@
-"""The names that `--network` understands, and the encoder behind each. Nothing here trains or loads weights.
+"""The networks that have names: what `--network` may be, the encoder behind it, and what config.json says of it.
 
-A network in a run's `config.json` is `{"name": "resnet18", "channels": 3, "num_classes": 1000}`, or
-`{"name": "torchvision:resnet18", "weights": null, "channels": 3}`.
+config.json's "network" is {"name": "resnet18", "channels": 3, "num_classes": 1000}, with other arguments of the
+network's function where it was given any; of a torch module {"name": "torchvision:resnet18", "weights": null,
+"channels": 3}, with "normalize" where its weights want another mean and standard deviation than ImageNet's. A torch
+module is traced once, and kept in the run's folder for where there is no torch.
+
+    make = find_network(options.network, options.weights)          # before data is opened: a wrong name costs nothing
+    description, encoder = make(image_size=224, channels=3, seed=0, start=None)
+    encoder_from(description, run=options.out)                     # and back, of a run that is opened later
 """
 
 import argparse
+import contextlib
+import io
+import logging
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from byol_jax.errors import ConfigurationError, nearest
 
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ALL_NETWORKS",
     "NETWORKS",
+    "SMALL_IMAGES",
+    "Network",
     "any_network_name",
     "check_network",
     "encoder_from",
@@ -45,7 +57,7 @@ NETWORKS = (*RESNETS, *(name + SMALL_IMAGES for name in RESNETS), *VARIANTS, *TR
 """Every native network's name, in the order of the help."""
 
 LIBRARIES = ("torchvision", "timm")
-"""Those whose networks, and weights of them, have names."""
+"""Libraries that name their networks, and weights of them."""
 
 ALL_NETWORKS = ", ".join((*NETWORKS, *(f"{library}:NAME" for library in LIBRARIES), "package.module:factory"))
 """What `--network` may be, for the help."""
@@ -62,7 +74,7 @@ def network_name(word: str) -> str:
 
 
 def any_network_name(word: str) -> str:
-    """A converter for argparse: a native network's name, or one that only torch can say whether it exists."""
+    """A converter for argparse: a native network's name, or a torch module's, which its library checks later."""
     library, colon, name = word.partition(":")
     if not colon:
         problem = _wrong_name(word, ALL_NETWORKS)
@@ -76,9 +88,9 @@ def any_network_name(word: str) -> str:
     return word
 
 
-def check_network(options: argparse.Namespace) -> list[str]:
-    """What is wrong with `--network`, `--weights` and `--init-from` together, as far as the words say."""
-    network, weights = options.network, options.weights
+def check_network(options: argparse.Namespace, *, network: str | None) -> list[str]:
+    """What is wrong with `--weights` and `--init-from` beside this network, as far as the command line tells."""
+    weights = options.weights
     if network is None or weights is None:
         return []
     if Path(weights).suffix in WEIGHT_FILES or Path(weights).is_file():
@@ -97,31 +109,40 @@ def needs_network(options: argparse.Namespace, *names: str) -> list[str]:
     return [f"--{name.replace('_', '-')} needs --network" for name in given if getattr(options, name) is not None]
 
 
-def find_network(name: str, weights: str | None = None) -> Callable[..., tuple[dict[str, Any], "Encoder"]]:
+class Network(NamedTuple):
+    """A network by name: what config.json says of it, and the encoder."""
+
+    description: dict[str, Any]
+    encoder: "Encoder"
+
+
+def find_network(
+    name: str, weights: str | None = None, *, options: Mapping[str, Any] | None = None, run: Path | None = None
+) -> Callable[..., Network]:
     """What makes a network, once it is known that there is one of this name and weights of that.
 
     Call it with `image_size`, `channels`, `seed` (of a torch module's weights) and `start` (the state dict that the
-    encoder will start from, or None); it gives what `config.json` says, and the encoder.
+    encoder will start from, or None).
+
+    Args:
+        options: other arguments of a native network's function.
+        run: the folder of a run that goes on: a torch module that it keeps is used, and torch isn't needed.
 
     Raises:
         ConfigurationError, MissingDependencyError: there is none, or the library isn't installed.
     """
     if ":" not in name:
-        return partial(_native, name)
-    from byol_jax.cli.torch_networks import find_traced
+        return partial(_make_native, name, options or {})
+    if run is not None and _keeps_network(run):
+        return partial(_load_kept, run, name, weights)
+    import interop
 
-    return find_traced(name, weights)
-
-
-def _native(
-    name: str, *, image_size: Any, channels: int, seed: int, start: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], "Encoder"]:
-    network = network_from(name, channels, start)
-    return network, encoder_from(network)
+    with _stdout_aside():
+        return partial(_trace, name, weights, interop.find_module(name, weights=weights))
 
 
 def starts_random(network: Mapping[str, Any]) -> bool:
-    """Whether a configuration's network has random weights at first; what a factory does, nobody knows."""
+    """Whether a configuration's network has random weights at first; of a factory that can't be told: no."""
     library, colon, _ = str(network.get("name")).partition(":")
     return not colon or (library in LIBRARIES and network.get("weights") is None)
 
@@ -140,22 +161,39 @@ def network_from(name: str, channels: int, weights: Mapping[str, Any] | None = N
     return {"name": name, "channels": channels, "num_classes": num_classes}
 
 
-def encoder_from(network: Mapping[str, Any]) -> "Encoder":
-    """The encoder that a configuration's native `network` describes.
+def encoder_from(network: Mapping[str, Any], *, run: Path | None = None) -> "Encoder":
+    """The encoder that a configuration's `network` describes.
+
+    Args:
+        run: the folder of the run, which keeps a torch module's.
 
     Raises:
         ConfigurationError: no such network.
+        CheckpointFormatError: the torch module isn't in the folder, or is damaged.
 
     Example:
-        >>> encoder_from({"name": "resnet18", "num_classes": 10}).hidden_layers()[-1]
+        >>> encoder_from({"name": "resnet18", "num_classes": 10, "padding": "same"}).hidden_layers()[-1]
         'fc'
     """
-    from byol_jax import nets
+    name = str(network.get("name"))
+    if ":" in name and run is not None:
+        import interop
+        from byol_jax.runs.folder import run_paths
 
-    name, num_classes = str(network.get("name")), network.get("num_classes")
+        return interop.load_network(run_paths(run).network)
     if problem := _wrong_name(name):
         raise ConfigurationError(f"network {problem}")
-    makers = {
+    options = {key: value for key, value in network.items() if key not in ("name", "channels", "weights", "normalize")}
+    if name in RESNETS or name.endswith(SMALL_IMAGES):
+        options["stem"] = "cifar" if name.endswith(SMALL_IMAGES) else "imagenet"
+    return _function(name.removesuffix(SMALL_IMAGES))(**{"num_classes": None} | options)
+
+
+def _function(name: str) -> Callable[..., "Encoder"]:
+    """The function in `nets` that makes a native network."""
+    from byol_jax import nets
+
+    return {
         "resnet18": nets.resnet18,
         "resnet34": nets.resnet34,
         "resnet50": nets.resnet50,
@@ -173,11 +211,98 @@ def encoder_from(network: Mapping[str, Any]) -> "Encoder":
         "vit_b32": nets.vit_b32,
         "vit_l16": nets.vit_l16,
         "small_cnn": nets.small_cnn,
-    }
-    if name not in RESNETS and not name.endswith(SMALL_IMAGES):
-        return makers[name](num_classes=num_classes)
-    stem = "cifar" if name.endswith(SMALL_IMAGES) else "imagenet"
-    return makers[name.removesuffix(SMALL_IMAGES)](num_classes=num_classes, stem=stem)
+    }[name]
+
+
+def _make_native(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    image_size: Any,
+    channels: int,
+    seed: int,
+    start: Mapping[str, Any] | None,
+) -> Network:
+    network = network_from(name, channels, start) | dict(options)
+    return Network(network, encoder_from(network))
+
+
+def _trace(
+    name: str,
+    weights: str | None,
+    make_module: Callable[..., Any],
+    *,
+    image_size: Any,
+    channels: int,
+    seed: int,
+    start: Mapping[str, Any] | None,
+) -> Network:
+    import interop
+
+    with _stdout_aside():
+        module = make_module(channels=channels, image_size=image_size, seed=seed)
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the graph that it gives up at
+            encoder = interop.from_torch_module(module, image_size=image_size, channels=channels)
+    return Network(_describe_module(name, weights, channels) | _normalization(module, weights, channels), encoder)
+
+
+def _keeps_network(run: Path) -> bool:
+    """Whether a run's folder has checkpoints and a traced network."""
+    from byol_jax.runs.folder import run_paths
+
+    paths = run_paths(run)
+    return paths.network.is_dir() and any(paths.checkpoints.glob("*/manifest.json"))
+
+
+def _load_kept(
+    run: Path,
+    name: str,
+    weights: str | None,
+    *,
+    image_size: Any,
+    channels: int,
+    seed: int,
+    start: Mapping[str, Any] | None,
+) -> Network:
+    """The configuration is compared before the network is loaded, since that was traced for one size of images."""
+    from byol_jax.runs.config import read_config, refuse_differences
+
+    stored, network = read_config(run), _describe_module(name, weights, channels)
+    if "normalize" in (own := stored.get("network") or {}):  # only the library knows it, and isn't asked
+        network["normalize"] = own["normalize"]
+    given = {"network": network, "image_size": image_size}
+    refuse_differences(run, {key: stored.get(key) for key in given}, given)
+    return Network(network, encoder_from(network, run=run))
+
+
+@contextlib.contextmanager
+def _stdout_aside() -> Iterator[None]:
+    """While inside, what others' code prints goes to stderr, since it is no result. What torch logs, it also raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _describe_module(name: str, weights: str | None, channels: int) -> dict[str, Any]:
+    return {"name": name, "weights": weights, "channels": channels}
+
+
+def _normalization(module: Any, weights: str | None, channels: int) -> dict[str, Any]:
+    """The mean and standard deviation that named weights were trained with, where they aren't ImageNet's.
+
+    timm notes them in its modules; all that torchvision has are ImageNet's (0.29.1).
+    """
+    from byol_jax.settings import IMAGENET_MEAN_STD
+
+    facts = getattr(module, "pretrained_cfg", None) or {}
+    own = [list(facts[key]) for key in ("mean", "std") if facts.get(key) is not None]
+    if weights is None or channels != 3 or len(own) != 2 or own == [list(part) for part in IMAGENET_MEAN_STD]:
+        return {}
+    return {"normalize": own}
 
 
 def _wrong_name(name: str, known: str = ", ".join(NETWORKS)) -> str | None:

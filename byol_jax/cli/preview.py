@@ -1,6 +1,6 @@
 """`byol-jax preview DATA --out PNG`: a picture of images beside their two views, before time is spent on training.
 
-With `--network` it is also tried whether the network takes them, and what it would learn from is said.
+With `--network` it also checks that the network takes such images, and prints what it would learn from.
 """
 
 import argparse
@@ -8,7 +8,8 @@ import argparse
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, add_output, check_output, folder_for
 from byol_jax.cli.networks import check_network, find_network, needs_network
-from byol_jax.cli.recipe import AUGMENTATIONS, add_hidden_layer
+from byol_jax.cli.recipe_options import add_augment, add_hidden_layer
+from byol_jax.recipe import DEFAULT, augmentations
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -25,15 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(parser)
-    parser.add_argument(
-        "--augment",
-        type=values.one_of(AUGMENTATIONS),
-        default="simclr",
-        metavar="SET",
-        help=f"one of {', '.join(AUGMENTATIONS)} (simclr)",
-    )
-    add_network(parser, default=None)
-    add_hidden_layer(parser, default=None)
+    add_augment(parser, "the random changes")
+    add_network(parser)
+    add_hidden_layer(parser)
     parser.add_argument("--count", type=values.positive_int, default=8, metavar="N", help="how many images (8)")
     parser.add_argument("--seed", type=values.whole_number, default=0, metavar="N", help="which images and views (0)")
 
@@ -42,7 +37,7 @@ def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
     problems = check_output(options.out, overwrite=options.overwrite)
     problems += needs_network(options, "weights", "init_from", "hidden_layer")
-    return problems + check_network(options)
+    return problems + check_network(options, network=options.network)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,8 +46,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from byol_jax.cli.images import open_training_images
-    from byol_jax.cli.lone_network import lone_network, summary
-    from byol_jax.cli.recipe import augmentations
+    from byol_jax.cli.open_network import open_network, summary
     from byol_jax.data import epoch_order
     from byol_jax.runs.pictures import views_grid
     from byol_jax.views import sample_views
@@ -61,11 +55,11 @@ def run(options: argparse.Namespace) -> int:
     dataset, image_size, channels = open_training_images(options.data, options.image_size, options.channels)
     lines = []
     if make_network is not None:
-        network = lone_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
+        network = open_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
         lines = summary(options.network, network)
     images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
     floats = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
-    first, second, _ = augmentations(options.augment, image_size, channels)
+    first, second = augmentations(options.augment or DEFAULT.augmentation, image_size)
     key = jax.random.fold_in(jax.random.key(options.seed), 0)
     with jax.numpy_dtype_promotion("standard"):
         view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)

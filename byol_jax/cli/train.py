@@ -4,17 +4,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, check_folder
-from byol_jax.cli.networks import check_network, find_network
-from byol_jax.cli.recipe import add_recipe, check_recipe, learner_arguments, recipe_from
+from byol_jax.cli.networks import Network, check_network, find_network
+from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
+from byol_jax.recipe import DEFAULT, Recipe
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
-IMAGE_SIZE = 224
-USAGE = "DATA --out RUN (--steps N | --epochs N) [options]"
+USAGE = "DATA --out RUN (--steps N | --epochs N | --preset NAME) [options]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data", type=values.data_source, metavar="DATA", help="a folder of images, an .npz or .npy file, fashion-mnist"
     )
     run = parser.add_argument_group("the run")
+    add_preset(run)
     run.add_argument("--out", type=values.new_path, required=True, metavar="RUN", help="the folder that the run writes")
     run.add_argument("--resume", action="store_true", help="go on from RUN's newest complete checkpoint")
     run.add_argument("--overwrite", action="store_true", help="delete what RUN holds, then start")
     run.add_argument("--steps", type=positive, metavar="N", help="length in optimiser steps")
-    run.add_argument("--epochs", type=positive, metavar="N", help="length in passes over the images")
-    run.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images a step, in all (256)")
+    run.add_argument("--epochs", type=positive, metavar="N", help="length in passes over the images, whole batches")
+    run.add_argument("--batch-size", type=positive, metavar="N", help="images a step, in all (256)")
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
     run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
     run.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too (needs the extra [logs])")
     run.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode images (2)")
     network = parser.add_argument_group("the network and its images")
-    add_network(network, default="resnet18")
+    add_network(network, default=DEFAULT.network)
     network.add_argument(
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
@@ -52,16 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    problems = []
-    if (options.steps is None) == (options.epochs is None):
-        problems.append("give either --steps or --epochs" + (", not both" if options.steps else ""))
+    problems, recipe = [], recipe_from(options)
+    if (recipe.steps is None) == (recipe.epochs is None):
+        problems.append("give either --steps or --epochs" + (", not both" if options.steps else " (or a --preset)"))
     if options.resume and options.overwrite:
         problems.append("--resume and --overwrite contradict each other, give one of them")
     problems += check_folder(options.out, replaceable=options.resume or options.overwrite, hint="--resume, --overwrite")
-    if options.batch_size < 2:
+    if recipe.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
-    problems += check_network(options)
-    return problems + check_recipe(options) + _check_processes(options)
+    problems += check_network(options, network=recipe.network)
+    return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,29 +72,24 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.allocator import keep_freed_memory
 
     keep_freed_memory()
-    make_network = _found_network(options)  # before data or devices: a wrong name costs nothing
+    recipe = recipe_from(options)
+    make_network = find_network(  # before data or devices: a wrong name costs nothing
+        recipe.network,
+        options.weights,
+        options=recipe.network_options,
+        run=options.out if options.resume else None,
+    )
     if options.num_processes is None or options.num_processes == 1:
-        _train(options, make_network)
+        _train(options, recipe, make_network)
     else:
         _keep_stdout_for_results()
-        _train_together(options, make_network)
+        _train_together(options, recipe, make_network)
     if not options.process_id:
         print(options.out)
     return 0
 
 
-def _found_network(options: argparse.Namespace) -> Callable[..., Any]:
-    """What makes the network; where a torch module's run goes on, from what the run keeps of it."""
-    if options.resume and ":" in options.network:
-        from byol_jax.cli.torch_networks import find_kept
-
-        return find_kept(options.out, options.network, options.weights) or find_network(
-            options.network, options.weights
-        )
-    return find_network(options.network, options.weights)
-
-
-def _train_together(options: argparse.Namespace, make_network: Callable[..., Any]) -> None:
+def _train_together(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., Network]) -> None:
     from byol_jax import parallel
 
     parallel.initialize(
@@ -99,41 +97,66 @@ def _train_together(options: argparse.Namespace, make_network: Callable[..., Any
         process_id=options.process_id,
         coordinator_address=options.coordinator_address,
     )
-    _train(options, make_network)
+    _train(options, recipe, make_network)
 
 
-def _train(options: argparse.Namespace, make_network: Callable[..., Any]) -> None:
+def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., Network]) -> None:
     import interop
-    from byol_jax import pretrain
+    from byol_jax import train
 
-    data, image_size, channels = _source(options)
-    recipe = recipe_from(options, channels)
+    data, recipe = _open_array(options, recipe)
+    if options.resume:
+        recipe = _at_its_own_rate(recipe, options.out)
     weights = None if options.init_from is None else interop.open_weights(options.init_from)
-    start = None if weights is None else weights.network()
-    network, encoder = make_network(image_size=image_size, channels=channels, seed=options.seed, start=start)
-    total_steps = options.steps if options.epochs is None else options.epochs * _steps_per_epoch(data, options)
-    same = (
-        "out",
-        "epochs",
-        "steps",
-        "batch_size",
-        "seed",
-        "resume",
-        "overwrite",
-        "workers",
-        "tensorboard",
+    network = make_network(
+        image_size=recipe.image_size,
+        channels=recipe.num_channels,
+        seed=options.seed,
+        start=None if weights is None else weights.network(),
     )
-    pretrain(
-        encoder,
-        data,
-        image_size=image_size,
-        network=network,
-        options=recipe,
+    program = train.Program(
         init_from=weights,
-        **{name: value for name, value in vars(options).items() if name in same},
-        **_given(options, "checkpoint_every", "log_every"),
-        **learner_arguments(recipe, network=network, image_size=image_size, total_steps=total_steps),
+        **{name: value for name, value in vars(options).items() if name in PROGRAM and value is not None},
     )
+    train.train_recipe(
+        network.encoder,
+        data,
+        recipe,
+        program,
+        network=network.description,
+        every_image=options.epochs is None,
+    )
+
+
+PROGRAM = ("out", "seed", "resume", "overwrite", "workers", "checkpoint_every", "log_every", "tensorboard")
+"""Options that are `train.Program`'s; what isn't given has its default there."""
+
+
+def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recipe]:
+    """The data, and the recipe with its image size and channels: an array's own, where neither option nor preset says.
+
+    A folder is left to the program, which keeps the list of its images.
+    """
+    if values.is_folder(options.data):
+        return options.data, recipe
+    from byol_jax.cli.images import open_training_images
+
+    said = options.preset is not None
+    size = recipe.image_size if said else options.image_size
+    channels = recipe.num_channels if said else options.channels
+    dataset, size, channels = open_training_images(options.data, size, channels, workers=options.workers)
+    return dataset, replace(recipe, image_size=size, num_channels=channels)
+
+
+def _at_its_own_rate(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe as a run that goes on has it: one that began before LARS's rate was scaled keeps its rate."""
+    from byol_jax.runs.config import read_config
+
+    if recipe.optimizer != "lars" or not any((run / "checkpoints").glob("*/manifest.json")):
+        return recipe
+    learner = read_config(run).get("learner")
+    began_unscaled = isinstance(learner, dict) and "scale_learning_rate" not in learner
+    return replace(recipe, scale_learning_rate=False) if began_unscaled else recipe
 
 
 def _keep_stdout_for_results() -> None:
@@ -150,30 +173,7 @@ def _keep_stdout_for_results() -> None:
     sys.stdout = os.fdopen(results, "w", encoding=sys.stdout.encoding)
 
 
-def _source(options: argparse.Namespace) -> tuple[Any, int | tuple[int, int], int]:
-    """What to give to `pretrain`, the image size and the channels; what isn't said follows from an array itself.
-
-    A folder is left to `pretrain`, unless a schedule needs to know beforehand how many images there are.
-    """
-    needs_count = options.schedule == "cosine" and options.epochs is not None
-    if values.is_folder(options.data) and not needs_count:
-        return options.data, options.image_size or IMAGE_SIZE, options.channels or 3
-    from byol_jax.cli.images import open_training_images
-
-    return open_training_images(options.data, options.image_size, options.channels, workers=options.workers)
-
-
-def _steps_per_epoch(data: Any, options: argparse.Namespace) -> int:
-    """Whole batches in the data; 1 where it isn't known and a constant schedule doesn't ask."""
-    return 1 if isinstance(data, str) else max(len(data) // options.batch_size, 1)
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the options that were given; the others keep the default of the function that takes them."""
-    return {name: value for name, value in vars(options).items() if name in names and value is not None}
-
-
-def _check_processes(options: argparse.Namespace) -> list[str]:
+def _check_processes(options: argparse.Namespace, batch_size: int) -> list[str]:
     count, number, address = options.num_processes, options.process_id, options.coordinator_address
     if count is None:
         named = {"--process-id": number, "--coordinator-address": address}
@@ -185,8 +185,8 @@ def _check_processes(options: argparse.Namespace) -> list[str]:
         problems.append(f"--num-processes {count} needs {' and '.join(lacking)}")
     if number is not None and number >= count:
         problems.append(f"--process-id {number} must be below --num-processes {count}")
-    if options.batch_size % count:
-        problems.append(f"--batch-size {options.batch_size} must be a multiple of --num-processes {count}")
+    if batch_size % count:
+        problems.append(f"--batch-size {batch_size} must be a multiple of --num-processes {count}")
     return problems
 
 

@@ -109,7 +109,9 @@ def data_source(word: str) -> str:
         return word
     path = Path(word)
     if not path.exists():
-        raise argparse.ArgumentTypeError(f"{_absent(path)}; a folder of images, an .npz or .npy file or {EMBEDDED}")
+        raise argparse.ArgumentTypeError(
+            f"{_describe_absence(path)}; a folder of images, an .npz or .npy file or {EMBEDDED}"
+        )
     if not path.is_dir() and path.suffix.lower() not in ARRAY_SUFFIXES:
         raise argparse.ArgumentTypeError(f"{word!r} is neither a folder nor an {' or '.join(ARRAY_SUFFIXES)} file")
     return word
@@ -131,7 +133,7 @@ def existing_file(word: str) -> Path:
     """A file that is there; a regular one, since opening a named pipe would wait for a writer."""
     path = Path(word)
     if not path.exists():
-        raise argparse.ArgumentTypeError(_absent(path))
+        raise argparse.ArgumentTypeError(_describe_absence(path))
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{word!r} is a folder, a file is wanted")
     if not path.is_file():
@@ -151,7 +153,7 @@ def run_folder(word: str) -> Path:
     """A folder that `byol-jax train` wrote."""
     path = Path(word)
     if not path.exists():
-        raise argparse.ArgumentTypeError(f"{_absent(path)}; give the folder that byol-jax train wrote to")
+        raise argparse.ArgumentTypeError(f"{_describe_absence(path)}; give the folder that byol-jax train wrote to")
     if not (path / "config.json").is_file():
         raise argparse.ArgumentTypeError(f"{word!r} holds no config.json; give the folder that byol-jax train wrote to")
     return path
@@ -184,8 +186,8 @@ def new_file(*suffixes: str) -> Callable[[str], Path]:
     return file
 
 
-def _absent(path: Path) -> str:
-    """That `path` isn't there, with the nearest name beside it where there is one."""
+def _describe_absence(path: Path) -> str:
+    """Says that `path` isn't there, and which name beside it is the nearest, if any is near."""
     if not path.parent.is_dir():
         return f"{str(path)!r} doesn't exist, nor does the folder {str(path.parent)!r}"
     alike = difflib.get_close_matches(path.name, sorted(os.listdir(path.parent)), n=1)

@@ -23,11 +23,15 @@ LISTED = 20
 
 
 class Length(NamedTuple):
-    """How long a run is, as a person gives it: exactly one of steps and epochs."""
+    """How long a run is, as a person gives it: exactly one of steps and epochs.
+
+    An epoch is the whole batches in the data; with `every_image` incomplete ones add up to steps too.
+    """
 
     steps: int | None
     epochs: int | None
     batch_size: int
+    every_image: bool = False
 
 
 class Source(NamedTuple):
@@ -122,7 +126,7 @@ def open_source(
 
 def _steps(images: Any, length: Length) -> tuple[int, int | None]:
     """Steps in all, and in an epoch."""
-    steps, epochs, batch_size = length
+    steps, epochs, batch_size, every_image = length
     if (steps is None) == (epochs is None):
         raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
     check_at_least(
@@ -138,4 +142,6 @@ def _steps(images: Any, length: Length) -> tuple[int, int | None]:
     if batch_size > len(images):
         raise ConfigurationError(f"batch_size={batch_size} is larger than the data, {len(images)} images: lower it")
     epoch_steps = len(images) // batch_size
-    return (epochs * epoch_steps if epochs is not None else steps or 0), epoch_steps
+    if epochs is None:
+        return steps or 0, epoch_steps
+    return epochs * len(images) // batch_size if every_image else epochs * epoch_steps, epoch_steps

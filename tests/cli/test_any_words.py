@@ -64,6 +64,7 @@ NAMES += [
     "fashion-mnist",
 ]
 CHOICES = ["adam", "adamw", "lars", "sgd", "cosine", "constant", "simclr", "byol", "none", "online", "target"]
+CHOICES += ["imagenet-300", "small_grey", "separate"]
 CHOICES += [
     "small_cnn",
     "resnet18",
@@ -109,7 +110,7 @@ RIGHT = {
     "train": "photos --out new --steps 3 --batch-size 8 --seed 1 --checkpoint-every 2 --log-every 2 --workers 1"
     " --network small_cnn --image-size 16 --channels 3 --init-from weights.safetensors --hidden-layer -2"
     " --projection-size 8 --projection-hidden-size 8 --augment byol --moving-average-decay 0.9 --optimizer adamw"
-    " --learning-rate 0.1 --weight-decay 0.1 --schedule cosine --warmup-steps 1",
+    " --learning-rate 0.1 --weight-decay 0.1 --schedule cosine --warmup-steps 1 --views separate --preset imagenette",
     "evaluate": "run --data photos --which online --k 3 --seed 1 --batch-size 8 --workers 1",
     "embed": "run --data images.npy --out new.npz --which target --batch-size 8 --workers 1",
     "export": "run --out new.pt --which target",
@@ -118,6 +119,7 @@ RIGHT = {
     "preview": "images.npy --out new.png --image-size 16 --channels 3 --augment none --count 2 --seed 1",
     "demo": "--out new --steps 3 --seed 1",
     "bench": "--out new",
+    "presets": "--json",
     "env": "--json",
 }
 """A call of each sub-command with every option at a value that it accepts."""
@@ -139,7 +141,7 @@ def harmless(files, monkeypatch):
     """The files of the other tests, and commands that take minutes end at once."""
     os.mkfifo("pipe.npy")
     monkeypatch.setattr(byol_jax.parallel, "initialize", lambda **_: None)
-    monkeypatch.setattr(byol_jax, "pretrain", lambda *_, **options: options.pop("unexpected", None))
+    monkeypatch.setattr("byol_jax.train.train_recipe", lambda *_, **__: None)
     for name in LONG_WORDS[1:]:
         monkeypatch.setattr(f"byol_jax.cli.{name}.run", lambda options: 0)
     return files

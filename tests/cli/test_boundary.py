@@ -6,14 +6,14 @@ import warnings
 import pytest
 
 from byol_jax import errors
-from byol_jax.cli.boundary import guarded
+from byol_jax.cli.boundary import guard
 
 
 def _ends_with(capsys, error, *, debug=False):
     def work():
         raise error
 
-    code = guarded("byol-jax train", work, debug=debug)
+    code = guard("byol-jax train", work, debug=debug)
     captured = capsys.readouterr()
     assert captured.out == ""
     return code, captured.err.splitlines()
@@ -78,7 +78,7 @@ def test_debug_shows_where(capsys):
 
 
 def test_an_exit_code_is_passed_on(capsys):
-    assert guarded("byol-jax", lambda: 7) == 7
+    assert guard("byol-jax", lambda: 7) == 7
     assert _ends_with(capsys, SystemExit(0)) == (0, [])
     assert _ends_with(capsys, SystemExit(3)) == (3, [])
 
@@ -89,13 +89,13 @@ def test_a_warning_is_one_line(capsys):
         warnings.warn("checkpoint 7\n  passed over", UserWarning, stacklevel=1)
         return 0
 
-    assert guarded("byol-jax evaluate", work) == 0
+    assert guard("byol-jax evaluate", work) == 0
     assert capsys.readouterr().err == "byol-jax evaluate: warning: checkpoint 7 passed over\n"
 
 
 def test_the_way_warnings_are_shown_is_put_back():
     before = warnings.showwarning
-    guarded("byol-jax", lambda: 0)
+    guard("byol-jax", lambda: 0)
     assert warnings.showwarning is before
 
 

@@ -18,6 +18,7 @@ POSITIONALS = {
     "import": ["FILE"],
     "convert": ["IN", "OUT"],
     "preview": ["DATA"],
+    "presets": [],
     "bench": [],
     "demo": [],
     "env": [],
@@ -25,13 +26,14 @@ POSITIONALS = {
 OPTIONS = {
     "train": "network image-size batch-size steps epochs seed out checkpoint-every log-every resume overwrite init-from"
     " weights workers hidden-layer moving-average-decay learning-rate projection-size num-processes process-id"
-    " coordinator-address",
+    " coordinator-address preset views augment optimizer weight-decay schedule warmup-steps",
     "evaluate": "data json which k labels",
     "embed": "data out which project overwrite network weights init-from image-size channels hidden-layer",
     "export": "out which layout overwrite",
     "import": "out network which layout overwrite",
     "convert": "overwrite json",
     "preview": "out image-size augment seed count network weights init-from hidden-layer",
+    "presets": "json",
     "bench": "out",
     "demo": "out overwrite steps seed",
     "env": "json",
@@ -81,7 +83,7 @@ def test_version_is_the_packages_own(call):
     assert answer.out.split() == ["byol-jax", byol_jax.__version__]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["--version"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["--version"], ["presets"]])
 def test_help_loads_nothing_heavy(words):
     loaded, done = _modules_loaded_by(*words)
     assert done.returncode == 0

@@ -14,8 +14,8 @@ import interop
 from byol_jax import checkpoint, make_learner
 from byol_jax.cli.export import LAYOUTS
 from byol_jax.cli.networks import encoder_from
-from byol_jax.cli.recipe import learner_arguments
 from byol_jax.errors import ConfigurationError
+from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config
 from interop.learners.fitting import own_arrays
 from tests.cli.learner_modules import (
@@ -136,9 +136,8 @@ def run(there):
     recipe |= {"schedule": "constant", "warmup_steps": 0}
     network = {"name": "small_cnn", "channels": 3, "num_classes": CLASSES}
     sizes = {"image_size": SIZE, "steps": 3, "batch_size": 8, "seed": 0}
-    one = make_learner(
-        encoder_from(network), image_size=SIZE, **learner_arguments(recipe, image_size=SIZE, total_steps=3)
-    )
+    arguments = learner_arguments(from_json(recipe, image_size=SIZE, batch_size=8, steps=3))
+    one = make_learner(encoder_from(network), **arguments)
     state = interop.load_byol_checkpoint(arrays(module_of("byol-pytorch", seed=1)), like=blank(one))
     checkpoint.save(there / "run" / "checkpoints", state)
     (there / "run" / "config.json").write_bytes(encode_config({"network": network, "learner": recipe} | sizes))

@@ -1,8 +1,11 @@
-"""From options to a learner: what is written to config.json is enough to build the same learner again."""
+"""From options to a recipe: what is given wins, what follows from it goes along, and all else is the default's.
+
+What a recipe is and does: tests/laws/test_recipes.py. What the presets give on the command line: test_preset_runs.py.
+"""
 
 import argparse
-import json
 import re
+from dataclasses import replace
 from itertools import product
 
 import jax
@@ -11,49 +14,116 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import make_learner, nets
-from byol_jax.cli import recipe as recipes
+from byol_jax import make_learner, nets, presets, recipe
+from byol_jax.cli.common import add_channels, add_network
 from byol_jax.cli.networks import NETWORKS, encoder_from, network_from
 from byol_jax.cli.parsing import Parser
+from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.errors import ConfigurationError
 
 
-def _recipe(*words, channels=3):
+def _recipe(*words):
     parser = Parser("byol-jax try", "", "Tries.")
-    parser.add_argument("--steps", type=int, default=10)
-    recipes.add_recipe(parser)
+    for name in ("--steps", "--epochs", "--batch-size", "--image-size"):
+        parser.add_argument(name, type=int)
+    add_network(parser)
+    add_channels(parser)
+    add_preset(parser)
+    add_recipe(parser)
     options = parser.read(words)
-    assert recipes.check_recipe(options) == []
-    return recipes.recipe_from(options, channels)
+    filled = recipe_from(options)
+    assert check_recipe(options, filled) == []
+    return filled
 
 
-def _first_update(recipe, total_steps=10):
-    optimizer = recipes.optimizer_from(recipe, total_steps)
+def _first_update(given):
+    optimizer = recipe.optimizer(replace(given, steps=10))
     params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([2.0])}
     gradient = {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.array([0.5])}
     with jax.numpy_dtype_promotion("standard"):
         return optimizer.update(gradient, optimizer.init(params), params)[0]
 
 
-def test_a_recipe_is_json():
-    recipe = _recipe("--optimizer", "lars", "--hidden-layer", "avgpool")
-    assert json.loads(json.dumps(recipe)) == recipe
+def test_nothing_given_is_the_default():
+    assert _recipe() == recipe.DEFAULT
 
 
 def test_defaults_are_make_learners():
-    recipe = _recipe()
-    defaults = make_learner.__kwdefaults__
+    arguments, defaults = recipe.learner_arguments(replace(_recipe(), steps=10)), make_learner.__kwdefaults__
     for name in ("hidden_layer", "projection_size", "projection_hidden_size", "moving_average_decay", "use_momentum"):
-        assert recipe[name] == defaults[name]
-    for leaf in jax.tree.leaves(jax.tree.map(jnp.subtract, _first_update(recipe), _update_of(defaults["optimizer"]))):
-        assert not leaf.any()
-
-
-def _update_of(optimizer):
+        assert arguments[name] == defaults[name]
+    assert arguments["views"] == defaults["views"]
     params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([2.0])}
     gradient = {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.array([0.5])}
     with jax.numpy_dtype_promotion("standard"):
-        return optimizer.update(gradient, optimizer.init(params), params)[0]
+        theirs = defaults["optimizer"].update(gradient, defaults["optimizer"].init(params), params)[0]
+    for leaf in jax.tree.leaves(jax.tree.map(jnp.subtract, _first_update(_recipe()), theirs)):
+        assert not leaf.any()
+
+
+def test_an_optimiser_has_its_own_rate_and_decay():
+    filled = _recipe("--optimizer", "lars")
+    assert (filled.base_learning_rate, filled.weight_decay) == (0.2, 1.5e-6)
+    filled = _recipe("--optimizer", "adamw", "--learning-rate", "1")
+    assert (filled.base_learning_rate, filled.weight_decay) == (1.0, 1e-4)
+
+
+GIVEN = {
+    "length": (["--steps", "7"], {"steps": 7, "epochs": None}),
+    "epochs": (["--epochs", "3"], {"epochs": 3, "steps": None}),
+    "batch": (["--batch-size", "8"], {"batch_size": 8}),
+    "size": (["--image-size", "32"], {"image_size": 32}),
+    "network": (
+        ["--network", "vit_s16"],
+        {"network": "vit_s16", "network_options": {}, "hidden_layer": -2},
+    ),
+    "network and layer": (
+        ["--network", "resnet34", "--hidden-layer", "layer4"],
+        {"network": "resnet34", "network_options": {}, "hidden_layer": "layer4"},
+    ),
+    "layer": (["--hidden-layer", "layer3"], {"hidden_layer": "layer3"}),
+    "heads": (
+        ["--projection-size", "5", "--projection-hidden-size", "6", "--prediction-hidden-size", "7"],
+        {"projection_size": 5, "projection_hidden_size": 6, "prediction_hidden_size": 7},
+    ),
+    "grey images": (["--channels", "1"], {"num_channels": 1, "normalize": "auto"}),
+    "augmentation": (["--augment", "none"], {"augmentation": "none"}),
+    "views": (["--views", "concatenated"], {"views": "concatenated"}),
+    "decay": (["--moving-average-decay", "0.5"], {"base_decay": 0.5}),
+    "no momentum": (["--no-momentum"], {"use_momentum": False}),
+    "rate": (["--learning-rate", "0.5"], {"base_learning_rate": 0.5}),
+    "weight decay": (["--weight-decay", "0"], {"weight_decay": 0.0}),
+    "optimiser": (
+        ["--optimizer", "sgd"],
+        {"optimizer": "sgd", "base_learning_rate": 0.03, "weight_decay": 0.0},
+    ),
+    "warm-up": (["--warmup-steps", "5"], {"warmup_steps": 5, "warmup_epochs": None}),
+    "no warm-up": (["--warmup-steps", "0"], {"warmup_steps": 0, "warmup_epochs": None}),
+    "schedule": (
+        ["--schedule", "constant"],
+        {"schedule": "constant", "warmup_steps": 0, "warmup_epochs": None},
+    ),
+    "torchvision's weights": (
+        ["--network", "torchvision:resnet50", "--weights", "DEFAULT"],
+        {"network": "torchvision:resnet50", "network_options": {}, "hidden_layer": -2, "normalize": "auto"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_what_is_given_beside_a_preset_wins(case):
+    words, changes = GIVEN[case]
+    assert _recipe("--preset", "imagenette", *words) == replace(presets.imagenette(), **changes)
+
+
+@pytest.mark.parametrize("one", presets.known(), ids=lambda one: one.preset.name)
+def test_a_preset_alone_is_that_preset(one):
+    assert _recipe("--preset", one.preset.name) == one.preset
+
+
+def test_the_same_word_given_again_changes_nothing():
+    words = ["--network", "resnet18", "--optimizer", "lars", "--channels", "3", "--schedule", "cosine"]
+    assert _recipe("--preset", "imagenette", *words) == presets.imagenette()
 
 
 def test_sgd_by_hand():
@@ -62,11 +132,13 @@ def test_sgd_by_hand():
     np.testing.assert_allclose(update["bias"], [-0.05], rtol=1e-6)  # no decay
 
 
-def test_lars_by_hand():
-    update = _first_update(_recipe("--optimizer", "lars", "--learning-rate", "2", "--weight-decay", "0"))
-    factor = 2 * 1e-3 * 5 / np.sqrt(2)
+@pytest.mark.parametrize(("batch", "times"), [("256", 1), ("4096", 16), ("64", 0.25)])
+def test_lars_by_hand(batch, times):
+    words = ["--optimizer", "lars", "--learning-rate", "2", "--weight-decay", "0", "--batch-size", batch]
+    update = _first_update(_recipe(*words))
+    factor = times * 2 * 1e-3 * 5 / np.sqrt(2)
     np.testing.assert_allclose(update["kernel"], [[-factor, factor]], rtol=1e-5)
-    np.testing.assert_allclose(update["bias"], [-1.0], rtol=1e-6)
+    np.testing.assert_allclose(update["bias"], [-times * 1.0], rtol=1e-6)
 
 
 def test_the_first_step_of_a_warm_up_moves_nothing():
@@ -75,8 +147,8 @@ def test_the_first_step_of_a_warm_up_moves_nothing():
 
 
 def test_cosine_moves_the_decay_to_one():
-    recipe = _recipe("--schedule", "cosine", "--moving-average-decay", "0.9")
-    decay = recipes.learner_arguments(recipe, image_size=16, total_steps=10)["moving_average_decay"]
+    given = replace(_recipe("--schedule", "cosine", "--moving-average-decay", "0.9"), steps=10)
+    decay = recipe.learner_arguments(given)["moving_average_decay"]
     np.testing.assert_allclose([decay(0), decay(5), decay(10)], [0.9, 0.95, 1.0], rtol=1e-6)
 
 
@@ -84,17 +156,17 @@ def test_cosine_moves_the_decay_to_one():
 @pytest.mark.parametrize("name", ["adam", "adamw", "lars", "sgd"])
 def test_the_optimisers_state_does_not_depend_on_the_length(name, schedule):
     """A longer run must fit a shorter one's checkpoint."""
-    recipe = _recipe("--optimizer", name, "--schedule", schedule)
+    given = _recipe("--optimizer", name, "--schedule", schedule)
     params = {"kernel": jnp.ones((2, 2)), "unused": None}
-    states = [recipes.optimizer_from(recipe, steps).init(params) for steps in (10, 1000)]
+    states = [recipe.optimizer(replace(given, steps=steps)).init(params) for steps in (10, 1000)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
 @pytest.mark.parametrize(("augment", "channels"), [*product(("simclr", "byol", "none"), (1, 3)), ("small_grey", 1)])
 def test_every_recipe_makes_a_learner(augment, channels):
-    recipe = _recipe("--augment", augment, "--projection-size", "8", "--projection-hidden-size", "8", channels=channels)
-    arguments = recipes.learner_arguments(recipe, image_size=(16, 12), total_steps=10)
-    learner = make_learner(nets.small_cnn(), image_size=(16, 12), **arguments)
+    words = ["--augment", augment, "--projection-size", "8", "--projection-hidden-size", "8", "--channels", channels]
+    given = replace(_recipe(*map(str, words)), image_size=(16, 12), steps=10)
+    learner = make_learner(nets.small_cnn(), **recipe.learner_arguments(given))
     state = jax.eval_shape(learner.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((4, 20, 20, channels), jnp.uint8)
     _, metrics = jax.eval_shape(learner.step, state, images)
@@ -102,7 +174,7 @@ def test_every_recipe_makes_a_learner(augment, channels):
 
 
 def test_without_augmentation_a_view_is_the_image():
-    view, _, _ = recipes.augmentations("none", 8, 3)
+    view, _ = recipe.augmentations("none", 8)
     image = jax.random.uniform(jax.random.key(0), (8, 8, 3))
     np.testing.assert_allclose(view(jax.random.key(1), image), image, atol=1e-6)
 
@@ -138,8 +210,15 @@ def test_a_network_that_isnt_known():
         encoder_from({"name": "resnet81"})
 
 
+def test_a_network_has_the_arguments_that_its_description_has():
+    description = network_from("resnet18", 3) | {"padding": "same", "shortcut": "always"}
+    layers = encoder_from(description).hidden_layers()
+    assert "layer1.0.downsample.0" in layers
+    assert "layer1.0.downsample.0" not in encoder_from(network_from("resnet18", 3)).hidden_layers()
+
+
 def test_learning_rates_are_in_the_help():
     parser = argparse.ArgumentParser()
-    recipes.add_recipe(parser)
+    add_recipe(parser)
     assert "adam 0.0003" in " ".join(parser.format_help().split())
-    assert isinstance(recipes.optimizer_from(_recipe(), 10), optax.GradientTransformation)
+    assert isinstance(recipe.optimizer(_recipe()), optax.GradientTransformation)

@@ -89,6 +89,28 @@ WRONG = {
         ["import", "weights.safetensors", "--out", "new.safetensors", "--network", "torchvision:vgg16"],
         ["--network: 'torchvision:vgg16' is not one of resnet18"],
     ),
+    "unknown preset": (
+        ["train", "photos", "--out", "new", "--preset", "imagenet-30"],
+        ["--preset: 'imagenet-30'", "imagenet-300 is the nearest", "small_grey"],
+    ),
+    "a preset of another case": ([*TRAIN, "--preset", "Imagenette"], ["imagenette is the nearest"]),
+    "views by another word": ([*TRAIN, "--views", "seperate"], ["--views", "separate is the nearest"]),
+    "a preset with a batch of one": (
+        ["train", "photos", "--out", "new", "--preset", "imagenette", "--batch-size", "1"],
+        ["--batch-size 1"],
+    ),
+    "a preset with Adam and its decay": (
+        ["train", "photos", "--out", "new", "--preset", "imagenette", "--optimizer", "adam", "--weight-decay", "0.1"],
+        ["--weight-decay", "adamw"],
+    ),
+    "a preset with weights of a native network": (
+        ["train", "photos", "--out", "new", "--preset", "imagenette", "--weights", "DEFAULT"],
+        ["--network resnet18", "file with --init-from"],
+    ),
+    "a preset's batch that can't be shared": (
+        ["train", "photos", "--out", "new", "--preset", "small_grey", "--num-processes", "3", "--process-id", "0"],
+        ["--batch-size 64 must be a multiple of --num-processes 3"],
+    ),
     "unknown augmentation": ([*TRAIN, "--augment", "simcrl"], ["--augment", "simclr is the nearest"]),
     "an address without a port": ([*TRAIN, "--coordinator-address", "host"], ["--coordinator-address", "host:port"]),
     "absent data": (["train", "potos", "--out", "new", "--steps", "3"], ["'potos' doesn't exist", "'photos'"]),

@@ -14,7 +14,7 @@ from PIL import Image
 from byol_jax import checkpoint
 from byol_jax.byol import make_learner
 from byol_jax.cli.networks import encoder_from
-from byol_jax.cli.recipe import learner_arguments
+from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config
 
 TINY = ["--network", "small_cnn", "--image-size", "16", "--batch-size", "8", "--steps", "3", "--projection-size", "8"]
@@ -207,9 +207,8 @@ def test_every_command_that_opens_a_run_says_the_same(call, files, caplog):
 @pytest.mark.slow
 def test_a_checkpoint_of_other_heads_another_network_and_optimiser(call, files):
     """config.json was changed after training: every leaf that doesn't fit is named, and what the two sides have."""
-    learner = make_learner(
-        encoder_from(RUN["network"]), image_size=16, **learner_arguments(RUN["learner"], image_size=16, total_steps=3)
-    )
+    recipe = from_json(RUN["learner"], image_size=16, batch_size=8, steps=3)
+    learner = make_learner(encoder_from(RUN["network"]), **learner_arguments(recipe))
     checkpoint.save(files / "run" / "checkpoints", learner.init(jax.random.key(0)))
     other = {"projection_size": 9, "optimizer": "sgd"}
     content = changed(learner=RUN["learner"] | other, network=RUN["network"] | {"num_classes": 11})

@@ -1,7 +1,7 @@
-"""A network without a run: ready to embed images, with everything checked that training would check.
+"""A network without a run, as `embed` and `preview` see it: everything is checked that training would check.
 
-The learner around it has heads of width 1, which nothing uses; so images are prepared, and a layer is found, by the
-very code that does it for a run.
+A learner with heads of width 1, which nothing uses, stands around it, so that the code that prepares images and finds
+layers is that of a run.
 """
 
 import argparse
@@ -13,15 +13,16 @@ import numpy as np
 import optax
 
 from byol_jax.byol import encoder_variables, make_learner
-from byol_jax.cli.recipe import HIDDEN_LAYER, augmentations
+from byol_jax.cli.networks import Network
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
+from byol_jax.recipe import DEFAULT, augmentations, mean_std
 from byol_jax.types import Encoder, Learner, TrainState
 
-__all__ = ["LoneNetwork", "lone_network", "summary"]
+__all__ = ["NetworkAlone", "open_network", "summary"]
 
 
-class LoneNetwork(NamedTuple):
+class NetworkAlone(NamedTuple):
     """A network as `embed` uses it.
 
     Attributes:
@@ -37,14 +38,14 @@ class LoneNetwork(NamedTuple):
     state: TrainState
 
 
-def lone_network(
+def open_network(
     options: argparse.Namespace,
-    make_network: Callable[..., Any],
+    make_network: Callable[..., Network],
     *,
     image_size: int | tuple[int, int],
     channels: int,
     seed: int = 0,
-) -> LoneNetwork:
+) -> NetworkAlone:
     """The network of `--network`, with the weights of `--weights`, `--init-from` or `seed`.
 
     Raises:
@@ -54,9 +55,9 @@ def lone_network(
 
     weights = None if options.init_from is None else interop.open_weights(options.init_from)
     start = None if weights is None else weights.network()
-    hidden_layer = HIDDEN_LAYER if options.hidden_layer is None else options.hidden_layer
+    hidden_layer = DEFAULT.hidden_layer if options.hidden_layer is None else options.hidden_layer
     network, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
-    view, _, normalize = augmentations("none", image_size, channels)
+    view, _ = augmentations("none", image_size)
     learner = make_learner(
         encoder,
         image_size=image_size,
@@ -66,7 +67,7 @@ def lone_network(
         use_momentum=False,
         num_channels=channels,
         augment_fn=view,
-        normalize=network.get("normalize", normalize),
+        normalize=mean_std(channels, network.get("normalize")),
         optimizer=optax.identity(),
     )
     state = learner.init(jax.random.key(seed))
@@ -74,10 +75,10 @@ def lone_network(
         state = weights.start_encoder(encoder, state)
     height, width = np.broadcast_to(image_size, 2).tolist()
     layer = resolve_hidden_layer(encoder.hidden_layers(encoder_variables(state)), hidden_layer)
-    return LoneNetwork((height, width, channels), layer, encoder, learner, state)
+    return NetworkAlone((height, width, channels), layer, encoder, learner, state)
 
 
-def summary(name: str, network: LoneNetwork) -> list[str]:
+def summary(name: str, network: NetworkAlone) -> list[str]:
     """Lines for a person: what goes in, how many parameters, how wide each child's output is; nothing is computed."""
     variables = encoder_variables(network.state)
     images = jax.ShapeDtypeStruct((2, *network.image_shape), np.float32)
@@ -93,7 +94,7 @@ def summary(name: str, network: LoneNetwork) -> list[str]:
     ]
 
 
-def _width(network: LoneNetwork, child: str, images: Any) -> str:
+def _width(network: NetworkAlone, child: str, images: Any) -> str:
     """How many numbers a child gives for an image; "-" where it gives none."""
 
     def features(variables: Any, images: Any) -> Any:
