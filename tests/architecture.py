@@ -75,24 +75,22 @@ def flat_files(package: str, root: Path = ROOT) -> int:
 def main(root: Path) -> None:
     graph, names = arrows(root), (root / "docs" / "api.md").read_text()
     every, inner = of_interop_in_byol_jax(root)
-    packages = arrows(root, node=lambda module: module.split(".")[0])
     rows = {
-        "Python files in both packages": len(modules(root)),
+        "Python files": len(modules(root)),
         "lines in them": sum(len(path.read_text().splitlines()) for path in modules(root).values()),
-        "of them flat in byol_jax": flat_files("byol_jax", root),
-        "of them flat in interop": flat_files("interop", root),
+        "files beside byol_jax's folders": flat_files("byol_jax", root),
+        "files beside interop's folders": flat_files("interop", root),
         "rooms": len(graph),
         "arrows between rooms": sum(map(len, graph.values())),
-        "arrows that run upward": upward(root),
-        "pairs of files that import each other, on any way": len(mutual(arrows(root, node=lambda module: module))),
-        "pairs of rooms that do": len(mutual(graph)),
-        "pairs of packages that do": len(mutual(packages)),
+        "arrows that go up": upward(root),
+        "pairs of files that reach each other": len(mutual(arrows(root, node=lambda module: module))),
+        "pairs of rooms that reach each other": len(mutual(graph)),
         "imports of interop in byol_jax": every,
-        "of them of its internals": inner,
-        "public names (docs/api.md)": len(re.findall(r"^- `\w+`: ", names, re.MULTILINE)),
+        "of these, imports of its internals": inner,
+        "public names in docs/api.md": len(re.findall(r"^- `\w+`: ", names, re.MULTILINE)),
     }
     for what, number in rows.items():
-        print(f"{what:<50}{number:>7,}")
+        print(f"{what:<40}{number:>7,}")
 
 
 if __name__ == "__main__":
