@@ -4,6 +4,7 @@ A block is what a reader copies, so it runs with no import or variable of anothe
 BYOL_JAX_EXAMPLE_STEPS lower the examples' sizes and numbers of steps.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -151,13 +152,19 @@ CALLED = r"(?:^|&& |\| |; )\$? ?(?:\w+=\S+ )*(?:\S*/)?"
 
 
 def commands(program):
-    """In shell blocks: the place of each call, the word after it, and the rest of the line (continued ones joined)."""
-    found = []
-    for block in with_language(*SHELL):
-        text = block.text.replace("\\\n", " ")
-        for match in re.finditer(rf"{CALLED}{program} ([\w=-]+)(.*)", text, re.MULTILINE):
-            found.append((f"{label(block)}: {match[0].strip()}", match[1], match[2]))
-    return found
+    """Where each call stands, the word after it, and the rest of the line (continued ones joined).
+
+    In shell blocks, and in backticks in the text.
+    """
+    texts = [(label(block), block.text.replace("\\\n", " ")) for block in with_language(*SHELL)]
+    for path in documents():
+        prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        texts += [(label(path), " ".join(words.split())) for words in re.findall(r"`([^`]+)`", prose)]
+    return [
+        (f"{where}: {match[0].strip()}", match[1], match[2])
+        for where, text in texts
+        for match in re.finditer(rf"{CALLED}{program} ([\w.=/-]+)(.*)", text, re.MULTILINE)
+    ]
 
 
 def test_make_targets_exist():
@@ -165,6 +172,15 @@ def test_make_targets_exist():
     absent = [where for where, target, _ in commands("make") if "=" not in target and target not in targets]
     assert not absent, "\n".join(absent)
     assert {"demo", "test", "check", "long"} <= targets
+
+
+def test_python_commands_lead_somewhere():
+    faults = []
+    for where, word, rest in commands("python"):
+        found = importlib.util.find_spec(rest.split()[0]) if word == "-m" else (ROOT / word).exists()
+        faults += [] if found else [where]
+    assert not faults, "\n".join(faults)
+    assert {word for _, word, _ in commands("python -m interop")} <= {"convert", "inspect"}
 
 
 def help_of(*arguments):
