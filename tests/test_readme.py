@@ -177,7 +177,8 @@ def test_make_targets_exist():
 def test_python_commands_lead_somewhere():
     faults = []
     for where, word, rest in commands("python"):
-        found = importlib.util.find_spec(rest.split()[0]) if word == "-m" else (ROOT / word).exists()
+        module = rest.split()[0] if word == "-m" and rest else None  # `python -m` alone is no command
+        found = importlib.util.find_spec(module) if module else word == "-m" or (ROOT / word).exists()
         faults += [] if found else [where]
     assert not faults, "\n".join(faults)
     assert {word for _, word, _ in commands("python -m interop")} <= {"convert", "inspect"}
