@@ -60,7 +60,7 @@ class UnusableImageError(Exception):
 
 
 def load_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """The size at which a folder's images are kept: 8/7 of `image_size`, whose centre crop evaluates (224 of 256).
+    """The size at which a folder's images are kept: 8/7 of `image_size`, which is then the centre crop (224 of 256).
 
     Raises:
         ConfigurationError: an impossible image size.

@@ -1,4 +1,4 @@
-"""From what a person gives to a `Dataset`: a folder, a file, an array, or a word. All that is wrong is said here."""
+"""Makes a `Dataset` of what a person gives: a folder, a file, an array, or a word; says what is wrong with it."""
 
 import difflib
 import os

@@ -81,7 +81,7 @@ def fit_logistic(
         row_weights: [N] ≥ 0, not all 0; normalised to add up to 1. A row of weight 0 takes no part.
         start: an optimum for another `l2` or other rows, to start from; zeros by default.
         tolerance: stop when `gradient_norm` is at most this. In float32 about 1e-5 can be reached.
-        max_iterations: stop after so many in any case; look at `gradient_norm` to know.
+        max_iterations: the most that are done; `gradient_norm` tells whether they were enough.
 
     Example:
         >>> import jax.numpy as jnp

@@ -187,7 +187,7 @@ def write_sharded(path: str, arrays: Mapping[str, np.ndarray], *, where: str, ma
 def split(arrays: Mapping[str, np.ndarray], most: int) -> list[list[str]]:
     """The names of each shard: in order, a new one where the next array would make it too large.
 
-    An array that is larger than a shard may be gets one of its own. This is how huggingface_hub splits.
+    An array that is larger than the limit gets a shard of its own. This is how huggingface_hub splits.
 
     Example:
         >>> split({"a": np.zeros(3, np.int8), "b": np.zeros(9, np.int8), "c": np.zeros(2, np.int8)}, 5)
@@ -207,7 +207,7 @@ def split(arrays: Mapping[str, np.ndarray], most: int) -> list[list[str]]:
 
 
 def _old_shards(folder: str, stem: str) -> set[str]:
-    """The shards that the index to be replaced names, those whose names have the form that is written here."""
+    """The shards that the old index names, as far as their names have the form that is written here."""
     where = os.path.join(folder, stem + INDEX)
     try:
         with open_regular(where) as (file, size):
