@@ -7,6 +7,7 @@ from . import nets as nets
 from . import parallel as parallel
 from . import presets as presets
 from . import schedules as schedules
+from .byol import Learner as Learner
 from .byol import encoder_variables as encoder_variables
 from .byol import make_learner as make_learner
 from .ema import ema_update as ema_update
@@ -21,7 +22,6 @@ from .optim import lars as lars
 from .train import pretrain as pretrain
 from .types import Encoder as Encoder
 from .types import EncoderFacts as EncoderFacts
-from .types import Learner as Learner
 from .types import LossAux as LossAux
 from .types import Outputs as Outputs
 from .types import TrainState as TrainState

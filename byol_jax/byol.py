@@ -1,19 +1,21 @@
 """BYOL on one page: two views, an online network that predicts a slow copy of itself, and nothing else.
 
-    views        v₁, v₂ = augment(image)                     two random views of every image
-    online       p = predictor(projector(encoder(v)))        trained by gradients
-    target       z = projector(encoder(v))                   never trained
-    loss         ‖p̂₁ - ẑ₂‖² + ‖p̂₂ - ẑ₁‖²                     directions only; ^ is scaling to length one
-    update       online ← optimiser;  target ← decay · target + (1 - decay) · online
+    def step(online, target, images):
+        view1, view2 = augment(images), augment(images)              # two random views of every image
+        loss = distance(predict(online(view1)), target(view2)) + distance(predict(online(view2)), target(view1))
+        online = optimise(online, gradient(loss))                    # trained by gradients
+        target = decay * target + (1 - decay) * online               # never trained: it follows
+
+`online` and `target` are an encoder and a projector each; `distance` is between directions, ‖p/‖p‖ - z/‖z‖‖².
 
 Source: Grill et al., "Bootstrap your own latent", arXiv:2006.07733. Defaults compute what byol-pytorch 0.9.1 computes
-with its simplicial embeddings off; docs/parity.md lists every difference. Everything here is pure and may be put under
-`jit`, `pmap`, `shard_map`, `vmap` or `grad`. How the arguments are checked is in settings.py.
+with its simplicial embeddings off; docs/parity.md lists every difference. `Learner.step` and `Learner.loss` below are
+those four lines. How arguments are checked is in settings.py, what happens to images before a network in views.py.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +25,252 @@ from jax import lax
 from byol_jax.ema import ema_update
 from byol_jax.errors import ConfigurationError
 from byol_jax.loss import normalized_mse
-from byol_jax.metrics import feature_std, global_norm, mean_over, stays_finite
-from byol_jax.ops.rows import cond_in_rows
-from byol_jax.optim import drop, fill
-from byol_jax.settings import Settings, foreign, resolve, select_features
-from byol_jax.tree import cast, fresh
-from byol_jax.types import Encoder, Learner, LossAux, Outputs, TrainState, Variables
+from byol_jax.metrics import feature_std, global_norm, stays_finite
+from byol_jax.ops.axis import mean_over, split_gradient
+from byol_jax.ops.rows import cond
+from byol_jax.optim import apply_gradient, init_optimizer
+from byol_jax.settings import Options, Settings
+from byol_jax.tree import fresh
+from byol_jax.types import Encoder, Images, LossAux, Outputs, TrainState, Variables
 from byol_jax.views import dropout_key, network_input, two_views
 
-__all__ = ["encoder_variables", "make_learner"]
+__all__ = ["Learner", "Replacements", "encoder_variables", "make_learner"]
+
+Metrics = dict[str, jax.Array]
+"""Float32 scalars by name, on the device."""
+
+
+class Replacements(NamedTuple):
+    """Functions that a learner calls in place of its own methods of the same name; None: its own."""
+
+    init: Callable[[jax.Array], TrainState] | None = None
+    step: Callable[[TrainState, Any], tuple[TrainState, Metrics]] | None = None
+    loss: Callable[[Any, TrainState, Any, jax.Array], tuple[jax.Array, LossAux]] | None = None
+
+
+OWN_METHODS = Replacements()
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """BYOL around one encoder. Made by `make_learner`.
+
+    Every method is a pure function of its arguments and may be put under `jit`, `pmap`, `shard_map`, `vmap` or `grad`;
+    `settings`, which they share, is static. `replace` makes another learner, one that does something more.
+
+    Attributes:
+        settings: networks, augmentation, optimiser and all else that `make_learner` was told or found out.
+        replacements: the functions that `replace` was given.
+    """
+
+    settings: Settings
+    replacements: Replacements = OWN_METHODS
+
+    def init(self, key: jax.Array) -> TrainState:
+        """A fresh state. The target starts as a copy of the online network; no buffer is shared with anything.
+
+        Args:
+            key: a typed key, `jax.random.key(seed)`. It decides initial weights, views and dropout of the whole run.
+
+        Returns:
+            `TrainState` of arrays: parameters and statistics in promote(float32, dtype), step 0.
+
+        Example:
+            >>> import byol_jax
+            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16)
+            >>> int(learner.init(jax.random.key(0)).step)
+            0
+        """
+        if self.replacements.init is not None:
+            return self.replacements.init(key)
+        s = self.settings
+        encoder_key, projector_key, predictor_key, run_key = jax.random.split(key, 4)
+        parts = {
+            "encoder": s.encoder.init(encoder_key),
+            "projector": s.projector.init(projector_key),
+            "predictor": s.predictor.init(predictor_key),
+        }
+        online = Variables(
+            {name: part.params for name, part in parts.items()}, {name: part.stats for name, part in parts.items()}
+        )
+        copied = ("encoder", "projector") if s.use_momentum else ()
+        target = fresh(Variables(*({name: part[name] for name in copied} for part in online)))
+        opt_state = fresh(init_optimizer(s.optimizer, s.only_trained(online.params)))
+        return TrainState(jnp.zeros((), jnp.int32), run_key, online, target, opt_state)
+
+    def step(self, state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
+        """One update of everything. A step that isn't finite changes nothing but the counter.
+
+        That is a step whose loss, gradient or new statistics hold an infinity or a NaN that wasn't there before.
+
+        Args:
+            state: as `init` or the last step gave it; may be donated.
+            images: [N, H, W, C], uint8 or floating in [0, 1]; under a mapped axis this device's part of the batch.
+
+        Returns:
+            The new state, and float32 scalars: loss, grad_norm, param_norm, decay, feature_std, nonfinite. Both are
+            the whole batch's, equal on all devices.
+
+        Raises:
+            ConfigurationError: a batch of 1 image, or images of another shape or dtype. When it is traced, not later.
+
+        Example:
+            >>> import byol_jax
+            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16)
+            >>> step = jax.jit(learner.step, donate_argnums=0)
+            >>> state, metrics = step(learner.init(jax.random.key(0)), jnp.zeros((4, 16, 16, 3)))
+            >>> int(state.step), sorted(metrics)
+            (1, ['decay', 'feature_std', 'grad_norm', 'loss', 'nonfinite', 'param_norm'])
+        """
+        if self.replacements.step is not None:
+            return self.replacements.step(state, images)
+        s = self.settings
+        key = jax.random.fold_in(state.key, state.step)
+        value, gradient, aux = self._gradient(state, images, key)
+        decay = s.decay(state.step)
+
+        def update() -> tuple[Variables, Variables, Any]:
+            online, opt_state = apply_gradient(s.optimizer, gradient, state.opt_state, state.online.params)
+            target = ema_update(state.target.params, {name: online[name] for name in state.target.params}, decay)
+            return Variables(online, aux.online_stats), Variables(target, aux.target_stats), opt_state
+
+        return _update_if_finite(update, state, value, gradient, aux, decay)
+
+    def loss(self, params: Any, state: TrainState, images: Images, key: jax.Array) -> tuple[jax.Array, LossAux]:
+        """BYOL's loss at `params`, symmetric in the two views; what `step` differentiates.
+
+            mean over n of  normalized_mse(p₁, z₂) + normalized_mse(p₂, z₁),  in [0, 8], about 4 at the start
+
+        Args:
+            params: as `state.online.params`; encoder, projector and predictor.
+            state: everything else that the loss depends on: statistics and the target.
+            images: [N, H, W, C], uint8 or floating in [0, 1], not augmented.
+            key: the step's, `fold_in(state.key, state.step)`.
+
+        Returns:
+            The loss, a scalar in promote(float32, dtype), and `LossAux`. Under a mapped axis the loss is the mean over
+            this device's images; `aux.metrics` are the whole batch's.
+
+        Raises:
+            ConfigurationError: as `step`.
+        """
+        if self.replacements.loss is not None:
+            return self.replacements.loss(params, state, images, key)
+        s = self.settings
+        view1, view2 = two_views(s, images, key)  # [N, H, W, C] each
+        online_key, target_key = (jax.random.fold_in(dropout_key(s, key), which) for which in (0, 1))
+        online = Variables(params, state.online.stats)
+        outputs, online_stats = self._both_views(self.online_apply, online, view1, view2, online_key)
+
+        target = state.target if s.use_momentum else Variables(params, online_stats)
+        targets, target_stats = self._both_views(self.target_apply, target, view1, view2, target_key)
+        if not s.use_momentum:  # SimSiam: one network run twice, so its statistics move twice; the predictor's once
+            online_stats, target_stats = online_stats | target_stats, {}
+
+        prediction1, prediction2 = _split(outputs.prediction)  # [N, P] each
+        target1, target2 = _split(lax.stop_gradient(targets.projection))  # [N, P] each
+        value = jnp.mean(normalized_mse(prediction1, target2) + normalized_mse(prediction2, target1))
+        spread = feature_std(lax.stop_gradient(outputs.projection), s.axis_name)
+        metrics = {"loss": mean_over(lax.stop_gradient(value), s.axis_name), "feature_std": spread}
+        return value, LossAux(online_stats, target_stats, outputs, metrics)
+
+    def online_apply(
+        self, variables: Variables, images: Images, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Outputs, Any]:
+        """The online network: encoder, projector, predictor.
+
+        Args:
+            variables: as `state.online`.
+            images: [N, H, W, C], network inputs: augmented and normalised already.
+            train: whether batch norm takes the batch's own statistics, over the mapped axis where there is one.
+            key: drives dropout and stochastic depth.
+
+        Returns:
+            `(Outputs(features [N, D], projection [N, P], prediction [N, P]), new_stats)`, in promote(float32, dtype).
+
+        Raises:
+            ValueError: the network draws random numbers and there is no key.
+        """
+        outputs, stats = self.target_apply(variables, images, train=train, key=key)
+        predictor = _part(variables, "predictor")
+        prediction, predictor_stats = self.settings.predictor.apply(predictor, outputs.projection, train=train)
+        return outputs._replace(prediction=prediction), stats | {"predictor": predictor_stats}
+
+    def target_apply(
+        self, variables: Variables, images: Images, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[Outputs, Any]:
+        """The target network: encoder and projector, `(Outputs(features, projection, None), new_stats)`.
+
+        Arguments and errors are those of `online_apply`; `variables` is as `state.target`.
+        """
+        s = self.settings
+        features, encoder_stats = s.encoder.apply(_part(variables, "encoder"), images, train=train, key=key)  # [N, D]
+        projection, projector_stats = s.projector.apply(_part(variables, "projector"), features, train=train)  # [N, P]
+        return Outputs(features, projection, None), {"encoder": encoder_stats, "projector": projector_stats}
+
+    def embed(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
+        """Representations [N, D] in evaluation mode: what the encoder is trained for.
+
+        Args:
+            images: [N, H, W, C], uint8 or floating in [0, 1], not normalised.
+            which: "online" or "target", the network.
+
+        Raises:
+            ConfigurationError: images of another shape or dtype, another `which`, or the target of a learner without
+                momentum.
+        """
+        return self._evaluate(state, images, which).features
+
+    def project(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
+        """Projections [N, P] in evaluation mode; arguments and errors are those of `embed`."""
+        return self._evaluate(state, images, which).projection
+
+    def replace(
+        self,
+        *,
+        init: Callable[[jax.Array], TrainState] | None = None,
+        step: Callable[[TrainState, Any], tuple[TrainState, Metrics]] | None = None,
+        loss: Callable[[Any, TrainState, Any, jax.Array], tuple[jax.Array, LossAux]] | None = None,
+    ) -> "Learner":
+        """A learner that calls the functions given in place of its own; each takes what the method takes.
+
+        So a new behaviour is a function from a learner to a learner. A learner's own `step` differentiates whatever
+        its `loss` is. What `init` adds to `online.params` beside the three parts is trained with them.
+
+        Example:
+            >>> def with_image_count(learner):
+            ...     def step(state, images):
+            ...         state, metrics = learner.step(state, images)
+            ...         return state, metrics | {"images": jnp.asarray(len(images), jnp.float32)}
+            ...     return learner.replace(step=step)
+        """
+        own = self.replacements
+        return Learner(self.settings, Replacements(init or own.init, step or own.step, loss or own.loss))
+
+    def _gradient(self, state: TrainState, images: Any, key: jax.Array) -> tuple[jax.Array, Any, LossAux]:
+        """The loss, its gradient and what came with it, averaged over the devices; None for what isn't trained."""
+        s = self.settings
+        params = split_gradient(state.online.params, s.axis_name)
+        (value, aux), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, state, images, key)
+        value, gradient = mean_over((value, s.only_trained(gradient)), s.axis_name)
+        online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
+        return value, gradient, aux._replace(online_stats=online_stats, target_stats=target_stats)
+
+    def _both_views(
+        self, apply: Callable, variables: Variables, view1: jax.Array, view2: jax.Array, key: jax.Array
+    ) -> tuple[Outputs, Any]:
+        """One network on both views; rows of the outputs alternate: image 0's view 1, its view 2, image 1's view 1."""
+        if not self.settings.separate_views:
+            return apply(variables, _alternate(view1, view2), train=True, key=key)
+        first, stats = apply(variables, view1, train=True, key=jax.random.fold_in(key, 1))
+        after_first = Variables(variables.params, variables.stats | stats)
+        second, stats = apply(after_first, view2, train=True, key=jax.random.fold_in(key, 2))
+        return jax.tree.map(_alternate, first, second), stats
+
+    def _evaluate(self, state: TrainState, images: Images, which: str) -> Outputs:
+        network = _network(state, which)
+        return self.target_apply(network, network_input(self.settings, images), train=False)[0]
+
 
 ADAM = optax.adam(3e-4)
 """The default optimiser: the one in byol-pytorch's own example."""
@@ -81,7 +320,7 @@ def make_learner(
         dtype: compute dtype; parameters, statistics and loss stay in promote(float32, dtype).
 
     Returns:
-        `Learner` of pure functions, documented below: init, step, loss, online_apply, target_apply, embed, project.
+        `Learner`, whose methods are pure functions: init, step, loss, online_apply, target_apply, embed, project.
 
     Raises:
         ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels.
@@ -96,144 +335,26 @@ def make_learner(
         >>> int(state.step)
         1
     """
-    options = {name: value for name, value in locals().items() if name != "encoder"}
-    settings = resolve(encoder, **options)
-    functions = (init, step, loss, online_apply, target_apply, embed, project)
-    return Learner(*(partial(function, settings) for function in functions))
-
-
-def init(s: Settings, key: jax.Array) -> TrainState:
-    """A fresh state from a typed key. The target starts as a copy; no buffer is shared with anything."""
-    encoder_key, projector_key, predictor_key, run_key = jax.random.split(key, 4)
-    with foreign():
-        encoder = s.encoder.init(encoder_key, s.image_shape)
-    projector = s.projector.init(projector_key, s.feature_size, s.storage_dtype)
-    predictor = s.predictor.init(predictor_key, s.projection_size, s.storage_dtype)
-    parts = {"encoder": encoder, "projector": projector, "predictor": predictor}
-    params, stats = ({name: part[i] for name, part in parts.items()} for i in range(2))
-    online = cast(fresh(Variables(params, stats)), s.storage_dtype)  # fresh first: an encoder's 0 becomes an array
-    target = Variables({}, {})
-    if s.use_momentum:
-        target = fresh(Variables(*map(_without_predictor, online)))
-    with foreign():
-        opt_state = s.optimizer.init(_trained(s, online.params))
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), key=run_key, online=online, target=target, opt_state=fresh(opt_state)
+    options = Options(
+        image_size=image_size,
+        hidden_layer=hidden_layer,
+        projection_size=projection_size,
+        projection_hidden_size=projection_hidden_size,
+        prediction_hidden_size=prediction_hidden_size,
+        moving_average_decay=moving_average_decay,
+        augment_fn=augment_fn,
+        augment_fn2=augment_fn2,
+        normalize=normalize,
+        use_momentum=use_momentum,
+        simplicial_embeddings=simplicial_embeddings,
+        sync_batchnorm=sync_batchnorm,
+        views=views,
+        num_channels=num_channels,
+        optimizer=optimizer,
+        axis_name=axis_name,
+        dtype=dtype,
     )
-
-
-def step(s: Settings, state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from a batch [N, H, W, C], uint8 or floating in [0, 1]; under a mapped axis, a device's part of it.
-
-    A step whose loss, gradient or statistics aren't finite changes nothing but the counter. Returns the new state and
-    float32 scalars: loss, grad_norm, param_norm, decay, feature_std, nonfinite; the whole batch's, on all devices.
-    """
-    key = jax.random.fold_in(state.key, state.step)
-    params = state.online.params
-    if s.axis_name is not None:  # each device's own gradient, to be averaged once: see docs/decisions
-        params = lax.pcast(params, s.axis_name, to="varying")
-    (value, aux), gradient = jax.value_and_grad(partial(loss, s), has_aux=True)(params, state, images, key)
-    value, gradient = mean_over((value, _trained(s, gradient)), s.axis_name)
-
-    decay = s.decay
-    if callable(decay):
-        with foreign():
-            decay = decay(state.step)
-
-    def update() -> tuple[Variables, Variables, Any]:
-        trained = _trained(s, state.online.params)
-        with foreign():
-            updates, opt_state = s.optimizer.update(gradient, state.opt_state, trained)
-            online = fill(optax.apply_updates(trained, updates), state.online.params)
-        target = ema_update(state.target.params, _without_predictor(online), decay) if s.use_momentum else {}
-        return Variables(online, online_stats), Variables(target, target_stats), opt_state
-
-    def leave() -> tuple[Variables, Variables, Any]:
-        return state.online, state.target, state.opt_state
-
-    online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
-    grad_norm = global_norm(gradient)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    finite &= stays_finite((state.online.stats, state.target.stats), (online_stats, target_stats))  # 1e19² overflows
-    online, target, opt_state = cond_in_rows(finite, update, leave)
-    metrics = aux.metrics | {
-        "loss": value,
-        "grad_norm": grad_norm,
-        "param_norm": global_norm(online.params),
-        "decay": jnp.asarray(decay if s.use_momentum else 0.0),
-        "nonfinite": 1 - finite.astype(jnp.float32),
-    }
-    metrics = {name: number.astype(jnp.float32) for name, number in metrics.items()}
-    return TrainState(state.step + 1, state.key, online, target, opt_state), metrics
-
-
-def loss(s: Settings, params: Any, state: TrainState, images: jax.Array, key: jax.Array) -> tuple[jax.Array, LossAux]:
-    """BYOL's loss of raw images [N, H, W, C] at `params`, as of `state`; `key` is the step's.
-
-        mean over n of  normalized_mse(p₁, z₂) + normalized_mse(p₂, z₁),  in [0, 8], about 4 at the start
-
-    Under a mapped axis it is the mean over this device's images; `aux.metrics` are the whole batch's.
-    """
-    view1, view2 = two_views(s, images, key)
-    online_key, target_key = (jax.random.fold_in(dropout_key(s, key), which) for which in (0, 1))
-    online = Variables(params, state.online.stats)
-    outputs, online_stats = _both_views(s, online_apply, online, view1, view2, online_key)
-
-    target = state.target if s.use_momentum else Variables(params, online_stats)
-    targets, target_stats = _both_views(s, target_apply, target, view1, view2, target_key)
-    if not s.use_momentum:  # SimSiam: one network, run twice, so its statistics have moved twice; the predictor's once
-        online_stats, target_stats = online_stats | target_stats, {}
-
-    prediction1, prediction2 = _apart(outputs.prediction)  # [N, P] each
-    target1, target2 = _apart(lax.stop_gradient(targets.projection))
-    value = jnp.mean(normalized_mse(prediction1, target2) + normalized_mse(prediction2, target1))
-    spread = feature_std(lax.stop_gradient(outputs.projection), s.axis_name)
-    metrics = {"loss": mean_over(lax.stop_gradient(value), s.axis_name), "feature_std": spread}
-    return value, LossAux(online_stats, target_stats, outputs, metrics)
-
-
-def online_apply(s: Settings, variables: Variables, images: jax.Array, *, train: bool, key: jax.Array | None = None):
-    """`(Outputs(features [N, D], projection [N, P], prediction [N, P]), new_stats)` of network inputs [N, H, W, C].
-
-    Network inputs are views: augmented and normalised already. `key` drives dropout. In evaluation no axis is used.
-    """
-    outputs, stats = target_apply(s, variables, images, train=train, key=key)
-    predictor = Variables(cast(variables.params["predictor"], s.compute_dtype), variables.stats["predictor"])
-    axis_name = s.sync_axis if train else None
-    prediction, new = s.predictor.apply(
-        predictor, cast(outputs.projection, s.compute_dtype), train=train, axis_name=axis_name
-    )
-    return outputs._replace(prediction=prediction.astype(s.storage_dtype)), stats | {"predictor": new}
-
-
-def target_apply(s: Settings, variables: Variables, images: jax.Array, *, train: bool, key: jax.Array | None = None):
-    """The same without a predictor: `(Outputs(features, projection, None), new_stats)`."""
-    params, stats = variables
-    axis_name = s.sync_axis if train else None
-    with foreign():
-        features, encoder_stats = s.encoder.apply(
-            Variables(cast(params["encoder"], s.compute_dtype), stats["encoder"]),
-            images.astype(s.compute_dtype),
-            train=train,
-            hidden_layer=s.hidden_layer,
-            key=key,
-            axis_name=axis_name,
-        )
-    features = cast(select_features(features), s.compute_dtype)  # [N, D]
-    projector = Variables(cast(params["projector"], s.compute_dtype), stats["projector"])
-    projection, projector_stats = s.projector.apply(projector, features, train=train, axis_name=axis_name)
-    outputs = Outputs(features.astype(s.storage_dtype), projection.astype(s.storage_dtype), None)
-    return outputs, {"encoder": cast(encoder_stats, s.storage_dtype), "projector": projector_stats}
-
-
-def embed(s: Settings, state: TrainState, images: jax.Array, *, which: str = "online") -> jax.Array:
-    """Representations [N, D] of raw images, in evaluation mode; `which` network, "online" or "target"."""
-    return _evaluate(s, state, images, which).features
-
-
-def project(s: Settings, state: TrainState, images: jax.Array, *, which: str = "online") -> jax.Array:
-    """Projections [N, P] of raw images, in evaluation mode; `which` network, "online" or "target"."""
-    return _evaluate(s, state, images, which).projection
+    return Learner(options.resolve(encoder))
 
 
 def encoder_variables(state: TrainState, which: str = "online") -> Variables:
@@ -242,48 +363,54 @@ def encoder_variables(state: TrainState, which: str = "online") -> Variables:
     Raises:
         ConfigurationError: another name, or the target of a learner without momentum, which has none.
     """
-    network = _network(state, which)
-    return Variables(network.params["encoder"], network.stats["encoder"])
+    return _part(_network(state, which), "encoder")
 
 
-def _both_views(s: Settings, apply: Callable, variables: Variables, view1: jax.Array, view2: jax.Array, key: jax.Array):
-    """One network on both views; rows of the outputs alternate: image 0's view 1, its view 2, image 1's view 1, ..."""
-    if not s.separate_views:
-        return apply(s, variables, _together(view1, view2), train=True, key=key)
-    first, stats = apply(s, variables, view1, train=True, key=jax.random.fold_in(key, 1))
-    params_and_moved = Variables(variables.params, variables.stats | stats)
-    second, stats = apply(s, params_and_moved, view2, train=True, key=jax.random.fold_in(key, 2))
-    return jax.tree.map(_together, first, second), stats
+def _update_if_finite(
+    update: Callable[[], tuple[Variables, Variables, Any]],
+    state: TrainState,
+    value: jax.Array,
+    gradient: Any,
+    aux: LossAux,
+    decay: Any,
+) -> tuple[TrainState, Metrics]:
+    """The next state: what `update` gives where loss, gradient and statistics are finite, else all as it was."""
+    grad_norm = global_norm(gradient)
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    finite &= stays_finite((state.online.stats, state.target.stats), (aux.online_stats, aux.target_stats))
+    online, target, opt_state = cond(finite, update, lambda: (state.online, state.target, state.opt_state))
+    metrics = aux.metrics | {
+        "loss": value,
+        "grad_norm": grad_norm,
+        "param_norm": global_norm(online.params),
+        "decay": jnp.asarray(decay),
+        "nonfinite": 1 - finite.astype(jnp.float32),
+    }
+    metrics = {name: number.astype(jnp.float32) for name, number in metrics.items()}
+    return TrainState(state.step + 1, state.key, online, target, opt_state), metrics
 
 
-def _together(view1: jax.Array, view2: jax.Array) -> jax.Array:
+def _part(variables: Variables, name: str) -> Variables:
+    """One of the networks that `variables` holds."""
+    return Variables(variables.params[name], variables.stats[name])
+
+
+def _alternate(view1: jax.Array, view2: jax.Array) -> jax.Array:
     """[N, ...] twice to [2N, ...], alternating: a batch spread over devices stays where it is (no collectives)."""
     return jnp.stack([view1, view2], axis=1).reshape(-1, *view1.shape[1:])
 
 
-def _apart(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The inverse: [2N, P] to view 1's and view 2's [N, P]."""
     pairs = rows.reshape(-1, 2, rows.shape[-1])  # [N, 2, P]
     return pairs[:, 0], pairs[:, 1]
 
 
-def _trained(s: Settings, params: Any) -> Any:
-    """The parameters that the loss depends on; None in the others' place, as PyTorch's `grad is None`."""
-    return params | {"encoder": drop(params["encoder"], s.trained)}
-
-
-def _without_predictor(parts: dict[str, Any]) -> dict[str, Any]:
-    return {name: part for name, part in parts.items() if name != "predictor"}
-
-
 def _network(state: TrainState, which: str) -> Variables:
+    """The online or the target network's variables."""
     if which not in ("online", "target"):
         raise ConfigurationError(f"which={which!r}: expected 'online' or 'target'")
-    network = getattr(state, which)
+    network = state.online if which == "online" else state.target
     if not network.params:
         raise ConfigurationError("which='target': a learner without momentum has no target network; use 'online'")
     return network
-
-
-def _evaluate(s: Settings, state: TrainState, images: jax.Array, which: str) -> Outputs:
-    return target_apply(s, _network(state, which), network_input(s, images), train=False)[0]

@@ -7,26 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from byol_jax.loss import root, unit
+from byol_jax.ops.axis import mean_over
+from byol_jax.ops.precision import at_least_float32
 
-__all__ = ["feature_std", "global_norm", "mean_over", "stays_finite"]
-
-
-def mean_over(value: Any, axis_name: str | None) -> Any:
-    """The mean of a pytree's floating leaves over a mapped axis, or the tree itself where there is none.
-
-    Leaves that aren't floating are counters that every device advances alike: their maximum is taken.
-    """
-    if axis_name is None:
-        return value
-
-    def mean(leaf: jax.Array) -> jax.Array:
-        reduce = lax.pmean if jnp.issubdtype(leaf.dtype, jnp.floating) else lax.pmax
-        return reduce(leaf, axis_name)
-
-    return jax.tree.map(mean, value)
+__all__ = ["feature_std", "global_norm", "stays_finite"]
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -37,7 +23,7 @@ def global_norm(tree: Any) -> jax.Array:
         >>> global_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}).item()
         5.0
     """
-    squares = [jnp.sum(jnp.square(_at_least_float32(leaf))) for leaf in jax.tree.leaves(tree)]
+    squares = [jnp.sum(jnp.square(leaf.astype(at_least_float32(leaf.dtype)))) for leaf in jax.tree.leaves(tree)]
     return root(sum(squares[1:], squares[0])) if squares else jnp.zeros((), jnp.float32)
 
 
@@ -70,11 +56,7 @@ def feature_std(embeddings: jax.Array, axis_name: str | None = None) -> jax.Arra
 
     Source: the collapse measure of SimSiam (Chen and He, arXiv:2011.10566, section 4.1).
     """
-    directions = unit(_at_least_float32(embeddings))  # [N, D]
+    directions = unit(embeddings.astype(at_least_float32(embeddings.dtype)))  # [N, D]
     mean = mean_over(jnp.mean(directions, axis=0), axis_name)  # [D]
     variance = mean_over(jnp.mean(jnp.square(directions - mean), axis=0), axis_name)  # [D]
     return jnp.mean(root(variance))
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)

@@ -16,8 +16,9 @@ import optax
 from jax.extend import core
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.precision import standard_promotion
 
-__all__ = ["depended_on", "drop", "fill", "lars", "matrices"]
+__all__ = ["apply_gradient", "depended_on", "drop", "fill", "init_optimizer", "lars", "matrices"]
 
 
 def matrices(params: Any) -> Any:
@@ -77,6 +78,33 @@ def lars(
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """The optimiser's state for `params`, whose leaves may be None; dtypes may mix in it, as optax's own do."""
+    with standard_promotion():
+        return optimizer.init(params)
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """One step of `optimizer`: the new parameters and its new state.
+
+    Parameters whose `gradient` is None stay as they are; the optimiser doesn't see them.
+
+    Example:
+        >>> optimizer = optax.sgd(0.5)
+        >>> params, gradient = {"used": jnp.ones(()), "unused": jnp.ones(())}, {"used": jnp.ones(()), "unused": None}
+        >>> new, _ = apply_gradient(optimizer, gradient, init_optimizer(optimizer, gradient), params)
+        >>> new["used"].item(), new["unused"].item()
+        (0.5, 1.0)
+    """
+    has_gradient = jax.tree.map(lambda leaf: leaf is not None, gradient, is_leaf=lambda leaf: leaf is None)
+    trained = drop(params, has_gradient)
+    with standard_promotion():
+        updates, opt_state = optimizer.update(gradient, opt_state, trained)
+        return fill(optax.apply_updates(trained, updates), params), opt_state
 
 
 def drop(tree: Any, mask: Any) -> Any:

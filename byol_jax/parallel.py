@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from byol_jax.byol import Learner
 from byol_jax.errors import ConfigurationError
-from byol_jax.types import Learner, TrainState
+from byol_jax.types import TrainState
 
 __all__ = [
     "AXIS",

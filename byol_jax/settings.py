@@ -1,12 +1,14 @@
 """From the arguments of `make_learner` to everything that `byol.py` needs, checked. No device work is done here.
 
 Shapes are found by abstract evaluation (`jax.eval_shape`), so a wrong layer, size or number of channels is reported
-before anything is allocated or compiled. What the pieces then do is in `byol.py`.
+before anything is allocated or compiled. Layer, dtypes and axis are settled here too: the networks that `byol.py` gets
+are plain functions of variables and images. What it does with them is written there.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +20,11 @@ from byol_jax.errors import ConfigurationError, InteropError, one_line
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
-from byol_jax.tree import cast, leaf_names
-from byol_jax.types import Encoder, Variables
+from byol_jax.ops.precision import compute_in, standard_promotion
+from byol_jax.tree import cast, fresh, leaf_names
+from byol_jax.types import Encoder, Images, PyTree, Variables
 
-__all__ = ["IMAGENET_MEAN_STD", "Settings", "foreign", "resolve", "select_features"]
+__all__ = ["IMAGENET_MEAN_STD", "Network", "Options", "Settings"]
 
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Per-channel mean and standard deviation of ImageNet's training images in [0, 1]; byol-pytorch's and the paper's."""
@@ -29,114 +32,197 @@ IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ENCODER_FUNCTIONS = ("init", "apply", "hidden_layers")
 
 
-class Settings(NamedTuple):
-    """What a learner is made of; everything static."""
+class NetworkApply(Protocol):
+    def __call__(
+        self, variables: Variables, x: Images, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, PyTree]: ...
 
-    encoder: Encoder
+
+class Network(NamedTuple):
+    """One of a learner's three networks, with layer, dtypes and axis settled.
+
+    Attributes:
+        init: `init(key) -> Variables`, fresh buffers in the storage dtype.
+        apply: `apply(variables, x, *, train, key=None) -> (y [N, width], new_stats)`; x and y in the storage dtype,
+            computed in the compute dtype. In evaluation no axis is used.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    apply: NetworkApply
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What a learner is made of; everything static.
+
+    Attributes:
+        encoder: from network inputs [N, *image_shape] to features [N, feature_size].
+        projector: from features to projections [N, projection_size].
+        predictor: from projections to predictions [N, projection_size].
+        hidden_layer: the encoder's layer that gives the features: a dotted name, or -1.
+        image_shape: one network input's, (H, W, C).
+        augment1, augment2: `(key, image) -> image`, for view 1 and view 2.
+        mean_std: what network inputs are normalised with, after the augmentation; None: not at all.
+        decay: from the step (int32) to the target's decay; 0 without momentum.
+        optimizer: the optax transformation.
+        trained: the encoder's parameters that the features depend on; a pytree of bools.
+        use_momentum: whether there is a target network.
+        separate_views: whether the networks see view 1, then view 2, or both together.
+        axis_name: the mapped axis that the batch is spread over.
+        storage_dtype: of parameters, statistics, loss and metrics.
+    """
+
+    encoder: Network
+    projector: Network
+    predictor: Network
     hidden_layer: str | int
     image_shape: tuple[int, ...]
     feature_size: int
     projection_size: int
-    projector: heads.Head
-    predictor: heads.Head
     augment1: Callable[[jax.Array, jax.Array], jax.Array]
     augment2: Callable[[jax.Array, jax.Array], jax.Array]
     mean_std: tuple[np.ndarray, np.ndarray] | None
-    decay: float | Callable[[jax.Array], Any]
+    decay: Callable[[jax.Array], Any]
     optimizer: optax.GradientTransformation
-    trained: Any
+    trained: PyTree
     use_momentum: bool
     separate_views: bool
     axis_name: str | None
-    sync_axis: str | None
-    compute_dtype: Any
     storage_dtype: Any
 
-
-def foreign():
-    """The context in which other people's code runs: their modules and optimisers may mix dtypes, ours may not."""
-    return jax.numpy_dtype_promotion("standard")
-
-
-def resolve(
-    encoder: Encoder,
-    *,
-    image_size: int | Sequence[int],
-    hidden_layer: str | int,
-    projection_size: int,
-    projection_hidden_size: int,
-    prediction_hidden_size: int | None,
-    moving_average_decay: float | Callable,
-    augment_fn: Callable | None,
-    augment_fn2: Callable | None,
-    normalize: Any,
-    use_momentum: bool,
-    simplicial_embeddings: bool,
-    sync_batchnorm: bool | None,
-    views: str,
-    num_channels: int | None,
-    optimizer: optax.GradientTransformation,
-    axis_name: str | None,
-    dtype: Any,
-) -> Settings:
-    """Checks every argument of `make_learner` and finds what follows from them. Raises as documented there."""
-    _check_encoder(encoder)
-    predictor_hidden = projection_hidden_size if prediction_hidden_size is None else prediction_hidden_size
-    _check_numbers(projection_size, projection_hidden_size, predictor_hidden, moving_average_decay, views)
-    if sync_batchnorm and axis_name is None:
-        raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
-    compute_dtype = _floating(dtype)
-    with foreign():
-        storage_dtype = jnp.promote_types(jnp.float32, compute_dtype)
-    seen = _on_one_device(encoder, axis_name)
-    shape = _image_shape(seen, image_size, num_channels, has_augmentation=augment_fn is not None)
-    if augment_fn is None and augment_fn2 is not None:
-        raise ConfigurationError("augment_fn2 without augment_fn: give both, or only augment_fn for both views")
-    first = augment_fn or augment.simclr(shape[:2])
-    layer, feature_size, variables = _representation(seen, hidden_layer, shape, storage_dtype, compute_dtype)
-    make_projector = heads.mlp if use_momentum else heads.simsiam_mlp
-    projector = make_projector(projection_hidden_size, projection_size)
-    return Settings(
-        encoder=encoder,
-        hidden_layer=layer,
-        image_shape=shape,
-        feature_size=feature_size,
-        projection_size=projection_size,
-        projector=heads.simplicial(projector) if simplicial_embeddings else projector,
-        predictor=heads.mlp(predictor_hidden, projection_size),
-        augment1=first,
-        augment2=augment_fn2 or first,
-        mean_std=_mean_std(normalize, shape[-1], is_default=augment_fn is None),
-        decay=moving_average_decay,
-        optimizer=optimizer,
-        trained=_trained(seen, layer, variables, shape, compute_dtype),
-        use_momentum=use_momentum,
-        separate_views=views == "separate",
-        axis_name=axis_name,
-        sync_axis=axis_name if sync_batchnorm is not False else None,
-        compute_dtype=compute_dtype,
-        storage_dtype=storage_dtype,
-    )
+    def only_trained(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Those of `online.params` that the loss depends on; None in the others' place, as PyTorch's `grad is None`."""
+        return params | {"encoder": optim.drop(params["encoder"], self.trained)}
 
 
-def select_features(features: jax.Array) -> jax.Array:
+@dataclass(frozen=True, eq=False)
+class Options:
+    """`make_learner`'s options, which it documents and gives their defaults."""
+
+    image_size: int | Sequence[int]
+    hidden_layer: str | int
+    projection_size: int
+    projection_hidden_size: int
+    prediction_hidden_size: int | None
+    moving_average_decay: float | Callable
+    augment_fn: Callable | None
+    augment_fn2: Callable | None
+    normalize: Any
+    use_momentum: bool
+    simplicial_embeddings: bool
+    sync_batchnorm: bool | None
+    views: str
+    num_channels: int | None
+    optimizer: optax.GradientTransformation
+    axis_name: str | None
+    dtype: Any
+
+    def resolve(self, encoder: Encoder) -> Settings:
+        """Checks every option and finds what follows from it. Raises as `make_learner` says."""
+        _check_encoder(encoder)
+        width = self.projection_size
+        prediction_hidden_size = self.prediction_hidden_size
+        if prediction_hidden_size is None:
+            prediction_hidden_size = self.projection_hidden_size
+        _check_sizes(
+            projection_size=width,
+            projection_hidden_size=self.projection_hidden_size,
+            prediction_hidden_size=prediction_hidden_size,
+        )
+        _check_decay(self.moving_average_decay)
+        if self.views not in ("concatenated", "separate"):
+            raise ConfigurationError(f"views={self.views!r}: expected 'concatenated' or 'separate'")
+        if self.sync_batchnorm and self.axis_name is None:
+            raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
+        compute = _floating(self.dtype)
+        with standard_promotion():
+            storage = jnp.promote_types(jnp.float32, compute)
+        seen = _on_one_device(encoder, self.axis_name)
+        has_augmentation = self.augment_fn is not None
+        shape = _image_shape(seen, self.image_size, self.num_channels, has_augmentation=has_augmentation)
+        if self.augment_fn is None and self.augment_fn2 is not None:
+            raise ConfigurationError("augment_fn2 without augment_fn: give both, or only augment_fn for both views")
+        augment1 = self.augment_fn or augment.simclr(shape[:2])
+        layer, feature_size, variables = _representation(seen, self.hidden_layer, shape, storage, compute)
+        axis_name = None if self.sync_batchnorm is False else self.axis_name
+        in_dtype = partial(compute_in, compute, storage=storage)
+
+        make_projector = heads.mlp if self.use_momentum else heads.simsiam_mlp
+        projector = make_projector(self.projection_hidden_size, width)
+        projector = heads.simplicial(projector) if self.simplicial_embeddings else projector
+        predictor = heads.mlp(prediction_hidden_size, width)
+        return Settings(
+            encoder=_encoder(encoder, shape, layer, axis_name, in_dtype, storage),
+            projector=_head(projector, feature_size, axis_name, in_dtype, storage),
+            predictor=_head(predictor, width, axis_name, in_dtype, storage),
+            hidden_layer=layer,
+            image_shape=shape,
+            feature_size=feature_size,
+            projection_size=width,
+            augment1=augment1,
+            augment2=self.augment_fn2 or augment1,
+            mean_std=_mean_std(self.normalize, shape[-1], is_default=not has_augmentation),
+            decay=_decay(self.moving_average_decay if self.use_momentum else 0.0),
+            optimizer=self.optimizer,
+            trained=_trained(seen, layer, variables, shape, compute),
+            use_momentum=self.use_momentum,
+            separate_views=self.views == "separate",
+            axis_name=self.axis_name,
+            storage_dtype=storage,
+        )
+
+
+def _encoder(
+    encoder: Encoder, shape: tuple[int, ...], layer: str | int, axis_name: str | None, in_dtype: Callable, storage: Any
+) -> Network:
+    """The encoder up to `layer`, its feature maps flattened."""
+
+    def init(key: jax.Array) -> Variables:
+        with standard_promotion():
+            variables = encoder.init(key, shape)
+        return cast(fresh(variables), storage)  # fresh first: a number that an encoder gives becomes an array
+
+    def apply(variables: Variables, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> Any:
+        axis = axis_name if train else None
+        with standard_promotion():
+            features, stats = encoder.apply(variables, images, train=train, hidden_layer=layer, key=key, axis_name=axis)
+        return _flat(features), stats  # [N, D]
+
+    return Network(init, in_dtype(apply))
+
+
+def _head(head: heads.Head, input_size: int, axis_name: str | None, in_dtype: Callable, storage: Any) -> Network:
+    """A projector or a predictor."""
+
+    def init(key: jax.Array) -> Variables:
+        return fresh(head.init(key, input_size, storage))
+
+    def apply(variables: Variables, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> Any:
+        del key  # nothing in a head is random
+        return head.apply(variables, x, train=train, axis_name=axis_name if train else None)
+
+    return Network(init, in_dtype(apply))
+
+
+def _decay(decay: float | Callable) -> Callable[[jax.Array], Any]:
+    """From the step to the decay: a schedule, in which dtypes may mix, or a constant, which stays a Python number."""
+    return standard_promotion()(decay) if callable(decay) else lambda step: decay
+
+
+def _flat(features: jax.Array) -> jax.Array:
     """[N, D] from what a hidden layer gave; feature maps are flattened in PyTorch's order, C·H·W."""
     return features if features.ndim == 2 else flatten_channels_first(features)
 
 
-def _check_numbers(projection_size: Any, projector_hidden: Any, predictor_hidden: Any, decay: Any, views: str) -> None:
-    sizes = {
-        "projection_size": projection_size,
-        "projection_hidden_size": projector_hidden,
-        "prediction_hidden_size": predictor_hidden,
-    }
+def _check_sizes(**sizes: Any) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+def _check_decay(decay: Any) -> None:
     if not callable(decay) and not (isinstance(decay, int | float) and 0 <= decay <= 1):
         raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
-    if views not in ("concatenated", "separate"):
-        raise ConfigurationError(f"views={views!r}: expected 'concatenated' or 'separate'")
 
 
 def _floating(dtype: Any) -> Any:
@@ -184,7 +270,7 @@ def _gives_vectors(encoder: Encoder, shape: tuple[int, ...]) -> bool:
 
 def _variables(encoder: Encoder, shape: tuple[int, ...], dtype: Any) -> Variables:
     """The encoder's variables, abstractly; floating ones in `dtype`."""
-    with foreign():
+    with standard_promotion():
         variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape))
     if not isinstance(variables, Variables):
         kind = type(variables).__name__
@@ -200,7 +286,7 @@ def _outputs(encoder: Encoder, layer: Any, variables: Variables, shape: tuple[in
             Variables(params, stats), images, train=True, hidden_layer=layer, key=jax.random.key(0), axis_name=None
         )
 
-    with foreign():
+    with standard_promotion():
         given = jax.eval_shape(apply, *variables, jax.ShapeDtypeStruct((2, *shape), dtype))
     if not isinstance(given, tuple) or len(given) != 2:
         raise ConfigurationError(
@@ -270,7 +356,7 @@ def _trained(encoder: Encoder, layer: Any, variables: Variables, shape: Any, dty
     """Which of the encoder's parameters the representation depends on; a pytree of bools."""
 
     def features(params: Any, stats: Any, images: jax.Array) -> jax.Array:
-        with foreign():
+        with standard_promotion():
             given, _ = encoder.apply(
                 Variables(params, stats), images, train=True, hidden_layer=layer, key=jax.random.key(0), axis_name=None
             )

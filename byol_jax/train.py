@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from byol_jax import checkpoint, parallel, report
-from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
 from byol_jax.recipe import Recipe, check_warmup, for_run, learner_arguments, to_json, warmup_steps
@@ -26,7 +26,7 @@ from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
-from byol_jax.types import Encoder, Learner, TrainState
+from byol_jax.types import Encoder, TrainState
 
 if TYPE_CHECKING:
     from interop import WeightFile

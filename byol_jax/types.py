@@ -7,10 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
+import numpy as np
 
-__all__ = ["Encoder", "EncoderFacts", "Learner", "LossAux", "Outputs", "PyTree", "TrainState", "Variables"]
+__all__ = ["Encoder", "EncoderFacts", "Images", "LossAux", "Outputs", "PyTree", "TrainState", "Variables"]
 
 PyTree = Any
+
+Images = jax.Array | np.ndarray
+"""A batch [N, H, W, C], channels last."""
 
 
 class Variables(NamedTuple):
@@ -120,15 +124,3 @@ class TrainState:
     online: Variables
     target: Variables
     opt_state: PyTree
-
-
-class Learner(NamedTuple):
-    """BYOL around one encoder, as pure functions. Made by `make_learner`, which documents each of them."""
-
-    init: Any
-    step: Any
-    loss: Any
-    online_apply: Any
-    target_apply: Any
-    embed: Any
-    project: Any

@@ -9,10 +9,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.settings import Settings, foreign
+from byol_jax.ops.axis import device_count, device_index
+from byol_jax.ops.precision import standard_promotion
+from byol_jax.settings import Settings
+from byol_jax.types import Images
 
 __all__ = ["dropout_key", "network_input", "sample_views", "two_views"]
 
@@ -20,7 +22,7 @@ DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
 
 
-def two_views(s: Settings, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both views of a batch as network inputs, [N, H, W, C] each.
 
     Under a mapped axis an image's index is `axis_index * n + i`, so the views don't depend on how many devices share
@@ -31,13 +33,11 @@ def two_views(s: Settings, images: jax.Array, key: jax.Array) -> tuple[jax.Array
     """
     images = _unit_range(s, images)
     count = images.shape[0]
-    devices = 1 if s.axis_name is None else lax.axis_size(s.axis_name)
-    if count * devices < 2:
+    if count * device_count(s.axis_name) < 2:
         raise ConfigurationError("a batch of 1 image can't train: batch norm has nothing to compare; use at least 2")
-    first = 0 if s.axis_name is None else lax.axis_index(s.axis_name) * count
-    with foreign():
-        augmented = sample_views(s.augment1, s.augment2, images, key, first=first)
-    view1, view2 = (_normalized(s, view.astype(s.storage_dtype)) for view in augmented)
+    first = device_index(s.axis_name) * count
+    augmented = sample_views(s.augment1, s.augment2, images, key, first=first)
+    view1, view2 = (_normalize(s, view.astype(s.storage_dtype)) for view in augmented)
     if not s.separate_views and (view1.shape[1:] != s.image_shape or view2.shape != view1.shape):
         raise ConfigurationError(
             f"views of shapes {view1.shape[1:]} and {view2.shape[1:]}, expected {s.image_shape}: let augment_fn give"
@@ -46,6 +46,7 @@ def two_views(s: Settings, images: jax.Array, key: jax.Array) -> tuple[jax.Array
     return view1, view2
 
 
+@standard_promotion()
 def sample_views(
     augment1: Callable, augment2: Callable, images: jax.Array, key: jax.Array, *, first: int | jax.Array = 0
 ) -> tuple[jax.Array, jax.Array]:
@@ -64,21 +65,21 @@ def sample_views(
     return view(1, augment1), view(2, augment2)
 
 
-def network_input(s: Settings, images: jax.Array) -> jax.Array:
+def network_input(s: Settings, images: Images) -> jax.Array:
     """Raw images [N, H, W, C] as the network takes them in evaluation: floats in [0, 1], normalised, not augmented."""
     images = _unit_range(s, images)
     if images.shape[1:] != s.image_shape:
         raise ConfigurationError(f"images of shape {images.shape[1:]}, expected {s.image_shape}: resize them first")
-    return _normalized(s, images)
+    return _normalize(s, images)
 
 
 def dropout_key(s: Settings, key: jax.Array) -> jax.Array:
     """The key of everything random inside the networks in one step, another one on each device."""
     key = jax.random.fold_in(key, DROPOUT)
-    return key if s.axis_name is None else jax.random.fold_in(key, lax.axis_index(s.axis_name))
+    return key if s.axis_name is None else jax.random.fold_in(key, device_index(s.axis_name))
 
 
-def _unit_range(s: Settings, images: jax.Array) -> jax.Array:
+def _unit_range(s: Settings, images: Images) -> jax.Array:
     """uint8 becomes float / 255; floats keep their values, in the storage dtype."""
     images = jnp.asarray(images)
     if images.ndim != 1 + len(s.image_shape) or images.shape[-1] != s.image_shape[-1]:
@@ -92,7 +93,7 @@ def _unit_range(s: Settings, images: jax.Array) -> jax.Array:
     return images.astype(s.storage_dtype)
 
 
-def _normalized(s: Settings, images: jax.Array) -> jax.Array:
+def _normalize(s: Settings, images: jax.Array) -> jax.Array:
     if s.mean_std is None:
         return images
     mean, std = (jnp.asarray(part, images.dtype) for part in s.mean_std)

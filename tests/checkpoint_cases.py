@@ -15,8 +15,7 @@ import torchvision
 from torch import nn
 
 import interop
-from byol_jax import make_learner, nets
-from byol_jax.types import Learner
+from byol_jax import Learner, make_learner, nets
 from interop.weights.architectures import expected_shapes
 from tests.interop import deepmind_files
 from tests.interop.plain_learners import Lightly, SoloLearn, cut, lightly_cifar, resnet

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from byol_jax import evaluate, nets, presets, report
-from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import open_dataset
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError
@@ -26,7 +26,7 @@ from byol_jax.hidden import OUTPUT
 from byol_jax.nets.cnn import torch_expression
 from byol_jax.recipe import learner_arguments
 from byol_jax.train import Program, train_recipe
-from byol_jax.types import Learner, TrainState
+from byol_jax.types import TrainState
 
 __all__ = ["run"]
 

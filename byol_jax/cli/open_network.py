@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import optax
 
-from byol_jax.byol import encoder_variables, make_learner
+from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.cli.networks import Network
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
 from byol_jax.recipe import DEFAULT, augmentations, mean_std
-from byol_jax.types import Encoder, Learner, TrainState
+from byol_jax.types import Encoder, TrainState
 
 __all__ = ["NetworkAlone", "open_network", "summary"]
 

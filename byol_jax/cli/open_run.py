@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from byol_jax import checkpoint, recipe
-from byol_jax.byol import make_learner
+from byol_jax.byol import Learner, make_learner
 from byol_jax.cli.networks import encoder_from
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.config import read_config
-from byol_jax.types import Encoder, Learner, TrainState
+from byol_jax.types import Encoder, TrainState
 
 __all__ = ["Run", "open_run"]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-__all__ = ["cond_in_rows"]
+__all__ = ["cond", "cond_in_rows"]
 
 WIDE = 16
 """Elements of the last axis from which vectors are filled: sixteen float32 are AVX-512's."""
@@ -26,6 +26,19 @@ ELEMENTWISE = frozenset({
     "convert_element_type",
 })  # fmt: skip
 """Names of primitives whose every output element comes from the same element of each operand, or from a scalar."""
+
+
+def cond(predicate: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:
+    """`lax.cond(predicate, on_true, on_false)` in the form that is fastest for the platform: in rows on CPUs.
+
+    Example:
+        >>> cond(jnp.asarray(False), lambda: jnp.ones(2), lambda: jnp.zeros(2)).tolist()
+        [0.0, 0.0]
+    """
+    return lax.platform_dependent(
+        cpu=lambda: cond_in_rows(predicate, on_true, on_false),
+        default=lambda: lax.cond(predicate, on_true, on_false),
+    )
 
 
 def cond_in_rows(predicate: jax.Array, on_true: Callable[[], Any], on_false: Callable[[], Any]) -> Any:

@@ -86,10 +86,9 @@ def encoder_of(name, *, padding="same"):
 
 def learner_of(name, *, image_size=64, padding="same"):
     """A learner whose states have the file's shapes."""
-    encoder = encoder_of(name, padding=padding)
     size, hidden, predictor_hidden = HEADS[name]
     return make_learner(
-        encoder,
+        encoder_of(name, padding=padding),
         image_size=image_size,
         hidden_layer="avgpool",
         projection_size=size,

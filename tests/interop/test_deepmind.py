@@ -10,7 +10,7 @@ from deepmind_files import SIZES, TINY, arrays, encoder_of, learner_of, normalis
 from weight_samples import assert_identical
 
 import interop
-from byol_jax import checkpoint
+from byol_jax import checkpoint, encoder_variables
 from byol_jax.types import Variables
 from interop.learners.fitting import PaddingWarning
 from interop.learners.reading import read_weights
@@ -41,15 +41,14 @@ def state_of(folder):
     )
 
 
-def outputs(learner, state, images):
+def outputs(encoder, learner, state, images):
     """Everything that DeepMind's functions gave, in evaluation mode, under its names."""
-    (settings,) = learner.init.args
     online, _ = learner.online_apply(state.online, normalised(images), train=False)
     found = {"prediction": online.prediction}
-    for which, network in {"online": state.online, "target": state.target}.items():
+    for which in ("online", "target"):
         front = "" if which == "online" else "target_"
-        encoder = Variables(network.params["encoder"], network.stats["encoder"])
-        logits, _ = settings.encoder.apply(encoder, normalised(images), train=False, hidden_layer=-1)
+        variables = encoder_variables(state, which)
+        logits, _ = encoder.apply(variables, normalised(images), train=False, hidden_layer=-1)
         found |= {f"{front}embedding": learner.embed(state, images, which=which), f"{front}logits": logits}
         found[f"{front}projection"] = learner.project(state, images, which=which)
     return found
@@ -66,7 +65,7 @@ def outputs(learner, state, images):
 def test_the_original_codes_outputs_are_reproduced(name, size, state_of):
     images = jax.numpy.asarray(arrays("images")[f"images_{size}"])
     learner = learner_of(name, image_size=images.shape[1:3])
-    got = jax.jit(partial(outputs, learner), compiler_options=QUICK)(state_of(name), images)
+    got = jax.jit(partial(outputs, encoder_of(name), learner), compiler_options=QUICK)(state_of(name), images)
     off = {what: np.max(np.abs(array - arrays(name)[f"{what}_{size}"])) for what, array in got.items()}
     assert len(off) == 7
     assert max(off.values()) <= TOLERANCE, off

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from byol_jax.ema import ema_update
 from byol_jax.loss import normalized_mse
-from byol_jax.metrics import feature_std, global_norm, mean_over
+from byol_jax.metrics import feature_std, global_norm
+from byol_jax.ops.axis import mean_over
 
 VECTORS = st.integers(0, 2**32 - 1)
 

@@ -4,6 +4,7 @@ Statistics are compared in float64 on images that get darker from device to devi
 device's only is far off: the mutants below say how far.
 """
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -25,7 +26,7 @@ from driver_runs import (
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from byol_jax import byol, from_linen, from_nnx, make_learner, nets, parallel, views
+from byol_jax import Learner, from_linen, from_nnx, make_learner, nets, parallel, views
 from byol_jax.types import Encoder, Variables
 
 DEVICES = 4
@@ -116,15 +117,6 @@ def check_statistics_are_the_whole_batchs(name: str) -> float:
     return max(found.values())
 
 
-def deaf(part):
-    """A head or an encoder that takes no notice of the axis."""
-
-    def apply(*arguments, axis_name=None, **options):
-        return part.apply(*arguments, axis_name=None, **options)
-
-    return part._replace(apply=apply)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["encoder", "projector", "predictor"])
 def test_a_part_that_is_not_synchronised_is_noticed(part: str) -> None:
@@ -134,9 +126,9 @@ def test_a_part_that_is_not_synchronised_is_noticed(part: str) -> None:
         one, many = made("small_cnn", None), made("small_cnn", parallel.AXIS)
         state = jax.jit(one.init)(jax.random.key(0))
         wanted = on_host(jax.jit(partial(statistics, one.loss))(state, images))
-        settings = many.loss.args[0]
-        mutant = partial(byol.loss, settings._replace(**{part: deaf(getattr(settings, part))}))
-        found = distances(on_each_device(mutant, state, images), wanted)
+        deaf = {part: getattr(one.settings, part)}
+        mutant = Learner(replace(many.settings, **deaf))
+        found = distances(on_each_device(mutant.loss, state, images), wanted)
     assert found[part] > 1e-4, found
     before = {"encoder": (), "projector": ("encoder",), "predictor": ("encoder", "projector")}[part]
     assert all(found[name] <= 1e-12 for name in before), found
@@ -146,7 +138,7 @@ def drawn(driver: str, devices: int, dtype, images: np.ndarray, key) -> tuple[np
     """Both views of the whole batch, [N, H, W, C], drawn under a driver with the default augmentation."""
     many = learner(None if driver == "jit" else parallel.AXIS, dtype=dtype)
     mesh, spread = parallel.make_mesh(jax.devices()[:devices]), PartitionSpec(parallel.AXIS)
-    run = partial(views.two_views, many.step.args[0])
+    run = partial(views.two_views, many.settings)
     if driver == "pmap":
         mapped = jax.pmap(run, parallel.AXIS, in_axes=(0, None), devices=jax.devices()[:devices])
         return tuple(np.asarray(view).reshape(images.shape) for view in mapped(parallel.split(images, devices), key))
@@ -174,7 +166,7 @@ def test_an_image_has_the_same_views_on_eight_devices() -> None:
 
 def keys_of_devices(devices: int) -> np.ndarray:
     """[devices, 2]: the dropout key of each device in one step."""
-    settings = learner(parallel.AXIS, dtype=jnp.float32).step.args[0]
+    settings = learner(parallel.AXIS, dtype=jnp.float32).settings
     mesh, spread = parallel.make_mesh(jax.devices()[:devices]), PartitionSpec(parallel.AXIS)
 
     def own(key):

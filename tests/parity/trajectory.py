@@ -13,7 +13,7 @@ import torchvision
 from byol_pytorch import BYOL
 from torch import nn
 
-from byol_jax import make_learner, nets, schedules
+from byol_jax import Learner, make_learner, nets, schedules
 from byol_jax.tree import flatten
 from interop import load_byol_checkpoint, load_state_dict, save_byol_checkpoint
 from tests.parity.reference import Leaf, flip, native, our_gradients, our_networks, torch_learner
@@ -214,10 +214,18 @@ def both_learners(network: Network, case: Case, dtype: str, *, seed: int = 0, **
     return reference, make_learner(network.ours(), **ours | HEADS | options)
 
 
-def check(network: Network, case: Case, *, options: Mapping[str, Any] = QUICK, **changes: Any) -> Followed:
-    """Five steps in float64, compared; `changes` are options that only our learner gets."""
+def check(
+    network: Network,
+    case: Case,
+    *,
+    options: Mapping[str, Any] = QUICK,
+    change: Callable[[Learner], Learner] | None = None,
+    **changes: Any,
+) -> Followed:
+    """Five steps in float64, compared; `changes` are options that only our learner gets, `change` another learner."""
     images = some_images(network)
     reference, learner = both_learners(network, case, "float64", **changes)
+    learner = learner if change is None else change(learner)
     optimizer = OPTIMIZERS[case.optimizer][0](reference.parameters())
     scheduled = case.target == "scheduled"
     return follow(reference, optimizer, learner, images, scheduled=scheduled, options=options, leaf=network.leaf)
