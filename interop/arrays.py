@@ -1,8 +1,8 @@
 """From any framework's array to NumPy and from NumPy to torch, without changing a bit.
 
-The one place that knows how bfloat16 and float8 are converted: NumPy has no such types of its own (`ml_dtypes` does), and
-torch refuses `.numpy()` for them, so they travel as unsigned integers of the same width. torch is never imported by
-`as_numpy`: a value can only be a tensor where somebody imported torch already.
+The one place that knows how bfloat16 and float8 are converted: NumPy has no such types itself (`ml_dtypes` does), and
+torch refuses `.numpy()` for them, so they are passed on as unsigned integers of the same width. `as_numpy` doesn't
+import torch: a value can only be a tensor where torch was imported already.
 """
 
 import sys
