@@ -19,6 +19,7 @@ from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
 from byol_jax.recipe import Recipe, check_warmup, for_run, learner_arguments, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
+from byol_jax.runs.config import update_config
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, truncate_metrics
@@ -287,6 +288,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
         while done < total and not stopping:
             images = next(loader)  # [N, H, W, C], over all devices and processes
             if step is None:
+                _record_batch_size(plan, len(images))
                 step = _compile(plan, mesh, state, images, tally)
             state, metrics = step(state, images)
             done += 1
@@ -317,6 +319,12 @@ def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
         workers=plan.program.workers,
         place=lambda batch: parallel.shard(batch, mesh),
     )
+
+
+def _record_batch_size(plan: Plan, size: int) -> None:
+    """Of an iterable the size is known by its first batch; config.json says null before."""
+    if plan.source.batch_size is None and parallel.is_writer():
+        update_config(plan.paths.root, batch_size=size)
 
 
 def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:

@@ -9,10 +9,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from byol_jax import disk
 from byol_jax.errors import ConfigurationError
 from byol_jax.tree import flatten
 
-__all__ = ["MAY_GROW", "NEVER_COMPARED", "differences", "encode_config", "read_config", "refuse_differences"]
+__all__ = [
+    "MAY_GROW",
+    "NEVER_COMPARED",
+    "differences",
+    "encode_config",
+    "read_config",
+    "refuse_differences",
+    "update_config",
+]
 
 NEVER_COMPARED = frozenset(
     {"out", "workers", "log_every", "checkpoint_every", "num_processes", "process_id", "coordinator_address"}
@@ -63,6 +72,11 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any]:
         found = f"format {mark['format']}, version {mark['version']}"
         raise ConfigurationError(f"{path} is not of a run that this byol_jax knows ({found}): give a run's folder")
     return config
+
+
+def update_config(out: str | os.PathLike[str], **values: Any) -> None:
+    """Replaces values in `config.json`, in one instant: what is known only when the run has begun."""
+    disk.write_atomically(Path(out) / "config.json", encode_config(read_config(out) | values))
 
 
 def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:

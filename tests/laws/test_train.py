@@ -76,17 +76,23 @@ def test_an_iterables_own_batch_size_counts_and_older_runs_that_say_256_go_on(tm
     options = SMALL | {"out": out, "log_every": 1, "augment_fn": lambda key, image: image}
     pretrain(nets.small_cnn((4,)), [images(16)], steps=2, batch_size=48, **options)
     config = json.loads((out / "config.json").read_text())
-    assert config["batch_size"] is None
+    assert config["batch_size"] == 16
     assert config["data"] == {"kind": "iterable"}
     (out / "config.json").write_text(json.dumps(config | {"batch_size": 256}))
     pretrain(nets.small_cnn((4,)), [images(24)], steps=4, resume=True, **options)
-    assert json.loads((out / "config.json").read_text())["batch_size"] is None
+    assert json.loads((out / "config.json").read_text()) == config | {"batch_size": 24, "steps": 4}
     rows, _ = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     check_speed(rows[:2], batch_size=16, compiled_before={1})
     check_speed(rows[2:], batch_size=24, compiled_before={3})
     log = [line.partition("  ")[2] for line in (out / "train.log").read_text().splitlines()]
     assert sum(line.startswith("compiled the step in ") for line in log) == 2
+
+
+def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gave nothing more after 0 batches"):
+        pretrain(nets.small_cnn((4,)), [], out=tmp_path / "run", steps=2, batch_size=48, **SMALL)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] is None
 
 
 @pytest.mark.parametrize(
