@@ -57,9 +57,8 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
         recipe = replace(recipe, steps=steps)
     images, labels = _embedded_images()
     train = images[:TRAIN_IMAGES]
-    say(
-        f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {recipe.steps:,} steps of {recipe.batch_size}"
-    )
+    length = f"{recipe.steps:,} steps of {recipe.batch_size}"
+    say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {length}")
     if overwrite and (out / "config.json").exists():
         for stale in ("results.json", "improved-net.pt"):
             (out / stale).unlink(missing_ok=True)
