@@ -28,7 +28,7 @@ def arrows(root: Path = ROOT, node=room) -> dict[str, set[str]]:
     return graph
 
 
-def mutual(graph: dict[str, set[str]]) -> list[str]:
+def mutual_pairs(graph: dict[str, set[str]]) -> list[str]:
     """Pairs of nodes that reach each other: a graph without cycles has none."""
 
     def reached(start: str) -> set[str]:
@@ -43,14 +43,14 @@ def mutual(graph: dict[str, set[str]]) -> list[str]:
     return [f"{a} and {b}" for a, b in combinations(sorted(graph), 2) if b in behind[a] and a in behind[b]]
 
 
-def of_interop_in_byol_jax(root: Path = ROOT) -> tuple[int, int]:
+def interop_imports(root: Path = ROOT) -> tuple[int, int]:
     """How often byol_jax imports interop, and how many of these imports name what interop keeps to itself."""
     found = [one.module for name in modules(root) if name.startswith("byol_jax") for one in imports(name, root)]
     found = [module for module in found if module.split(".")[0] == "interop"]
     return len(found), sum(module != "interop" for module in found)
 
 
-def upward(root: Path = ROOT) -> int:
+def upward_arrows(root: Path = ROOT) -> int:
     """Imports that run upward by the floors that the checkout's own tests/test_floors.py names, within a package."""
     statements = parsed(root / "tests" / "test_floors.py").body
     assigned = {ast.unparse(one.targets[0]): one.value for one in statements if isinstance(one, ast.Assign)}
@@ -74,7 +74,7 @@ def flat_files(package: str, root: Path = ROOT) -> int:
 
 def main(root: Path) -> None:
     graph, names = arrows(root), (root / "docs" / "api.md").read_text()
-    every, inner = of_interop_in_byol_jax(root)
+    every, inner = interop_imports(root)
     rows = {
         "Python files": len(modules(root)),
         "lines in them": sum(len(path.read_text().splitlines()) for path in modules(root).values()),
@@ -82,9 +82,9 @@ def main(root: Path) -> None:
         "files beside interop's folders": flat_files("interop", root),
         "rooms": len(graph),
         "arrows between rooms": sum(map(len, graph.values())),
-        "arrows that go up": upward(root),
-        "pairs of files that reach each other": len(mutual(arrows(root, node=lambda module: module))),
-        "pairs of rooms that reach each other": len(mutual(graph)),
+        "arrows that go up": upward_arrows(root),
+        "pairs of files that reach each other": len(mutual_pairs(arrows(root, node=lambda module: module))),
+        "pairs of rooms that reach each other": len(mutual_pairs(graph)),
         "imports of interop in byol_jax": every,
         "of these, imports of its internals": inner,
         "public names in docs/api.md": len(re.findall(r"^- `\w+`: ", names, re.MULTILINE)),
