@@ -186,7 +186,7 @@ def _encoder(
         axis = axis_name if train else None
         with standard_promotion():
             features, stats = encoder.apply(variables, images, train=train, hidden_layer=layer, key=key, axis_name=axis)
-        return _flat(features), stats  # [N, D]
+        return _flatten(features, encoder), stats  # [N, D]
 
     return Network(init, in_dtype(apply))
 
@@ -209,9 +209,12 @@ def _decay(decay: float | Callable) -> Callable[[jax.Array], Any]:
     return standard_promotion()(decay) if callable(decay) else lambda step: decay
 
 
-def _flat(features: jax.Array) -> jax.Array:
-    """[N, D] from what a hidden layer gave; feature maps are flattened in PyTorch's order, C·H·W."""
-    return features if features.ndim == 2 else flatten_channels_first(features)
+def _flatten(features: jax.Array, encoder: Encoder) -> jax.Array:
+    """[N, D] from what a layer gave: feature maps in PyTorch's order, C·H·W, which a traced network's output has."""
+    if features.ndim == 2:
+        return features
+    is_traced = encoder.facts.traced is not None
+    return features.reshape(features.shape[0], -1) if is_traced else flatten_channels_first(features)
 
 
 def _check_sizes(**sizes: Any) -> None:
@@ -244,9 +247,9 @@ def _image_shape(encoder: Encoder, size: Any, channels: int | None, *, has_augme
             raise ConfigurationError(f"a whole input shape, {sizes}, needs augment_fn, a function (key, x) -> x")
         return sizes
     shape = (*sizes, channels)
-    if isinstance(size, int) or not has_augmentation or _gives_vectors(encoder, shape):
+    if isinstance(size, int) or not has_augmentation:
         return shape
-    return sizes if _gives_vectors(encoder, sizes) else shape
+    return max((shape, sizes), key=lambda one: _suits(encoder, one))  # the first where both suit alike
 
 
 def _on_one_device(encoder: Encoder, axis_name: str | None) -> Encoder:
@@ -261,11 +264,13 @@ def _on_one_device(encoder: Encoder, axis_name: str | None) -> Encoder:
     return encoder._replace(apply=apply)
 
 
-def _gives_vectors(encoder: Encoder, shape: tuple[int, ...]) -> bool:
+def _suits(encoder: Encoder, shape: tuple[int, ...]) -> int:
+    """How well an input shape suits the encoder: 0 where it raises, 1 where it gives maps, 2 one vector an input."""
     try:
-        return len(_outputs(encoder, OUTPUT, _variables(encoder, shape, None), shape, jnp.float32).shape) == 2
+        _, *axes = _outputs(encoder, OUTPUT, _variables(encoder, shape, None), shape, jnp.float32).shape
     except Exception:  # whatever a user's network raises on an input that it wasn't made for
-        return False
+        return 0
+    return 2 if axes and max(axes) == np.prod(axes) else 1  # [C, 1, 1] is one vector
 
 
 def _variables(encoder: Encoder, shape: tuple[int, ...], dtype: Any) -> Variables:
@@ -320,17 +325,17 @@ def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: An
         raise ConfigurationError(
             f"the encoder can't take inputs of shape {shape}: give its own image_size and num_channels ({reason})"
         ) from error
-    _check_features(features, hidden_layer, is_output=layer == OUTPUT)
+    _check_features(features, hidden_layer)
     return layer, int(np.prod(features.shape[1:])), variables
 
 
-def _check_features(features: Any, hidden_layer: Any, *, is_output: bool) -> None:
-    """Whether two images have given one floating array with a row for each; hidden feature maps may have more axes."""
+def _check_features(features: Any, hidden_layer: Any) -> None:
+    """Whether two images have given one floating array with a row for each; feature maps have more axes."""
     if not isinstance(features, jax.ShapeDtypeStruct):
         given = f"a {type(features).__name__}"
     elif not jnp.issubdtype(features.dtype, jnp.floating):
         given = f"dtype {features.dtype}"
-    elif len(features.shape) < 2 or features.shape[0] != 2 or (is_output and len(features.shape) != 2):
+    elif len(features.shape) < 2 or features.shape[0] != 2:
         given = f"shape {features.shape} for 2 images"
     else:
         return

@@ -12,7 +12,6 @@ from byol_jax.errors import ConfigurationError, nearest
 
 __all__ = [
     "as_image",
-    "as_size",
     "check_box",
     "check_choice",
     "check_count",
@@ -46,22 +45,6 @@ def as_image(name: str, image: Any, *, channels: Collection[int] = ()) -> jax.Ar
             f"{name}: expected {allowed} channels, got {image.shape[-1]}; leave it out for these images"
         )
     return jnp.asarray(image)
-
-
-def as_size(name: str, size: Any) -> tuple[int, int]:
-    """`(height, width)` in pixels from an int or a pair of ints.
-
-    Raises:
-        ConfigurationError: anything else, or less than one pixel.
-
-    Example:
-        >>> as_size("simclr", 32)
-        (32, 32)
-    """
-    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2 or not all(_is_whole(side) and side > 0 for side in sides):
-        raise ConfigurationError(f"{name}: the size must be a positive int or (height, width), got {size!r}")
-    return int(sides[0]), int(sides[1])
 
 
 def check_probability(name: str, p: float) -> None:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from byol_jax.augment.chain import draw, happens, in_random_order
 from byol_jax.augment.checks import as_image, check_number, check_positive, check_probability
-from byol_jax.augment.sides import working_dtype
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.precision import at_least_float32
 
 __all__ = [
     "adjust_brightness",
@@ -145,7 +145,7 @@ def adjust_hue(image: Any, delta: Any) -> jax.Array:
     check_number("adjust_hue", "delta", delta)
     if image.shape[-1] == 1:
         return image
-    dtype = working_dtype(image)  # a hue of up to 5 sixths in bfloat16 put channels off by up to 0.043
+    dtype = at_least_float32(image.dtype)  # a hue of up to 5 sixths in bfloat16 put channels off by up to 0.043
     pixels = image.astype(dtype)
     red, green, blue = pixels[..., 0:1], pixels[..., 1:2], pixels[..., 2:3]
     value, spread = value_and_spread(pixels)  # [H, W, 1]

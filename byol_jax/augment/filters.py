@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from byol_jax.augment.chain import draw, happens
 from byol_jax.augment.checks import as_image, check_kernel_size, check_positive, check_probability, check_range
-from byol_jax.augment.sides import along_sides, gaussian_matrix, working_dtype
+from byol_jax.augment.sides import along_sides, gaussian_matrix
+from byol_jax.ops.precision import at_least_float32
 
 __all__ = ["gaussian_blur", "random_gaussian_blur"]
 
@@ -38,7 +39,7 @@ def gaussian_blur(image: Any, sigma: Any, *, kernel_size: int) -> jax.Array:
     image = as_image("gaussian_blur", image)
     check_kernel_size("gaussian_blur", kernel_size, image_shape=image.shape)
     check_positive("gaussian_blur", "sigma", sigma)
-    dtype = working_dtype(image)
+    dtype = at_least_float32(image.dtype)
     vertical, horizontal = (
         gaussian_matrix(sigma, radius=kernel_size // 2, side=side, dtype=dtype, mirrors=(0, side - 1))
         for side in image.shape[:2]

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.augment.chain import between, happens
-from byol_jax.augment.checks import as_image, as_size, check_box, check_choice, check_probability, check_range
-from byol_jax.augment.sides import along_sides, cubic, resample_matrix, triangle, working_dtype
+from byol_jax.augment.checks import as_image, check_box, check_choice, check_probability, check_range
+from byol_jax.augment.sides import along_sides, cubic, resample_matrix, triangle
+from byol_jax.image_size import image_sides
+from byol_jax.ops.precision import at_least_float32
 
 __all__ = [
     "crop_and_resize",
@@ -85,9 +87,9 @@ def crop_and_resize(image: Any, box: Any, *, size: Any, method: str = "bilinear"
     """
     image = as_image("crop_and_resize", image)
     check_box("crop_and_resize", box)
-    rows, columns = as_size("crop_and_resize", size)
+    rows, columns = image_sides(size, name="crop_and_resize")
     check_choice("crop_and_resize", "method", method, tuple(FILTERS))
-    dtype = working_dtype(image)
+    dtype = at_least_float32(image.dtype)
     top, left, height, width = (jnp.asarray(side).astype(dtype) for side in box)
     vertical = resample_matrix(top, height, image.shape[0], rows, kernel=FILTERS[method], spread=height / rows)
     horizontal = resample_matrix(left, width, image.shape[1], columns, kernel=FILTERS[method], spread=width / columns)

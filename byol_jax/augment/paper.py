@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from byol_jax.augment.chain import between, draw, in_random_order
 from byol_jax.augment.checks import as_image
 from byol_jax.augment.color import adjust_hue, value_and_spread
-from byol_jax.augment.sides import along_sides, cubic, gaussian_matrix, resample_matrix, working_dtype
+from byol_jax.augment.sides import along_sides, cubic, gaussian_matrix, resample_matrix
+from byol_jax.ops.precision import at_least_float32
 
 __all__ = [
     "add_brightness",
@@ -83,7 +84,7 @@ def blur_zero_padded(image: Any, sigma: Any, *, radius: int) -> jax.Array:
         [0.7  0.94 1.   1.  ]
     """
     image = as_image("blur_zero_padded", image)
-    dtype = working_dtype(image)
+    dtype = at_least_float32(image.dtype)
     vertical, horizontal = (gaussian_matrix(sigma, radius=radius, side=side, dtype=dtype) for side in image.shape[:2])
     return along_sides(image, vertical, horizontal)
 
@@ -148,7 +149,7 @@ def crop_bicubic(image: Any, box: tuple[Any, Any, Any, Any], *, size: tuple[int,
         1.0
     """
     image = as_image("crop_bicubic", image)
-    dtype = working_dtype(image)
+    dtype = at_least_float32(image.dtype)
     top, left, height, width = (jnp.asarray(side).astype(dtype) for side in box)
     vertical = resample_matrix(top, height, image.shape[0], size[0], kernel=cubic, spread=1)
     horizontal = resample_matrix(left, width, image.shape[1], size[1], kernel=cubic, spread=1)

@@ -13,12 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["along_sides", "cubic", "gaussian_matrix", "resample_matrix", "triangle", "working_dtype"]
-
-
-def working_dtype(image: jax.Array) -> Any:
-    """The dtype that positions and weights are computed in: the image's, but float32 for narrower ones."""
-    return image.dtype if jnp.finfo(image.dtype).bits >= 32 else jnp.float32
+__all__ = ["along_sides", "cubic", "gaussian_matrix", "resample_matrix", "triangle"]
 
 
 def along_sides(image: jax.Array, vertical: jax.Array, horizontal: jax.Array) -> jax.Array:

@@ -18,8 +18,8 @@ from byol_jax.augment.checks import (
     check_probability,
     check_range,
 )
-from byol_jax.augment.sides import working_dtype
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.precision import at_least_float32
 
 __all__ = [
     "adjust_gamma",
@@ -52,7 +52,7 @@ def solarize(image: Any, threshold: Any) -> jax.Array:
     """
     image = as_image("solarize", image)
     check_number("solarize", "threshold", threshold)
-    dtype = working_dtype(image)  # rounded to float16 a threshold would pass a pixel
+    dtype = at_least_float32(image.dtype)  # rounded to float16 a threshold would pass a pixel
     return jnp.where(image.astype(dtype) >= jnp.asarray(threshold, dtype), 1 - image, image)
 
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from byol_jax.augment import paper
 from byol_jax.augment.chain import AugmentFn, between, compose, draw, with_probability
-from byol_jax.augment.checks import as_image, as_size, check_choice
+from byol_jax.augment.checks import as_image, check_choice
 from byol_jax.augment.color import color_jitter, random_grayscale
 from byol_jax.augment.filters import random_gaussian_blur
 from byol_jax.augment.geometry import crop_and_resize, flip_left_right, random_crop_and_resize, random_flip_left_right
 from byol_jax.augment.tone import adjust_gamma, cutout, patch_box, random_solarize, shifted_knots, solarize, tone_curve
+from byol_jax.image_size import image_sides
 
 __all__ = ["byol", "simclr", "small_grey"]
 
@@ -41,7 +42,7 @@ def simclr(image_size: Any) -> AugmentFn:
         >>> jax.jit(simclr(32))(jax.random.key(0), jnp.ones((40, 48, 3))).shape
         (32, 32, 3)
     """
-    size = as_size("simclr", image_size)
+    size = image_sides(image_size, name="simclr")
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
         image = as_image("simclr", image)
@@ -79,7 +80,7 @@ def byol(image_size: Any, view: int) -> AugmentFn:
         >>> jax.jit(byol(32, view=2))(jax.random.key(0), jnp.ones((40, 48, 3))).shape
         (32, 32, 3)
     """
-    size = as_size("byol", image_size)
+    size = image_sides(image_size, name="byol")
     check_choice("byol", "view", view, (1, 2))
     blur_probability, solarize_probability = {1: (1.0, 0.0), 2: (0.1, 0.2)}[view]
 
@@ -122,7 +123,7 @@ def small_grey(image_size: Any) -> AugmentFn:
         >>> jax.jit(small_grey(28))(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (28, 28, 1)
     """
-    size = as_size("small_grey", image_size)
+    size = image_sides(image_size, name="small_grey")
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
         image = as_image("small_grey", image)

@@ -96,11 +96,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _features(options: argparse.Namespace, opened: Any, train: Any, test: Any) -> dict[str, Any]:
     """Features of both parts, [n, D] each, for the run and its controls."""
-    import numpy as np
-
     from byol_jax.cli.images import features_of, pixels_of
+    from byol_jax.image_size import image_sides
 
-    height, width = np.broadcast_to(np.minimum(opened.image_size, CONTROL_PIXELS), 2).tolist()
+    height, width = (min(side, CONTROL_PIXELS) for side in image_sides(opened.image_size))
     embed = opened.embedding()
     control, start = _start(options, opened)
     sizes = {"image_size": opened.image_size, "batch_size": options.batch_size}

@@ -134,8 +134,9 @@ def _write_learner(options: argparse.Namespace, name: str, encoder: "Encoder", w
 
 
 def _image_shape(options: argparse.Namespace) -> tuple[int, ...]:
-    size = options.image_size if isinstance(options.image_size, tuple) else (options.image_size,) * 2
-    return (*size, options.channels)
+    from byol_jax.image_size import image_sides
+
+    return (*image_sides(options.image_size), options.channels)
 
 
 def _head_options(weights: "WeightFile") -> tuple[dict[str, Any], int | None]:

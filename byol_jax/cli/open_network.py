@@ -16,6 +16,8 @@ from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.cli.networks import Network
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
+from byol_jax.image_size import image_sides
+from byol_jax.ops.precision import standard_promotion
 from byol_jax.recipe import DEFAULT, augmentations, mean_std
 from byol_jax.types import Encoder, TrainState
 
@@ -73,7 +75,7 @@ def open_network(
     state = learner.init(jax.random.key(seed))
     if weights is not None:
         state = weights.start_encoder(encoder, state)
-    height, width = np.broadcast_to(image_size, 2).tolist()
+    height, width = image_sides(image_size)
     layer = resolve_hidden_layer(encoder.hidden_layers(encoder_variables(state)), hidden_layer)
     return NetworkAlone((height, width, channels), layer, encoder, learner, state)
 
@@ -101,7 +103,7 @@ def _width(network: NetworkAlone, child: str, images: Any) -> str:
         return network.encoder.apply(variables, images, train=False, hidden_layer=child, key=None, axis_name=None)[0]
 
     try:
-        with jax.numpy_dtype_promotion("standard"):
+        with standard_promotion():
             shape = jax.eval_shape(features, encoder_variables(network.state), images).shape
     except HiddenLayerNotFoundError:
         return "-"

@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     floats = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
     first, second = augmentations(options.augment or DEFAULT.augmentation, image_size)
     key = jax.random.fold_in(jax.random.key(options.seed), 0)
-    with jax.numpy_dtype_promotion("standard"):
-        view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
+    view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
     with folder_for(options.out):
         views_grid(images, np.asarray(view1), np.asarray(view2), options.out)
     print("\n".join([str(options.out), *lines]))

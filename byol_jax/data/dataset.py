@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from byol_jax.errors import ConfigurationError
+from byol_jax.image_size import image_sides
 
-__all__ = ["Dataset", "EvaluationImages", "evaluation_images", "height_and_width", "resize", "row_numbers"]
+__all__ = ["Dataset", "EvaluationImages", "evaluation_images", "resize", "row_numbers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +50,6 @@ class Dataset:
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """(name, reason) of every file that is known by now to be unusable."""
         return self.list_skipped()
-
-
-def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """`(H, W)` from what a person writes: one number for a square, or both.
-
-    Raises:
-        ConfigurationError: anything else, or a size below 1.
-
-    Example:
-        >>> height_and_width(224)
-        (224, 224)
-    """
-    pair = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    if len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in pair):
-        raise ConfigurationError(f"image size {image_size!r}: give one whole number above 0, or (height, width)")
-    return int(pair[0]), int(pair[1])
 
 
 def row_numbers(indices: Any, count: int) -> np.ndarray:
@@ -122,7 +106,7 @@ def evaluation_images(dataset: Dataset, indices: Any, image_size: int | tuple[in
         >>> evaluation_images(open_dataset(np.zeros((4, 28, 28), np.uint8)), [0, 3], 32).shape
         (2, 32, 32, 1)
     """
-    size = height_and_width(image_size)
+    size = image_sides(image_size)
     images = dataset.take(indices)  # [n, h, w, C]
     if dataset.evaluation_crop is not None:
         height, width = dataset.evaluation_crop

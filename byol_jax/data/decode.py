@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from byol_jax.data.dataset import height_and_width
 from byol_jax.errors import one_line
+from byol_jax.image_size import image_sides
 
 __all__ = [
     "EXTENSIONS",
@@ -69,7 +69,7 @@ def load_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
         >>> load_size(224)
         (256, 256)
     """
-    height, width = height_and_width(image_size)
+    height, width = image_sides(image_size)
     return round(height * 8 / 7), round(width * 8 / 7)
 
 

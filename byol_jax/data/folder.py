@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data.dataset import Dataset, height_and_width, row_numbers
+from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.data.decode import UnusableImageError, check_header, load_size, read_image, uniform_warnings
 from byol_jax.data.file_list import (
     Listing,
@@ -26,6 +26,7 @@ from byol_jax.data.file_list import (
     scan,
 )
 from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.image_size import image_sides
 
 __all__ = ["open_folder"]
 
@@ -74,7 +75,7 @@ def open_folder(
         labels=labels,
         class_names=class_names,
         names=tuple(name for name, _ in verdict.files),
-        evaluation_crop=height_and_width(image_size) if image_size is not None else None,
+        evaluation_crop=image_sides(image_size) if image_size is not None else None,
         list_skipped=lambda: (
             *verdict.skipped,
             *added,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.arrays import array_dataset, read_array_file
-from byol_jax.data.dataset import Dataset, height_and_width
+from byol_jax.data.dataset import Dataset
 from byol_jax.data.decode import EXTENSIONS
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
 from byol_jax.data.folder import open_folder
 from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.image_size import image_sides
 
 __all__ = ["EMBEDDED", "SCAN_LIMIT", "open_dataset"]
 
@@ -65,7 +66,7 @@ def open_dataset(
     if workers < 1:
         raise ConfigurationError(f"workers {workers}: at least 1 is needed")
     if image_size is not None:
-        height_and_width(image_size)
+        image_sides(image_size)
     if isinstance(source, str) and not source:
         raise DataError(f"an empty name for the data: give a folder of images, a .npz or .npy file, or {EMBEDDED}")
     path = Path(source) if isinstance(source, (str, Path)) and source != EMBEDDED else None

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byol_jax.ops.precision import standard_promotion
+
 __all__ = ["LogisticFit", "PrincipalAxes", "fit_logistic", "principal_axes"]
 
 MAX_ROTATED_DIMENSIONS = 4096
@@ -95,7 +97,7 @@ def fit_logistic(
     else:
         weights, bias = start.weights, start.bias
     rows = jnp.ones(count) if row_weights is None else jnp.asarray(row_weights, jnp.float32)  # [N]
-    with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
+    with jax.default_matmul_precision("highest"), standard_promotion():
         return _solve(
             features, jnp.asarray(classes), rows / jnp.sum(rows), l2, weights, bias, tolerance, max_iterations
         )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
+from byol_jax.image_size import image_sides
 from byol_jax.nets.layers import batch_norm, batch_norm_init, check_images, convs_init, linear, linear_init
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.pool import flatten_channels_first
@@ -93,7 +94,7 @@ def torch_expression(
         size = width
     layers.append("nn.Flatten()")
     if num_classes is not None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = image_sides(image_size)
         layers.append(
             f"nn.Linear({size * _map_size(height, len(widths)) * _map_size(width, len(widths))}, {num_classes})"
         )

@@ -18,6 +18,7 @@ from flax import core, errors
 
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, nearest
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
+from byol_jax.ops.precision import standard_promotion
 from byol_jax.types import Encoder, Variables
 
 __all__ = ["from_linen"]
@@ -207,7 +208,7 @@ def _foreign(network: _Network, key: Any) -> Iterator[None]:
     """The context for calls into the module: Flax's dtype rules, and its commonest complaints in one line."""
     name, argument = type(network.module).__name__, network.train_argument
     try:
-        with jax.numpy_dtype_promotion("standard"):
+        with standard_promotion():
             yield
     except errors.InvalidRngError as error:
         reason = str(error).split(" (http")[0]

@@ -16,6 +16,7 @@ from flax import nnx, traverse_util
 
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, nearest
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
+from byol_jax.ops.precision import standard_promotion
 from byol_jax.types import Encoder, Variables
 
 __all__ = ["from_nnx"]
@@ -102,7 +103,7 @@ def _apply(
         module.eval()
     if wanted != OUTPUT and isinstance(layer := _find(module, str(wanted)), nnx.Module):
         _recast(layer, _recording_class)
-    with jax.numpy_dtype_promotion("standard"):
+    with standard_promotion():
         output, recorded = nnx.capture(_call, _Output)(module, images)
     if wanted != OUTPUT:
         outputs = [leaf for path, leaf in nnx.to_flat_state(recorded) if path[-1] == "output"]

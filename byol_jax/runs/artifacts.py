@@ -86,8 +86,7 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
     first = learner_options.get("augment_fn") or augment.simclr(image_size)
     second = learner_options.get("augment_fn2") or first
     floats = jnp.asarray(images, jnp.float32) / (255 if images.dtype == np.uint8 else 1)
-    with jax.numpy_dtype_promotion("standard"):
-        view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
+    view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
     if view1.ndim == 4 and view1.shape[-1] in (1, 3):
         views_grid(images, np.asarray(view1), np.asarray(view2), path)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from byol_jax.errors import ConversionMismatchError
 from byol_jax.hidden import OUTPUT
+from byol_jax.ops.precision import standard_promotion
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import import_torch
@@ -145,7 +146,7 @@ def _run_jax(
     encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool, layer: str | int, *, compiled: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """A layer's output and the new buffers by path, in the dtype of torch's run."""
-    with jax.enable_x64(wanted.dtype == np.float64), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(wanted.dtype == np.float64), standard_promotion():
         images = jnp.asarray(wanted.images.transpose(0, 2, 3, 1) if wanted.images.ndim == 4 else wanted.images)
         variables = cast(jax.tree.map(jnp.asarray, variables), wanted.dtype)
         apply = partial(encoder.apply, train=train, hidden_layer=layer, key=jax.random.key(0))

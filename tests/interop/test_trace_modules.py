@@ -11,6 +11,7 @@ from torch import nn
 from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied
 
 import interop
+from byol_jax import make_learner
 from byol_jax.errors import (
     ConfigurationError,
     ConversionMismatchError,
@@ -279,3 +280,19 @@ def test_gradients_through_pools_are_torchs_under_jit() -> None:
     ours = gradient(variables.params, as_jax(x), jnp.asarray(weights.numpy()))
     close(ours["1"]["bias"], theirs[1].bias.grad.numpy())
     close(ours["1"]["weight"], theirs[1].weight.grad.numpy())
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.Identity()], ids=["one pixel", "maps"])
+def test_a_learner_flattens_an_output_of_maps_as_a_named_layer(pool):
+    """lightly's users cut their networks so: the output is [N, C, 1, 1], or [N, C, H, W]; in torch's order C·H·W."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), pool).double().eval()
+    images = numbers(4, 3, 9, 8).abs().clamp(0, 1)
+    sizes = {"image_size": (9, 8), "projection_size": 4, "projection_hidden_size": 8, "dtype": jnp.float64}
+    plain = {"augment_fn": lambda key, image: image, **sizes}
+    encoder = from_torch_module(module, image_size=(9, 8))
+    output, named = (make_learner(encoder, hidden_layer=layer, **plain) for layer in (-1, "2"))
+    state = jax.jit(output.init)(jax.random.key(0))
+    wanted = module(images).detach().flatten(1).numpy()
+    close(output.embed(state, as_jax(images)), wanted)
+    np.testing.assert_array_equal(output.embed(state, as_jax(images)), named.embed(state, as_jax(images)))
+    assert output.settings.feature_size == named.settings.feature_size == wanted.shape[1]

@@ -234,6 +234,51 @@ def test_bfloat16_computes_low_and_stores_high() -> None:
     assert np.isfinite(metrics["loss"])
 
 
+def maps_encoder(pool: bool) -> Encoder:
+    """A convolution whose output is a map, [N, H, W, C], or one of one pixel, [N, 1, 1, C]; "conv" names it too."""
+
+    def init(key, shape):
+        return Variables({"w": 0.3 * jax.random.normal(key, (3, 3, shape[-1], 6))}, {})
+
+    def apply(variables, x, *, train, hidden_layer, key=None, axis_name=None):
+        y = jax.lax.conv_general_dilated(
+            x, variables.params["w"], (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(y.mean((1, 2), keepdims=True) if pool else y), {}
+
+    return Encoder(init, apply, lambda variables=None: ("conv",))
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("size", [SIZE, (SIZE, SIZE)], ids=["square", "pair"])
+def test_an_output_of_maps_is_flattened_as_a_named_layer_is(pool: bool, size: object) -> None:
+    options = SMALL | VIEWS | {"image_size": size}
+    output, named = (make_learner(maps_encoder(pool), hidden_layer=layer, **options) for layer in (-1, "conv"))
+    state = output.init(jax.random.key(0))
+    maps, _ = maps_encoder(pool).apply(encoder_variables(state), images(), train=False, hidden_layer=-1)
+    assert output.settings.image_shape == (SIZE, SIZE, 1)
+    assert output.embed(state, images()).shape == (8, 6 if pool else 6 * 4 * 4)
+    np.testing.assert_array_equal(output.embed(state, images()), maps.transpose(0, 3, 1, 2).reshape(8, -1))
+    np.testing.assert_array_equal(output.embed(state, images()), named.embed(state, images()))
+    assert jax.eval_shape(output.step, state, images())[1]["loss"].shape == ()
+
+
+def test_a_pair_is_a_whole_input_shape_where_only_that_suits_even_for_maps() -> None:
+    """[N, L, C] to [N, L, 6]: the output is flattened, and (16, 1) isn't taken for an image's height and width."""
+
+    def apply(variables, x, *, train, hidden_layer, key=None, axis_name=None):
+        if x.ndim != 3:
+            raise ValueError("signals only")
+        return jnp.tanh(x @ variables.params["w"]), {}
+
+    encoder = Encoder(
+        lambda key, shape: Variables({"w": jnp.ones((shape[-1], 6))}, {}), apply, lambda variables=None: ()
+    )
+    learner = make_learner(encoder, hidden_layer=-1, **SMALL | VIEWS | {"image_size": (SIZE, 1)})
+    assert learner.settings.image_shape == (SIZE, 1)
+    assert learner.settings.feature_size == 6 * SIZE
+
+
 @pytest.mark.slow
 def test_a_signal_is_an_input_too() -> None:
     """[N, L, C] with a 1-D convolution: a whole input shape, as a pair or with num_channels=None."""

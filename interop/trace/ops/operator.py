@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.precision import standard_promotion
 from interop.trace.graph import Dtype
 from interop.trace.values import Value, align, from_torch_order, to_torch_order
 
@@ -95,7 +96,7 @@ def result_dtype(context: Context, operands: Sequence[Value | bool | int | float
             classes[operand.ndim == 0].append(operand.dtype)
     numbers = [KINDS.index(type(operand)) for operand in operands if not isinstance(operand, Value)]
     found: Any = None
-    with jax.numpy_dtype_promotion("standard"):
+    with standard_promotion():
         for dtypes in classes:
             if dtypes:
                 own = jnp.dtype(jnp.result_type(*dtypes))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax.ops.precision import standard_promotion
 from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order
 from interop.trace.values import (
     Value,
@@ -82,7 +83,7 @@ def _expand(context: Context, x: Value, size: Sequence[int], *, implicit: bool =
 def _cat(context: Context, tensors: Sequence[Value], dim: int = 0) -> Value:
     """Legacy empty vectors are left out, as torch does."""
     kept = [x for x in tensors if x.shape != (0,)] or list(tensors[:1])
-    with jax.numpy_dtype_promotion("standard"):
+    with standard_promotion():
         dtype = jnp.result_type(*(x.dtype for x in tensors))
     arrays, order = align([as_value(x, dtype) for x in kept])
     return Value(jnp.concatenate(arrays, order.index(normal_axis(dim, len(order)))), order)
