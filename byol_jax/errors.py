@@ -73,7 +73,7 @@ class CheckpointFormatError(InteropError):
 
 
 class UnsafeCheckpointError(InteropError):
-    """A weight file asks for something a weight file has no business with. Nothing in it was executed."""
+    """A weight file asks for more than tensors: to call or import something. Nothing in it was executed."""
 
 
 class MissingDependencyError(InteropError, ImportError):

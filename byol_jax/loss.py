@@ -1,4 +1,4 @@
-"""BYOL's loss: the squared distance of two directions. One function, per sample; averaging is the caller's."""
+"""BYOL's loss: the squared distance of two directions. One function, per sample; the caller averages."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Optimisation: the paper's LARS, and which parameters an optimiser should see at all.
 
-`lars` is a chain of optax pieces. `depended_on` finds the parameters that a function really depends on, `drop` takes
+`lars` is a chain of optax pieces. `find_dependence` finds the parameters that a function depends on, `drop` takes
 the others out of a tree (None in their place, which JAX takes for an empty branch) and `fill` puts them back. Every
 optax transformation then leaves them alone: no decay, no state. That is what PyTorch does where `grad is None`.
 
@@ -18,7 +18,7 @@ from jax.extend import core
 from byol_jax.errors import ConfigurationError
 from byol_jax.ops.precision import standard_promotion
 
-__all__ = ["apply_gradient", "depended_on", "drop", "fill", "init_optimizer", "lars", "matrices"]
+__all__ = ["apply_gradient", "drop", "fill", "find_dependence", "init_optimizer", "lars", "matrices"]
 
 
 def matrices(params: Any) -> Any:
@@ -127,7 +127,7 @@ def fill(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda original, leaf: original if leaf is None else leaf, like, tree)
 
 
-def depended_on(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
+def find_dependence(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
     """Which leaves of `params` the value of `function(params, *rest)` depends on differentiably; nothing is run.
 
     False where PyTorch would leave `grad is None`: unused leaves, leaves behind `stop_gradient` or an integer, and
@@ -141,7 +141,7 @@ def depended_on(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
         A pytree of Python bools with the structure of `params`.
 
     Example:
-        >>> depended_on(lambda p: p["used"] ** 2, {"used": jnp.ones(()), "unused": jnp.ones(())})
+        >>> find_dependence(lambda p: p["used"] ** 2, {"used": jnp.ones(()), "unused": jnp.ones(())})
         {'unused': False, 'used': True}
     """
     leaves, structure = jax.tree.flatten(params)
@@ -162,11 +162,11 @@ def depended_on(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
     cotangents = jax.eval_shape(values, changing, fixed, rest)
     jaxpr = jax.make_jaxpr(pullback)(cotangents, changing, fixed, rest).jaxpr
     inputs = [position < len(cotangents) for position in range(len(jaxpr.invars))]
-    reached = iter(_reached(jaxpr, inputs))
+    reached = iter(_reach(jaxpr, inputs))
     return jax.tree.unflatten(structure, [flag and next(reached) for flag in floating])
 
 
-def _reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+def _reach(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     """Which outputs of a jaxpr are computed from any of the marked inputs."""
     marked = {variable for variable, mark in zip(jaxpr.invars, inputs, strict=True) if mark}
 
@@ -174,13 +174,13 @@ def _reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
         return [not isinstance(variable, core.Literal) and variable in marked for variable in variables]
 
     for equation in jaxpr.eqns:
-        outputs = _outputs_reached(equation, marks(equation.invars))
+        outputs = _reach_outputs(equation, marks(equation.invars))
         marked |= {variable for variable, mark in zip(equation.outvars, outputs, strict=True) if mark}
     return marks(jaxpr.outvars)
 
 
-def _outputs_reached(equation: Any, inputs: list[bool]) -> list[bool]:
-    """`_reached` for one equation: through loops and called functions one by one, through all else wholesale.
+def _reach_outputs(equation: Any, inputs: list[bool]) -> list[bool]:
+    """`_reach` for one equation: through loops and called functions one by one, through all else wholesale.
 
     Wholesale is right for a primitive. For a call it would mark what only travels along: a scan, for one, carries an
     accumulator for each constant of its body, used or not.
@@ -190,11 +190,11 @@ def _outputs_reached(equation: Any, inputs: list[bool]) -> list[bool]:
     if not any(inputs) or inner is None or len(inner.invars) != len(inputs):
         return [any(inputs)] * len(equation.outvars)
     if equation.primitive.name != "scan":
-        outputs = _reached(inner, inputs)
+        outputs = _reach(inner, inputs)
         return outputs if len(outputs) == len(equation.outvars) else [any(inputs)] * len(equation.outvars)
     first, count = equation.params["num_consts"], equation.params["num_carry"]
     while True:
-        outputs = _reached(inner, inputs)
+        outputs = _reach(inner, inputs)
         carried = [a or b for a, b in zip(inputs[first : first + count], outputs[:count], strict=True)]
         if carried == inputs[first : first + count]:
             return outputs

@@ -164,7 +164,7 @@ class Options:
             mean_std=_mean_std(self.normalize, shape[-1], is_default=not has_augmentation),
             decay=_decay(self.moving_average_decay if self.use_momentum else 0.0),
             optimizer=self.optimizer,
-            trained=_trained(seen, layer, variables, shape, compute),
+            trained=_used_parameters(seen, layer, variables, shape, compute),
             use_momentum=self.use_momentum,
             separate_views=self.views == "separate",
             axis_name=self.axis_name,
@@ -357,7 +357,7 @@ def _cast(variables: Variables, dtype: Any) -> Variables:
     return Variables(jax.eval_shape(partial(cast, dtype=dtype), variables.params), variables.stats)
 
 
-def _trained(encoder: Encoder, layer: Any, variables: Variables, shape: Any, dtype: Any) -> Any:
+def _used_parameters(encoder: Encoder, layer: Any, variables: Variables, shape: Any, dtype: Any) -> Any:
     """Which of the encoder's parameters the representation depends on; a pytree of bools."""
 
     def features(params: Any, stats: Any, images: jax.Array) -> jax.Array:
@@ -368,7 +368,7 @@ def _trained(encoder: Encoder, layer: Any, variables: Variables, shape: Any, dty
         return given
 
     images = jax.ShapeDtypeStruct((2, *shape), dtype)
-    return optim.depended_on(features, _cast(variables, dtype).params, variables.stats, images)
+    return optim.find_dependence(features, _cast(variables, dtype).params, variables.stats, images)
 
 
 def _mean_std(normalize: Any, channels: int, *, is_default: bool) -> tuple[np.ndarray, np.ndarray] | None:

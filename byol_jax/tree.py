@@ -1,6 +1,7 @@
 """One spelling for a leaf's name: the path to it, joined by "/", as in "encoder/layer1/0/conv1/kernel".
 
-`flatten` and `unflatten` serve nested dicts and need nothing but Python; `leaf_names` names the leaves of any JAX
+`flatten` and `unflatten` serve nested dicts and need nothing but Python (flax's `traverse_util` loads JAX, and files of
+weights are read without it); `leaf_names` names the leaves of any JAX
 pytree in the order in which `jax.tree.leaves` gives them; `cast` and `fresh` change dtypes and buffers, never values.
 """
 
@@ -76,7 +77,7 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def fresh(tree: Any) -> Any:
-    """Copies of all leaves as JAX arrays, so that donating the copy deletes nobody else's array.
+    """Copies of all leaves as JAX arrays, so that donating the copy deletes no array of the original.
 
     A Python number gets the dtype that it would have; a weakly typed leaf would be compiled for twice.
     """

@@ -17,6 +17,7 @@ from byol_jax.augment.geometry import (
     random_crop_and_resize,
     random_flip_left_right,
 )
+from byol_jax.augment.sets import byol, simclr, small_grey
 from byol_jax.augment.tone import (
     adjust_gamma,
     cutout,
@@ -27,7 +28,6 @@ from byol_jax.augment.tone import (
     solarize,
     tone_curve,
 )
-from byol_jax.augment.views import byol, simclr, small_grey
 
 __all__ = [
     "adjust_brightness",

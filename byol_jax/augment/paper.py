@@ -19,7 +19,7 @@ from byol_jax.ops.precision import at_least_float32
 __all__ = [
     "add_brightness",
     "blur_zero_padded",
-    "clipped_box",
+    "clip_box",
     "crop_bicubic",
     "jitter",
     "random_crop",
@@ -112,9 +112,7 @@ def jitter(key: jax.Array, image: Any) -> jax.Array:
     return in_random_order(key_order, image, cheap=cheap, count=3 if has_color else 2, dear=dear if has_color else None)
 
 
-def clipped_box(
-    numbers: jax.Array, rows: int, columns: int, *, area: tuple[float, float], log_ratio: tuple[float, float]
-):
+def clip_box(numbers: jax.Array, rows: int, columns: int, *, area: tuple[float, float], log_ratio: tuple[float, float]):
     """Sides `(height, width)` of a random box from two uniform numbers; what is longer than the image is clipped.
 
     Area fraction ~ U(area), width / height ~ exp(U(log_ratio)). Not rounded. torchvision redraws instead, which makes
@@ -130,7 +128,7 @@ def random_crop(key: jax.Array, image: Any, *, size: tuple[int, int]) -> jax.Arr
     image = as_image("random_crop", image)
     rows, columns = image.shape[:2]
     numbers = jax.random.uniform(key, (4,), jnp.float32)
-    height, width = clipped_box(numbers, rows, columns, area=AREA, log_ratio=LOG_RATIO)
+    height, width = clip_box(numbers, rows, columns, area=AREA, log_ratio=LOG_RATIO)
     height, width = jnp.maximum(jnp.round(height), 1), jnp.maximum(jnp.round(width), 1)
     top = jnp.floor(numbers[2] * (rows - height + 1))
     left = jnp.floor(numbers[3] * (columns - width + 1))

@@ -155,11 +155,11 @@ def random_tone_curve(
     image = as_image("random_tone_curve", image)
     key_chance, key_knots = jax.random.split(key)
     numbers = jax.random.uniform(key_knots, (pieces,), jnp.float32)
-    curved = tone_curve(image, shifted_knots(numbers, strength=strength))
+    curved = tone_curve(image, shift_knots(numbers, strength=strength))
     return jnp.where(happens(key_chance, p), curved, image)
 
 
-def shifted_knots(numbers: jax.Array, *, strength: float) -> jax.Array:
+def shift_knots(numbers: jax.Array, *, strength: float) -> jax.Array:
     """Knots `[K + 1]`: 0, then k / K moved by up to `strength` either way, from K uniform numbers in [0, 1)."""
     pieces = numbers.shape[0]
     even = jnp.arange(1, pieces + 1, dtype=numbers.dtype) / pieces

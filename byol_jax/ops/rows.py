@@ -4,6 +4,7 @@ XLA:CPU turns an element-wise loop into nested ones, an axis each, and makes vec
 kernels [O, I, 3, 3] have three elements there: Adam's update of one of 512 × 512 × 3 × 3 took 5.6 ms, of the same
 numbers as [512, 4608] 1.2 ms, a fifth of a ResNet-18's step at 32 px (two cores, 2026-11-24). XLA moves a reshape
 next to element-wise work to the other side of it, but never across a condition; a training step has one anyway.
+Other platforms' compilers lay arrays out as they like: there `cond` is `lax.cond`.
 """
 
 import math
@@ -61,7 +62,7 @@ def cond_in_rows(predicate: jax.Array, on_true: Callable[[], Any], on_false: Cal
         True
     """
     branches = [jax.make_jaxpr(function, return_shape=True)() for function in (on_true, on_false)]
-    captured = [[_in_rows(value) for value in written.consts] for written, _ in branches]
+    captured = [[_to_rows(value) for value in written.consts] for written, _ in branches]
 
     def branch(number: int) -> Callable[[Any], list[Any]]:
         return lambda values: _evaluate(branches[number][0].jaxpr, values[number], [])
@@ -70,7 +71,7 @@ def cond_in_rows(predicate: jax.Array, on_true: Callable[[], Any], on_false: Cal
     if structure != other:
         raise TypeError(f"both branches must be alike: {structure} and {other}")
     results = lax.cond(predicate, branch(0), branch(1), captured)
-    own = [_shaped(value, one.shape) for value, one in zip(results, shapes, strict=True)]
+    own = [_reshape(value, one.shape) for value, one in zip(results, shapes, strict=True)]
     return jax.tree.unflatten(structure, own)
 
 
@@ -93,14 +94,14 @@ def _operate(equation: Any, inputs: list[Any]) -> list[Any]:
     shapes = [variable.aval.shape for variable in equation.outvars]  # none where something is only said or shown
     if name in ("jit", "pjit"):
         inner = options["jaxpr"]
-        return _evaluate(inner.jaxpr, [_in_rows(value) for value in inner.consts], inputs)
+        return _evaluate(inner.jaxpr, [_to_rows(value) for value in inner.consts], inputs)
     if name in ELEMENTWISE and all(variable.aval.shape in ((), *shapes) for variable in equation.invars):
         return [equation.primitive.bind(*inputs, **options)]
     if name == "broadcast_in_dim" and len(inputs) == 1 and jnp.ndim(inputs[0]) == 0 and _narrow(shapes[0]):
         return [jnp.broadcast_to(inputs[0], _rows(shapes[0]))]
-    own = [_shaped(value, variable.aval.shape) for value, variable in zip(inputs, equation.invars, strict=True)]
+    own = [_reshape(value, variable.aval.shape) for value, variable in zip(inputs, equation.invars, strict=True)]
     results = equation.primitive.bind(*own, **equation.primitive.get_bind_params(options))
-    return [_in_rows(value) for value in (results if equation.primitive.multiple_results else [results])]
+    return [_to_rows(value) for value in (results if equation.primitive.multiple_results else [results])]
 
 
 def _narrow(shape: Sequence[int]) -> bool:
@@ -113,9 +114,9 @@ def _rows(shape: Sequence[int]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _in_rows(value: Any) -> Any:
-    return _shaped(value, _rows(jnp.shape(value))) if _narrow(jnp.shape(value)) else value
+def _to_rows(value: Any) -> Any:
+    return _reshape(value, _rows(jnp.shape(value))) if _narrow(jnp.shape(value)) else value
 
 
-def _shaped(value: Any, shape: Sequence[int]) -> Any:
+def _reshape(value: Any, shape: Sequence[int]) -> Any:
     return value if jnp.shape(value) == tuple(shape) else jnp.reshape(value, shape)

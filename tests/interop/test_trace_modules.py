@@ -172,11 +172,11 @@ def test_an_output_that_is_no_tensor_leaves_the_layers() -> None:
 
 def test_no_gradient_where_torch_has_none() -> None:
     """A learner masks these from its optimiser, as PyTorch leaves grad None."""
-    from byol_jax.optim import depended_on
+    from byol_jax.optim import find_dependence
 
     encoder = from_torch_module(Stopped(), image_size=4, verify=False)
     variables = encoder.init(None, (4, 4, 3))
-    reached = depended_on(
+    reached = find_dependence(
         lambda params: encoder.apply(
             variables._replace(params=params), jnp.ones((2, 4, 4, 3)), train=True, hidden_layer=-1
         )[0],

@@ -130,9 +130,7 @@ def test_paper_crop_is_bicubic_without_antialiasing():
 def test_paper_crops_are_clipped_not_redrawn():
     """Mean area and share of large crops at 500 x 375, as simulated from the original: 0.519 and 12.7 %."""
     numbers = jax.random.uniform(jax.random.key(5), (20000, 2))
-    sides = jax.vmap(lambda pair: paper.clipped_box(pair, 375, 500, area=paper.AREA, log_ratio=paper.LOG_RATIO))(
-        numbers
-    )
+    sides = jax.vmap(lambda pair: paper.clip_box(pair, 375, 500, area=paper.AREA, log_ratio=paper.LOG_RATIO))(numbers)
     area = np.asarray(sides[0] * sides[1]) / (375 * 500)
     assert area.mean() == pytest.approx(0.519, abs=0.01)
     assert (area > 0.8).mean() == pytest.approx(0.127, abs=0.015)

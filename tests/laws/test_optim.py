@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.optim import depended_on, drop, fill, lars
+from byol_jax.optim import drop, fill, find_dependence, lars
 
 # Constant gradients, weight decay 0.01: (rates, w after each step, change of b at each step), from DeepMind's code
 HAND = [
@@ -115,7 +115,7 @@ def test_drop_and_fill_are_inverse():
     assert fill({"a": 1, "b": {"c": None, "d": 2}}, tree)["b"]["d"] == 2
 
 
-# ---- depended_on: each function uses "used" and not "unused"
+# ---- find_dependence: each function uses "used" and not "unused"
 
 
 @jax.custom_vjp
@@ -193,18 +193,18 @@ def test_depended_on_finds_what_is_used(function, wrap):
     abstract = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     params = {"used": abstract, "unused": abstract, "count": jax.ShapeDtypeStruct((), jnp.int32)}
     wrapped = wrap(lambda params, x: function({name: params[name] for name in ("used", "unused")}, x))
-    found = depended_on(wrapped, params, jax.ShapeDtypeStruct((2, 4), jnp.float32))
+    found = find_dependence(wrapped, params, jax.ShapeDtypeStruct((2, 4), jnp.float32))
     assert found == {"used": True, "unused": False, "count": False}
 
 
 def test_depended_on_keeps_a_gradient_that_happens_to_be_zero():
     params = {"dead": jnp.full((3,), -1.0), "other": jnp.ones(3)}
-    assert depended_on(lambda p: jax.nn.relu(p["dead"]), params) == {"dead": True, "other": False}
+    assert find_dependence(lambda p: jax.nn.relu(p["dead"]), params) == {"dead": True, "other": False}
 
 
 def test_depended_on_takes_any_tree_and_several_outputs():
     params = ([jnp.ones(2), jnp.ones(2)], None, {"x": jnp.arange(3)})
-    assert depended_on(lambda p, n: {"sum": p[0][1].sum(), "count": p[2]["x"] + n}, params, 1) == (
+    assert find_dependence(lambda p, n: {"sum": p[0][1].sum(), "count": p[2]["x"] + n}, params, 1) == (
         [False, True],
         None,
         {"x": False},

@@ -16,7 +16,7 @@ from byol_jax.augment.checks import as_image, check_choice
 from byol_jax.augment.color import color_jitter, random_grayscale
 from byol_jax.augment.filters import random_gaussian_blur
 from byol_jax.augment.geometry import crop_and_resize, flip_left_right, random_crop_and_resize, random_flip_left_right
-from byol_jax.augment.tone import adjust_gamma, cutout, patch_box, random_solarize, shifted_knots, solarize, tone_curve
+from byol_jax.augment.tone import adjust_gamma, cutout, patch_box, random_solarize, shift_knots, solarize, tone_curve
 from byol_jax.image_size import image_sides
 
 __all__ = ["byol", "simclr", "small_grey"]
@@ -50,7 +50,7 @@ def simclr(image_size: Any) -> AugmentFn:
         colors = {"saturation": 0.8, "hue": 0.2} if has_color else {}
         return compose(
             with_probability(partial(color_jitter, brightness=0.8, contrast=0.8, **colors), p=0.3),
-            partial(random_grayscale, p=0.2) if has_color else _unchanged,
+            partial(random_grayscale, p=0.2) if has_color else _keep,
             partial(random_flip_left_right, p=0.5),
             partial(random_gaussian_blur, p=0.2, kernel_size=3, sigma=(1.0, 2.0)),
             partial(random_crop_and_resize, size=size),
@@ -90,7 +90,7 @@ def byol(image_size: Any, view: int) -> AugmentFn:
             partial(paper.random_crop, size=size),
             partial(random_flip_left_right, p=0.5),
             with_probability(paper.jitter, p=0.8),
-            partial(random_grayscale, p=0.2) if image.shape[-1] == 3 else _unchanged,
+            partial(random_grayscale, p=0.2) if image.shape[-1] == 3 else _keep,
             with_probability(partial(_paper_blur, radius=size[0] // 20), p=blur_probability),
             partial(random_solarize, p=solarize_probability, threshold=0.5),
             lambda _, pixels: jnp.clip(pixels, 0, 1),
@@ -140,7 +140,7 @@ def small_grey(image_size: Any) -> AugmentFn:
 
 def _fractional_box(numbers: jax.Array, rows: int, columns: int) -> tuple[jax.Array, ...]:
     """small_grey's box from four uniform numbers; not rounded, because at 28 px a whole pixel is a coarse step."""
-    height, width = paper.clipped_box(numbers, rows, columns, area=(0.4, 1.0), log_ratio=paper.LOG_RATIO)
+    height, width = paper.clip_box(numbers, rows, columns, area=(0.4, 1.0), log_ratio=paper.LOG_RATIO)
     return numbers[2] * (rows - height), numbers[3] * (columns - width), height, width
 
 
@@ -152,10 +152,10 @@ def _shift_tones(image: jax.Array, numbers: jax.Array) -> jax.Array:
     image = adjust_gamma(image, gamma)
     mean = jnp.mean(image)
     image = brightness * (mean + contrast * (image - mean))
-    return tone_curve(image, shifted_knots(numbers[3:8], strength=0.3))
+    return tone_curve(image, shift_knots(numbers[3:8], strength=0.3))
 
 
-def _unchanged(key: jax.Array, image: jax.Array) -> jax.Array:
+def _keep(key: jax.Array, image: jax.Array) -> jax.Array:
     return image
 
 
