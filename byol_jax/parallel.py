@@ -167,7 +167,7 @@ def initialize(*, num_processes: int, process_id: int, coordinator_address: str,
     """Joins this process to the others; to be called before anything touches a device.
 
     A process that dies takes the others with it, with a message on stderr and an exit code that isn't 0: at once where
-    it was process 0, else when it hasn't been heard of for `timeout_seconds`. Signals are left to the program: JAX's
+    it was process 0, else when it was silent for `timeout_seconds`. Signals are left to the program: JAX's
     preemption service, which would swallow SIGTERM, stays off.
 
     Args:
