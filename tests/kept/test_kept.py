@@ -32,8 +32,8 @@ TOLERANCE = 5e-5
 features, of runs that went on too, and 5e-6 for metrics."""
 
 STEPPED = 5e-3
-"""The same for features after one more step of a checkpoint. Measured: 6e-4 with Adam, which makes a step of full length
-of a gradient that is nearly 0, whatever its sign."""
+"""The same for features after one more step of a checkpoint. Measured: 6e-4 with Adam, which makes a step of full
+length of a gradient that is nearly 0, whatever its sign."""
 
 MEASURED = ("seconds", "seconds_per_step", "images_per_second", "data_wait")
 """What a row of metrics says about the machine."""
