@@ -26,9 +26,11 @@ __all__ = [
     "EXTENSIONS",
     "file_kind",
     "load_state_dict",
+    "read_arrays",
     "save_state_dict",
     "stored_format",
     "torch_container",
+    "write_arrays",
 ]
 
 EXTENSIONS = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".npz": "npz"}
@@ -38,6 +40,8 @@ ROOM = 256 << 20
 GROWTH = 32
 """Without `max_bytes` a file may unpack to 32 times its size, or to 256 MiB: weights hardly compress at all (ratio
 1.1), while a zip bomb reaches 1000."""
+
+EMPTY = "an archive without a single tensor; expected the weights of a network or a learner"
 
 BEGINNING = 64
 """Bytes that tell the format."""
@@ -66,8 +70,8 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         than the arrays, and of a PyTorch checkpoint only the weights are read.
 
     Raises:
-        CheckpointFormatError: absent, unreadable, truncated, damaged, of a format that isn't known, or an archive
-            (all but .safetensors) without a single tensor.
+        CheckpointFormatError: absent, unreadable, truncated, damaged, of a format that isn't known, or without a
+            single tensor.
         UnsafeCheckpointError: pickled code or objects, a bomb, offsets or names that lead out of the file.
 
     Example:
@@ -77,6 +81,14 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         >>> load_state_dict(path)
         {'fc.bias': array([0., 0., 0.], dtype=float32)}
     """
+    arrays = read_arrays(path, max_bytes=max_bytes)
+    if not arrays:
+        raise CheckpointFormatError(f"{os.fspath(path)}: {EMPTY}")
+    return arrays
+
+
+def read_arrays(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> dict[str, np.ndarray]:
+    """`load_state_dict` of what may be empty: the tensors of a network without weights."""
     where = os.fspath(path)
     with refuse_damage(where):
         where = index_for(where)
@@ -95,10 +107,7 @@ def _read(file: IO[bytes], *, where: str, size: int, max_bytes: int | None) -> d
         return safetensors_file.read_safetensors(file, where=where, size=size)
     if kind == "safetensors-index":
         return read_sharded(file, where=where, size=size, limit=max_bytes)
-    arrays = READERS[kind](file, where=where, size=size, limit=limit)
-    if not arrays:
-        raise CheckpointFormatError(f"{where}: an archive without a single tensor; expected a state dict")
-    return arrays
+    return READERS[kind](file, where=where, size=size, limit=limit)
 
 
 def file_kind(file: IO[bytes], *, where: str) -> str:
@@ -166,8 +175,8 @@ def save_state_dict(
             `path` or its index goes. None is one file, whatever its size.
 
     Raises:
-        CheckpointFormatError: an ending that isn't known, no such folder, or a name, value or type that the format
-            can't hold; nothing was written.
+        CheckpointFormatError: an ending that isn't known, no such folder, or no tensor at all, or a name, value or
+            type that the format can't hold; nothing was written.
         ConfigurationError: `max_shard_bytes` isn't a positive number, or `path` no .safetensors.
         UnsafeCheckpointError: an array of Python objects, or a name that leads out of an .npz.
         MissingDependencyError: a PyTorch file without torch >= 2.10.
@@ -191,9 +200,22 @@ def save_state_dict(
             raise ConfigurationError(f"{where}: only .safetensors can be split into shards; leave max_shard_bytes out")
     arrays = _as_arrays(state_dict, where=where)
     _check_place(where)
+    if not arrays:
+        raise CheckpointFormatError(f"{where}: {EMPTY}; nothing was written")
     if max_shard_bytes is not None:
         write_sharded(where, arrays, where=where, max_shard_bytes=max_shard_bytes)
         return
+    _write(where, kind, arrays)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """`save_state_dict`, as .safetensors, of what may be empty: the tensors of a network without weights."""
+    where = os.fspath(path)
+    _check_place(where)
+    _write(where, "safetensors", _as_arrays(arrays, where=where))
+
+
+def _write(where: str, kind: str, arrays: dict[str, np.ndarray]) -> None:
     with replacement(where) as temporary:
         if kind == "safetensors":
             safetensors_file.write_safetensors(str(temporary), arrays, where=where)

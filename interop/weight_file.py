@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byol_jax.errors import InteropError
+from byol_jax.errors import CheckpointFormatError, InteropError
 from interop.arrays import as_numpy
 from interop.formats.regular_file import open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
@@ -239,7 +239,8 @@ def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | Wei
             or torch tensors. What this function returned comes back as it is.
 
     Raises:
-        CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
+        CheckpointFormatError: see `load_state_dict`; or there is no tensor.
+        UnsafeCheckpointError: see `load_state_dict`.
 
     Example:
         >>> weights = open_weights({"module.backbone.conv1.weight": np.zeros((64, 3, 7, 7), np.float32),
@@ -251,6 +252,8 @@ def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | Wei
     if isinstance(path_or_dict, WeightFile):
         return path_or_dict
     where, state_dict = read_weights(path_or_dict)
+    if not state_dict:
+        raise CheckpointFormatError(f"{where}: holds no tensor; expected the weights of a network or a learner")
     origin = find_origin(state_dict)
     if isinstance(path_or_dict, Mapping):
         return WeightFile(None, where, origin, state_dict)

@@ -20,7 +20,7 @@ from byol_jax.errors import CheckpointFormatError, ConfigurationError
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
-from interop.files import load_state_dict, save_state_dict
+from interop.files import read_arrays, write_arrays
 from interop.trace.checks import find_missing
 from interop.trace.encoder import Network, network_encoder, traced_network
 from interop.trace.export import Traced
@@ -70,7 +70,7 @@ def save_network(folder: str | Path, encoder: Encoder) -> None:
         "train": _graph_to_json(network.traced.train),
         "eval": _graph_to_json(network.traced.eval),
     }
-    save_state_dict(folder / TENSOR_FILE, tensors)
+    write_arrays(folder / TENSOR_FILE, tensors)
     text = json.dumps(description, allow_nan=False, separators=(",", ":"))
     write_atomically(folder / GRAPH_FILE, text.encode())
 
@@ -90,7 +90,7 @@ def load_network(folder: str | Path) -> Encoder:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(f"{path}: no traced network that can be read ({error})") from error
-    tensors = load_state_dict(Path(folder) / TENSOR_FILE)
+    tensors = read_arrays(Path(folder) / TENSOR_FILE)
     try:
         if description["format"] != FORMAT:
             raise CheckpointFormatError(

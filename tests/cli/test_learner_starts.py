@@ -11,7 +11,7 @@ import interop
 from byol_jax import make_learner, nets
 from byol_jax.errors import StateDictMismatchError
 from interop.learners.fitting import own_arrays
-from tests.cli.learner_modules import SIZE, arrays, learner, module_of, stripped, write_learners
+from tests.cli.learner_modules import IMPORT, SIZE, arrays, learner, module_of, small_cnn, stripped, write_learners
 from tests.interop import plain_learners
 from tests.interop.weight_samples import assert_identical
 from tests.parity.trajectory import blank
@@ -72,6 +72,28 @@ def test_a_learner_of_another_network_lists_what_differs(there):
         interop.open_weights(there / "byol-pytorch.ckpt").start(
             nets.small_cnn(num_classes=None), blank(learner(classifier=False))
         )
+
+
+def test_a_sharded_set_is_one_file_of_weights(call, there):
+    """By its folder, its index, or the name that the whole file would have."""
+    interop.save_state_dict("whole.safetensors", arrays(small_cnn()))
+    (there / "set").mkdir()
+    interop.save_state_dict("set/model.safetensors", arrays(small_cnn()), max_shard_bytes=50_000)
+    np.savez("images.npz", images=np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    embed = ["embed", "--network", "small_cnn", "--data", "images.npz", "--overwrite"]
+    for number, given in enumerate(
+        ("whole.safetensors", "set", "set/model.safetensors", "set/model.safetensors.index.json")
+    ):
+        for words in (["import", given, *IMPORT, "--out"], ["convert", given], [*embed, "--init-from", given, "--out"]):
+            answer = call(*words, f"{words[0]}{number}.{'safetensors' if words[0] == 'import' else 'npz'}")
+            assert (answer.code, answer.complaint) == (0, "")
+    for name in ("import{}.safetensors", "convert{}.npz", "embed{}.npz"):
+        first, *others = (interop.load_state_dict(name.format(number)) for number in range(4))
+        for other in others:
+            assert_identical(other, first, ordered=False)
+    (there / "empty").mkdir()
+    answer = call(*embed, "--init-from", "empty", "--out", "x.npz")
+    assert (answer.code, "no index" in answer.complaint) == (2, True)
 
 
 @pytest.mark.slow

@@ -107,6 +107,14 @@ def test_operators_are_only_looked_up(tmp_path) -> None:
         load_network(tmp_path)
 
 
+def test_a_network_without_weights(tmp_path) -> None:
+    save_network(tmp_path, from_torch_module(torch.nn.Flatten(), image_size=4))
+    kept = load_network(tmp_path)
+    variables = kept.init(None, (4, 4, 3))
+    features, _ = kept.apply(variables, jnp.ones((2, 4, 4, 3)), train=False, hidden_layer=-1)
+    assert features.shape == (2, 48)
+
+
 def test_absent(tmp_path) -> None:
     with pytest.raises(CheckpointFormatError, match="no traced network"):
         load_network(tmp_path)
