@@ -144,6 +144,8 @@ def existing_file(word: str) -> Path:
 def weight_file(word: str) -> Path:
     """A file of weights, or a sharded set of safetensors: its folder, or the name that the whole file would have."""
     path = Path(word)
+    if path.is_dir() and not any(path.glob("*.safetensors.index.json")):
+        raise argparse.ArgumentTypeError(f"{word!r} is a folder without a *.safetensors.index.json, a file is wanted")
     index = Path(f"{word.removesuffix('.safetensors')}.safetensors.index.json")
     is_set = path.is_dir() or (path.suffix == ".safetensors" and not path.exists() and index.is_file())
     return path if is_set else existing_file(word)
