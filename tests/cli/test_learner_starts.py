@@ -76,9 +76,10 @@ def test_a_learner_of_another_network_lists_what_differs(there):
 
 def test_a_sharded_set_is_one_file_of_weights(call, there):
     """By its folder, its index, or the name that the whole file would have."""
-    interop.save_state_dict("whole.safetensors", arrays(small_cnn()))
+    weights = arrays(small_cnn())
+    interop.save_state_dict("whole.safetensors", weights)
     (there / "set").mkdir()
-    interop.save_state_dict("set/model.safetensors", arrays(small_cnn()), max_shard_bytes=50_000)
+    interop.save_state_dict("set/model.safetensors", weights, max_shard_bytes=50_000)
     np.savez("images.npz", images=np.zeros((2, SIZE, SIZE, 3), np.uint8))
     embed = ["embed", "--network", "small_cnn", "--data", "images.npz", "--overwrite"]
     for number, given in enumerate(
