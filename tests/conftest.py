@@ -2,14 +2,28 @@
 
 Importing a module of tests must not start a JAX computation: the number of devices is fixed by the first one.
 
+What one test has compiled no other compiles again, whichever worker or sub-process it runs in: all share a folder of
+compiled programs (JAX's persistent compilation cache) that is new in each session and goes with it.
+
 Long tests take two fixtures: `share`, so that a fixed tenth of them can run elsewhere, and `figure`, for their table.
 """
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and sub-processes take over the environment
+    compiled = tempfile.mkdtemp(prefix="byol_jax_compiled_")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
 
 import jax
 import pytest
