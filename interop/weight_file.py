@@ -222,13 +222,13 @@ class WeightFile:
         own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
         new = self.variables(encoder, like=own)
 
-        def replaced(network: Any) -> Any:
+        def with_weights(network: Any) -> Any:
             if not network.params:
                 return network
             params, stats = fresh(new)
             return Variables(network.params | {"encoder": params}, network.stats | {"encoder": stats})
 
-        return replace(state, online=replaced(state.online), target=replaced(state.target))
+        return replace(state, online=with_weights(state.online), target=with_weights(state.target))
 
 
 def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | WeightFile") -> WeightFile:

@@ -45,14 +45,14 @@ def refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> list[Refus
     """
     left_out = [Refusal(name, LEFT_OUT, reason) for name, reason in origin.left_out.items()]
     if not origin.source:
-        return [*_prefixed(origin), *_network_types(origin, state_dict), *left_out]
+        return [*_prefix_refusal(origin), *_network_types(origin, state_dict), *left_out]
     strangers = list(_strangers(origin, state_dict))
     absent = _absent(origin, [refusal.name.removeprefix(origin.owner) for refusal in strangers])
     others = [Refusal(name, REFUSED, reason) for name, reason in SOURCES[origin.source].refusals(origin, state_dict)]
     return [*strangers, *absent, *_learner_types(origin, state_dict), *others, *left_out]
 
 
-def _prefixed(origin: Origin) -> Iterator[Refusal]:
+def _prefix_refusal(origin: Origin) -> Iterator[Refusal]:
     if origin.owner and not origin.title:
         yield Refusal(
             f"{origin.owner}*", REFUSED, "the network's names have this in front; byol-jax import takes it off"

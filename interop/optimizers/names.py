@@ -160,7 +160,7 @@ def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None])
         ahead = shapes[len(order) :]
         fitting = [layer for layer in left if _fits([keys[key] for key in layer], ahead)]
         if not fitting:
-            there = _listed(f"{key} {list(keys[key])}" for layer in left for key in layer)
+            there = _first_names(f"{key} {list(keys[key])}" for layer in left for key in layer)
             raise StateDictMismatchError(
                 f"no order of the parameters fits the torch optimiser's shapes: number {len(order)} has "
                 f"{list(ahead[0] or ())}, left are {there}; {ASK}"
@@ -169,7 +169,7 @@ def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None])
         if unsure:
             raise StateDictMismatchError(
                 f"the torch optimiser counts its parameters and doesn't name them: number {len(order)} may be "
-                f"{_listed([fitting[0][0], *unsure])}; {ASK}"
+                f"{_first_names([fitting[0][0], *unsure])}; {ASK}"
             )
         order += fitting[0]
         left.remove(fitting[0])
@@ -193,7 +193,7 @@ def _is_decided(one: str, other: str) -> bool:
     return any(all(kind.fullmatch(name) for name in differing) for kind in CERTAIN)
 
 
-def _listed(items: Iterable[str]) -> str:
+def _first_names(items: Iterable[str]) -> str:
     items = list(items)
     return ", ".join(items[:AT_MOST]) + (f" and {len(items) - AT_MOST} more" if len(items) > AT_MOST else "")
 

@@ -164,12 +164,12 @@ def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any
         targets = len(jax.tree.leaves(state.target.params))
     names = torch_names({**network, **sizes})
 
-    def keyed(paths: Iterable[str]) -> dict[str, Shape]:
+    def shapes_by_key(paths: Iterable[str]) -> dict[str, Shape]:
         shapes = {path: sizes[path] if path in sizes else tuple(network[path].shape) for path in paths}
         return {whole_key(names[path].key): _whole_shape(names[path], shape) for path, shape in shapes.items()}
 
     if theirs.names is not None:
-        named = positions_by_name(theirs.names, keyed(sizes))
+        named = positions_by_name(theirs.names, shapes_by_key(sizes))
         if len(named.labels) == len(theirs.ids):
             return names, named
         if theirs.names_are_given:
@@ -177,7 +177,9 @@ def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any
                 f"parameter_names: {len(named.labels)} parameters; the torch optimiser has {len(theirs.ids)}"
             )
     shapes = [theirs.shapes.get(place) for place in range(len(theirs.ids))]
-    return names, positions_by_shape(keyed(sizes), keyed(everything), targets, shapes, sorted(theirs.state))
+    return names, positions_by_shape(
+        shapes_by_key(sizes), shapes_by_key(everything), targets, shapes, sorted(theirs.state)
+    )
 
 
 def _whole_shape(leaf: Leaf, shape: Shape) -> Shape:

@@ -135,7 +135,7 @@ def module_variables(module: Any, traced: Traced) -> Variables:
     persistent = set(module.state_dict(keep_vars=True))
     params = {name: as_numpy(tensor, name).copy() for name, tensor in module.named_parameters()}
     stats = {
-        name: _narrowed(as_numpy(tensor, name).copy(), name)
+        name: _as_int32(as_numpy(tensor, name).copy(), name)
         for name, tensor in module.named_buffers()
         if name in persistent or name in changing
     }
@@ -155,11 +155,11 @@ def _state_dict(module: Any) -> dict[str, tuple[str, str]]:
     }
 
 
-def _narrowed(array: np.ndarray, name: str) -> np.ndarray:
+def _as_int32(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype != np.int64:
         return array
     if array.size and (array.max() > np.iinfo(np.int32).max or array.min() < np.iinfo(np.int32).min):
-        raise UnsupportedModuleError(f"{name}: integers beyond 32 bits, which JAX hasn't without x64")
+        raise UnsupportedModuleError(f"{name}: integers beyond 32 bits, which JAX has only with x64")
     return array.astype(np.int32)
 
 
@@ -179,7 +179,7 @@ def _with_constants(module: Any, traced: Traced) -> Traced:
         }
         used = {source.target for source in sources.values() if source.target in fixed}
         arrays = graph.constants | {name: as_numpy(fixed[name], name).copy() for name in used}
-        narrow = {name: _narrowed(array, name) for name, array in arrays.items()}
+        narrow = {name: _as_int32(array, name) for name, array in arrays.items()}
         return graph._replace(sources=sources, constants=narrow)
 
     return traced._replace(train=constant(traced.train), eval=constant(traced.eval))

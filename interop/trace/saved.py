@@ -121,7 +121,7 @@ def _graph_to_json(graph: Graph) -> dict[str, Any]:
     return {
         "sources": {name: list(source) for name, source in graph.sources.items()},
         "nodes": [
-            [node.name, node.op, _encoded(node.args), {k: _encoded(v) for k, v in node.options.items()}, node.module]
+            [node.name, node.op, _encode(node.args), {k: _encode(v) for k, v in node.options.items()}, node.module]
             for node in graph.nodes
         ],
         "output": graph.output and graph.output.name,
@@ -132,7 +132,7 @@ def _graph_to_json(graph: Graph) -> dict[str, Any]:
 
 def _graph_from_json(given: Mapping[str, Any], tensors: Mapping[str, np.ndarray], mode: str) -> Graph:
     nodes = tuple(
-        Node(name, op, _decoded(args), {key: _decoded(value) for key, value in options.items()}, module)
+        Node(name, op, _decode(args), {key: _decode(value) for key, value in options.items()}, module)
         for name, op, args, options, module in given["nodes"]
     )
     return Graph(
@@ -145,14 +145,14 @@ def _graph_from_json(given: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
     )
 
 
-def _encoded(argument: Any) -> Any:
+def _encode(argument: Any) -> Any:
     """JSON for an argument: {"ref": …}, {"dtype": …} and {"float": "inf"} beside lists and plain values."""
     if isinstance(argument, Ref):
         return {"ref": argument.name}
     if isinstance(argument, Dtype):
         return {"dtype": argument.name}
     if isinstance(argument, tuple):
-        return [_encoded(part) for part in argument]
+        return [_encode(part) for part in argument]
     if isinstance(argument, float) and not math.isfinite(argument):
         return {"float": str(argument)}
     if argument is None or isinstance(argument, bool | int | float | str):
@@ -160,9 +160,9 @@ def _encoded(argument: Any) -> Any:
     raise ConfigurationError(f"an operator's argument of type {type(argument).__name__} can't be saved")
 
 
-def _decoded(argument: Any) -> Any:
+def _decode(argument: Any) -> Any:
     if isinstance(argument, list):
-        return tuple(_decoded(part) for part in argument)
+        return tuple(_decode(part) for part in argument)
     if isinstance(argument, dict):
         ((kind, text),) = argument.items()
         return {"ref": Ref, "dtype": Dtype, "float": float}[kind](text)

@@ -1,7 +1,7 @@
 """A traced network's variables as the state dict of its module, and back: the module's own names, in its order.
 
 A tied tensor is one leaf and has all its names; integers have torch's types; buffers that the module doesn't save are
-left out. Files are `interop.files`' business, native networks `interop.weights.state_dict`'s. torch isn't needed.
+left out. `interop.weights.state_dict` does the same for native networks. torch isn't needed.
 """
 
 from collections.abc import Mapping
