@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from byol_jax import lars, parallel
-from byol_jax.ops.rows import cond_in_rows
+from byol_jax.ops.rows import cond, cond_in_rows
 
 SHAPES = {"conv": (4, 3, 3, 3), "depthwise": (5, 1, 7, 7), "signal": (4, 2, 5), "wide": (3, 3, 2, 16), "linear": (6, 4),
           "bias": (4,), "scalar": (), "nothing": (0, 2, 3), "one": (1, 1, 1, 1)}  # fmt: skip
@@ -128,3 +128,13 @@ def test_what_gives_nothing_back_still_happens():
 def test_branches_that_differ_are_refused():
     with pytest.raises(TypeError):
         cond_in_rows(jnp.asarray(True), lambda: (jnp.ones(2),), lambda: [jnp.ones(2)])
+
+
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_rows_are_for_the_cpu_alone(platform, rows):
+    kernel = arrays(0)["conv"]
+    traced = jax.jit(lambda good: cond(good, lambda: jnp.sqrt(kernel), lambda: kernel)).trace(True)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    roots = [line for line in text.splitlines() if "stablehlo.sqrt" in line]
+    assert len(roots) == 1
+    assert ("tensor<4x27xf32>" in roots[0]) == rows
