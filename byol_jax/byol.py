@@ -30,7 +30,7 @@ from byol_jax.ops.axis import mean_over, split_gradient
 from byol_jax.ops.rows import cond
 from byol_jax.optim import apply_gradient, init_optimizer
 from byol_jax.settings import Options, Settings
-from byol_jax.tree import fresh
+from byol_jax.tree import copy_leaves
 from byol_jax.types import Encoder, Images, LossAux, Outputs, TrainState, Variables
 from byol_jax.views import dropout_key, network_input, two_views
 
@@ -94,8 +94,8 @@ class Learner:
             {name: part.params for name, part in parts.items()}, {name: part.stats for name, part in parts.items()}
         )
         copied = ("encoder", "projector") if s.use_momentum else ()
-        target = fresh(Variables(*({name: part[name] for name in copied} for part in online)))
-        opt_state = fresh(init_optimizer(s.optimizer, s.only_trained(online.params)))
+        target = copy_leaves(Variables(*({name: part[name] for name in copied} for part in online)))
+        opt_state = copy_leaves(init_optimizer(s.optimizer, s.select_trained(online.params)))
         return TrainState(jnp.zeros((), jnp.int32), run_key, online, target, opt_state)
 
     def step(self, state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
@@ -252,7 +252,7 @@ class Learner:
         s = self.settings
         params = split_gradient(state.online.params, s.axis_name)
         (value, aux), gradient = jax.value_and_grad(self.loss, has_aux=True)(params, state, images, key)
-        value, gradient = mean_over((value, s.only_trained(gradient)), s.axis_name)
+        value, gradient = mean_over((value, s.select_trained(gradient)), s.axis_name)
         online_stats, target_stats = mean_over((aux.online_stats, aux.target_stats), s.axis_name)
         return value, gradient, aux._replace(online_stats=online_stats, target_stats=target_stats)
 

@@ -214,7 +214,7 @@ def optimizer(
         >>> chain.init({"fc": {"bias": None}})[-1].count
         Array(0, dtype=int32)
     """
-    return recipe.optimizer(_of_size(preset, batch_size, total_steps, steps_per_epoch))
+    return recipe.optimizer(_size_preset(preset, batch_size, total_steps, steps_per_epoch))
 
 
 def decay(preset: Preset, total_steps: int) -> "Callable[[Any], jax.Array]":
@@ -240,10 +240,10 @@ def learner_options(preset: Preset, *, batch_size: int, total_steps: int, steps_
         >>> options["projection_size"], options["num_channels"]
         (128, 1)
     """
-    return recipe.learner_arguments(_of_size(preset, batch_size, total_steps, steps_per_epoch))
+    return recipe.learner_arguments(_size_preset(preset, batch_size, total_steps, steps_per_epoch))
 
 
-def _of_size(preset: Preset, batch_size: int, total_steps: int, steps_per_epoch: float) -> Preset:
-    sized = recipe.for_run(preset, batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+def _size_preset(preset: Preset, batch_size: int, total_steps: int, steps_per_epoch: float) -> Preset:
+    sized = recipe.size_for_run(preset, batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     recipe.check_warmup(sized)
     return sized

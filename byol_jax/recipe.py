@@ -27,11 +27,11 @@ __all__ = [
     "Recipe",
     "augmentations",
     "check_warmup",
-    "for_run",
     "from_json",
     "learner_arguments",
     "mean_std",
     "optimizer",
+    "size_for_run",
     "target_decay",
     "to_json",
     "warmup_steps",
@@ -129,7 +129,7 @@ DEFAULT = Recipe(
 """What `byol-jax train` does unless told otherwise: `make_learner`'s defaults, which are byol-pytorch's."""
 
 
-def for_run(recipe: Recipe, *, total_steps: int, steps_per_epoch: float, batch_size: int) -> Recipe:
+def size_for_run(recipe: Recipe, *, total_steps: int, steps_per_epoch: float, batch_size: int) -> Recipe:
     """The recipe of a run of this size: its length, and a warm-up stated in epochs, in steps.
 
     Args:
@@ -141,7 +141,7 @@ def for_run(recipe: Recipe, *, total_steps: int, steps_per_epoch: float, batch_s
     Example:
         >>> import dataclasses
         >>> paper = dataclasses.replace(DEFAULT, warmup_epochs=10)
-        >>> for_run(paper, total_steps=31_278, steps_per_epoch=1_281_167 / 4096, batch_size=4096).warmup_steps
+        >>> size_for_run(paper, total_steps=31_278, steps_per_epoch=1_281_167 / 4096, batch_size=4096).warmup_steps
         3127
     """
     sized = replace(recipe, epochs=None, steps=total_steps, batch_size=batch_size)
@@ -151,7 +151,7 @@ def for_run(recipe: Recipe, *, total_steps: int, steps_per_epoch: float, batch_s
 
 
 def warmup_steps(recipe: Recipe) -> int:
-    """The warm-up of a recipe that `for_run` gave, in steps. A run may be shorter than it.
+    """The warm-up of a recipe that `size_for_run` gave, in steps. A run may be shorter than it.
 
     Example:
         >>> import dataclasses
@@ -164,7 +164,7 @@ def warmup_steps(recipe: Recipe) -> int:
 
 
 def check_warmup(recipe: Recipe) -> None:
-    """Nothing, where the warm-up of a recipe that `for_run` gave isn't longer than the run.
+    """Nothing, where the warm-up of a recipe that `size_for_run` gave isn't longer than the run.
 
     Raises:
         ConfigurationError: it is.
@@ -266,7 +266,7 @@ def from_json(
 
 
 def learner_arguments(recipe: Recipe, *, normalize: Any = None) -> dict[str, Any]:
-    """`make_learner`'s arguments apart from the encoder, of a recipe that `for_run` gave.
+    """`make_learner`'s arguments apart from the encoder, of a recipe that `size_for_run` gave.
 
     Args:
         recipe: with `steps`.
@@ -299,7 +299,7 @@ def learner_arguments(recipe: Recipe, *, normalize: Any = None) -> dict[str, Any
 
 
 def optimizer(recipe: Recipe) -> "optax.GradientTransformation":
-    """The optimiser of a recipe that `for_run` gave, its rate following its schedule; biases and scales don't decay.
+    """The optimiser of a recipe that `size_for_run` gave, with its schedule; biases and scales don't decay.
 
     A run that is shorter than its warm-up ends within it.
 
@@ -337,7 +337,7 @@ def optimizer(recipe: Recipe) -> "optax.GradientTransformation":
 
 
 def target_decay(recipe: Recipe) -> "float | Callable[[Any], jax.Array]":
-    """The target's decay of a recipe that `for_run` gave: a number, or with the cosine schedule a function of the step.
+    """The target's decay of a recipe that `size_for_run` gave: a number, or with a cosine a function of the step.
 
     Example:
         >>> target_decay(DEFAULT)
@@ -397,7 +397,9 @@ def _whole_image(image_size: int | tuple[int, int]) -> Callable:
 
 def _length(recipe: Recipe) -> int:
     if recipe.steps is None:
-        raise ConfigurationError(f"recipe {recipe.name}: its length in steps isn't known: give steps, or use for_run")
+        raise ConfigurationError(
+            f"recipe {recipe.name}: its length in steps isn't known: give steps, or use size_for_run"
+        )
     return recipe.steps
 
 

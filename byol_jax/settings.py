@@ -21,7 +21,7 @@ from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import compute_in, standard_promotion
-from byol_jax.tree import cast, fresh, leaf_names
+from byol_jax.tree import cast, copy_leaves, leaf_names
 from byol_jax.types import Encoder, Images, PyTree, Variables
 
 __all__ = ["IMAGENET_MEAN_STD", "Network", "Options", "Settings"]
@@ -90,7 +90,7 @@ class Settings:
     axis_name: str | None
     storage_dtype: Any
 
-    def only_trained(self, params: dict[str, Any]) -> dict[str, Any]:
+    def select_trained(self, params: dict[str, Any]) -> dict[str, Any]:
         """Those of `online.params` that the loss depends on; None in the others' place, as PyTorch's `grad is None`."""
         return params | {"encoder": optim.drop(params["encoder"], self.trained)}
 
@@ -134,7 +134,7 @@ class Options:
             raise ConfigurationError(f"views={self.views!r}: expected 'concatenated' or 'separate'")
         if self.sync_batchnorm and self.axis_name is None:
             raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
-        compute = _floating(self.dtype)
+        compute = _compute_dtype(self.dtype)
         with standard_promotion():
             storage = jnp.promote_types(jnp.float32, compute)
         seen = _on_one_device(encoder, self.axis_name)
@@ -180,7 +180,7 @@ def _encoder(
     def init(key: jax.Array) -> Variables:
         with standard_promotion():
             variables = encoder.init(key, shape)
-        return cast(fresh(variables), storage)  # fresh first: a number that an encoder gives becomes an array
+        return cast(copy_leaves(variables), storage)  # copied first: a number that an encoder gives becomes an array
 
     def apply(variables: Variables, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> Any:
         axis = axis_name if train else None
@@ -195,7 +195,7 @@ def _head(head: heads.Head, input_size: int, axis_name: str | None, in_dtype: Ca
     """A projector or a predictor."""
 
     def init(key: jax.Array) -> Variables:
-        return fresh(head.init(key, input_size, storage))
+        return copy_leaves(head.init(key, input_size, storage))
 
     def apply(variables: Variables, x: jax.Array, *, train: bool, key: jax.Array | None = None) -> Any:
         del key  # nothing in a head is random
@@ -228,7 +228,7 @@ def _check_decay(decay: Any) -> None:
         raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
 
 
-def _floating(dtype: Any) -> Any:
+def _compute_dtype(dtype: Any) -> Any:
     given = jnp.dtype(dtype)
     if not jnp.issubdtype(given, jnp.floating):
         raise ConfigurationError(f"dtype={dtype!r}: expected a floating dtype")

@@ -17,7 +17,7 @@ from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import DivergedError
-from byol_jax.recipe import Recipe, check_warmup, for_run, learner_arguments, to_json, warmup_steps
+from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
 from byol_jax.runs.config import update_config
 from byol_jax.runs.events import event_writer
@@ -144,13 +144,13 @@ def train_recipe(
         ConfigurationError: also for a warm-up stated in steps that is longer than the run; one in epochs may be.
     """
     normalize = network.get("normalize")
-    sized = for_run(recipe, total_steps=recipe.steps or 1, steps_per_epoch=1, batch_size=recipe.batch_size)
+    sized = size_for_run(recipe, total_steps=recipe.steps or 1, steps_per_epoch=1, batch_size=recipe.batch_size)
     options = learner_arguments(sized, normalize=normalize)
     learner = make_learner(encoder, **options)  # a layer that isn't there is said before a folder is looked through
     length = Length(recipe.steps, recipe.epochs, recipe.batch_size, every_image)
     source = _open(data, length, program, image_size=recipe.image_size, num_channels=recipe.num_channels)
     steps_per_epoch = len(source.images) / recipe.batch_size
-    whole = for_run(
+    whole = size_for_run(
         recipe, total_steps=source.total_steps, steps_per_epoch=steps_per_epoch, batch_size=recipe.batch_size
     )
     if recipe.warmup_steps is not None:

@@ -1,14 +1,14 @@
 """One spelling for a leaf's name: the path to it, joined by "/", as in "encoder/layer1/0/conv1/kernel".
 
 `flatten` and `unflatten` serve nested dicts and need nothing but Python (flax's `traverse_util` loads JAX, and files of
-weights are read without it); `leaf_names` names the leaves of any JAX
-pytree in the order in which `jax.tree.leaves` gives them; `cast` and `fresh` change dtypes and buffers, never values.
+weights are read without it); `leaf_names` names the leaves of any JAX pytree in the order in which `jax.tree.leaves`
+gives them; `cast` and `copy_leaves` change dtypes and buffers, never values.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["cast", "flatten", "fresh", "leaf_names", "unflatten"]
+__all__ = ["cast", "copy_leaves", "flatten", "leaf_names", "unflatten"]
 
 
 def flatten(tree: Mapping[str, Any], *, separator: str = "/") -> dict[str, Any]:
@@ -76,7 +76,7 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
-def fresh(tree: Any) -> Any:
+def copy_leaves(tree: Any) -> Any:
     """Copies of all leaves as JAX arrays, so that donating the copy deletes no array of the original.
 
     A Python number gets the dtype that it would have; a weakly typed leaf would be compiled for twice.

@@ -216,7 +216,7 @@ class WeightFile:
             warn_caller(found.category(f"{self.where}: {found.sentence}"))
 
     def _with_encoder(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
-        from byol_jax.tree import fresh
+        from byol_jax.tree import copy_leaves
         from byol_jax.types import Variables
 
         own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
@@ -225,7 +225,7 @@ class WeightFile:
         def with_weights(network: Any) -> Any:
             if not network.params:
                 return network
-            params, stats = fresh(new)
+            params, stats = copy_leaves(new)
             return Variables(network.params | {"encoder": params}, network.stats | {"encoder": stats})
 
         return replace(state, online=with_weights(state.online), target=with_weights(state.target))

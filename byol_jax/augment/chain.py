@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from byol_jax.augment.checks import check_probability
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["AugmentFn", "between", "compose", "draw", "happens", "in_order", "in_random_order", "with_probability"]
+__all__ = ["AugmentFn", "compose", "draw", "happens", "in_order", "in_random_order", "scale_to", "with_probability"]
 
 AugmentFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -37,12 +37,12 @@ def compose(*functions: AugmentFn) -> AugmentFn:
                 f"compose: argument {position} must be a function (key, image) -> image, got {function!r}"
             )
 
-    def composed(key: jax.Array, image: jax.Array) -> jax.Array:
+    def apply_all(key: jax.Array, image: jax.Array) -> jax.Array:
         for position, function in enumerate(functions):
             image = function(jax.random.fold_in(key, position), image)
         return image
 
-    return composed
+    return apply_all
 
 
 def with_probability(function: AugmentFn, *, p: float) -> AugmentFn:
@@ -59,11 +59,11 @@ def with_probability(function: AugmentFn, *, p: float) -> AugmentFn:
     """
     check_probability("with_probability", p)
 
-    def maybe(key: jax.Array, image: jax.Array) -> jax.Array:
+    def choose(key: jax.Array, image: jax.Array) -> jax.Array:
         key_chance, key_function = jax.random.split(key)
         return jnp.where(happens(key_chance, p), function(key_function, image), image)
 
-    return maybe
+    return choose
 
 
 def happens(key: jax.Array, p: float) -> jax.Array:
@@ -76,7 +76,7 @@ def draw(key: jax.Array, bounds: tuple[float, float], dtype: Any) -> jax.Array:
     return jax.random.uniform(key, (), jnp.float32, *bounds).astype(dtype)
 
 
-def between(bounds: tuple[float, float], numbers: jax.Array) -> jax.Array:
+def scale_to(bounds: tuple[float, float], numbers: jax.Array) -> jax.Array:
     """Uniform numbers in [0, 1) moved to `[low, high)`."""
     return bounds[0] + (bounds[1] - bounds[0]) * numbers
 
@@ -85,16 +85,16 @@ def in_random_order(
     key: jax.Array,
     image: jax.Array,
     *,
-    cheap: Callable[[jax.Array, jax.Array], jax.Array],
+    apply_cheap: Callable[[jax.Array, jax.Array], jax.Array],
     count: int,
-    dear: Callable[[jax.Array], jax.Array] | None = None,
+    apply_costly: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """`count` cheap operations and at most one dear one, all orders equally likely. See `in_order`."""
+    """`count` cheap operations and at most one costly one, all orders equally likely. See `in_order`."""
     key_order, key_place = jax.random.split(key)
     orders = jnp.asarray(list(itertools.permutations(range(count))), jnp.int32)  # [count!, count]
     order = orders[jax.random.randint(key_order, (), 0, len(orders), jnp.int32)]
     place = jax.random.randint(key_place, (), 0, count + 1, jnp.int32)
-    return in_order(order, place, image, cheap=cheap, dear=dear)
+    return in_order(order, place, image, apply_cheap=apply_cheap, apply_costly=apply_costly)
 
 
 def in_order(
@@ -102,28 +102,28 @@ def in_order(
     place: jax.Array,
     image: jax.Array,
     *,
-    cheap: Callable[[jax.Array, jax.Array], jax.Array],
-    dear: Callable[[jax.Array], jax.Array] | None,
+    apply_cheap: Callable[[jax.Array, jax.Array], jax.Array],
+    apply_costly: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
-    """Applies `cheap(kind, image)` for each kind in `order`, and `dear(image)` before the `place`-th of them.
+    """Applies `apply_cheap(kind, image)` for each kind in `order`, and `apply_costly(image)` before the `place`-th.
 
     The order is data, not control flow, so it may differ from image to image under `vmap`. A switch per position would
     there compute every operation at every position: 4 x 4 for torchvision's colour jitter. Here each cheap operation
-    has a slot before and a slot after the dear one, of which one is used: 2 x 3 cheap ones and the dear one once.
+    has a slot before and a slot after the costly one, of which one is used: 2 x 3 cheap ones and the costly one once.
 
     Args:
         order: int32 [count], a permutation.
         place: int32 scalar in [0, count].
     """
     slots = jnp.arange(order.shape[0], dtype=jnp.int32)
-    if dear is None:
-        return _apply(order, slots >= 0, image, cheap=cheap)
-    image = _apply(order, slots < place, image, cheap=cheap)
-    return _apply(order, slots >= place, dear(image), cheap=cheap)
+    if apply_costly is None:
+        return _apply(order, slots >= 0, image, apply_cheap=apply_cheap)
+    image = _apply(order, slots < place, image, apply_cheap=apply_cheap)
+    return _apply(order, slots >= place, apply_costly(image), apply_cheap=apply_cheap)
 
 
 def _apply(
-    order: jax.Array, used: jax.Array, image: jax.Array, *, cheap: Callable[[jax.Array, jax.Array], jax.Array]
+    order: jax.Array, used: jax.Array, image: jax.Array, *, apply_cheap: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
     """The cheap operations of the slots that are used.
 
@@ -135,6 +135,6 @@ def _apply(
 
     def slot(pixels: jax.Array, kind_and_used: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         kind, is_used = kind_and_used
-        return jnp.where(is_used, cheap(kind, pixels), pixels), None
+        return jnp.where(is_used, apply_cheap(kind, pixels), pixels), None
 
     return jax.lax.scan(slot, image, (order, used))[0]

@@ -231,8 +231,8 @@ def color_jitter(
         return _blend(pixels, _target(kind, pixels), factors[kind])
 
     turn = draw(key_hue, (-hue, hue), image.dtype)
-    dear = (lambda pixels: adjust_hue(pixels, turn)) if hue and has_color else None
-    return in_random_order(key_order, image, cheap=blend, count=len(active), dear=dear)
+    turn_hue = (lambda pixels: adjust_hue(pixels, turn)) if hue and has_color else None
+    return in_random_order(key_order, image, apply_cheap=blend, count=len(active), apply_costly=turn_hue)
 
 
 def _target(kind: jax.Array, image: jax.Array) -> jax.Array:

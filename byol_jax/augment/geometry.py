@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byol_jax.augment.chain import between, happens
+from byol_jax.augment.chain import happens, scale_to
 from byol_jax.augment.checks import as_image, check_box, check_choice, check_probability, check_range
 from byol_jax.augment.sides import along_sides, cubic, resample_matrix, triangle
 from byol_jax.image_size import image_sides
@@ -146,8 +146,8 @@ def random_box(
         [0.0, 0.0, 20.0, 30.0]
     """
     numbers = jax.random.uniform(key, (2, ATTEMPTS + 1), jnp.float32)  # one draw: each one costs compile time
-    area = rows * columns * between(scale, numbers[0, :ATTEMPTS])
-    aspect = jnp.exp(between((math.log(ratio[0]), math.log(ratio[1])), numbers[1, :ATTEMPTS]))
+    area = rows * columns * scale_to(scale, numbers[0, :ATTEMPTS])
+    aspect = jnp.exp(scale_to((math.log(ratio[0]), math.log(ratio[1])), numbers[1, :ATTEMPTS]))
     widths = jnp.round(jnp.sqrt(area * aspect))  # [10], half to even as Python's round
     heights = jnp.round(jnp.sqrt(area / aspect))
     fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byol_jax.augment.chain import between, draw, in_random_order
+from byol_jax.augment.chain import draw, in_random_order, scale_to
 from byol_jax.augment.checks import as_image
 from byol_jax.augment.color import adjust_hue, value_and_spread
 from byol_jax.augment.sides import along_sides, cubic, gaussian_matrix, resample_matrix
@@ -102,14 +102,20 @@ def jitter(key: jax.Array, image: Any) -> jax.Array:
     turn = draw(key_hue, (-HUE, HUE), image.dtype)
     has_color = image.shape[-1] == 3
 
-    def cheap(kind: jax.Array, pixels: jax.Array) -> jax.Array:
+    def apply_cheap(kind: jax.Array, pixels: jax.Array) -> jax.Array:
         changed = jnp.where(kind == 0, add_brightness(pixels, delta), scale_channel_contrast(pixels, contrast))
         return jnp.where(kind == 2, scale_hsv_saturation(pixels, saturation), changed) if has_color else changed
 
-    def dear(pixels: jax.Array) -> jax.Array:
+    def apply_costly(pixels: jax.Array) -> jax.Array:
         return jnp.clip(adjust_hue(pixels, turn), 0, 1)
 
-    return in_random_order(key_order, image, cheap=cheap, count=3 if has_color else 2, dear=dear if has_color else None)
+    return in_random_order(
+        key_order,
+        image,
+        apply_cheap=apply_cheap,
+        count=3 if has_color else 2,
+        apply_costly=apply_costly if has_color else None,
+    )
 
 
 def clip_box(numbers: jax.Array, rows: int, columns: int, *, area: tuple[float, float], log_ratio: tuple[float, float]):
@@ -118,8 +124,8 @@ def clip_box(numbers: jax.Array, rows: int, columns: int, *, area: tuple[float, 
     Area fraction ~ U(area), width / height ~ exp(U(log_ratio)). Not rounded. torchvision redraws instead, which makes
     large boxes rarer (`geometry.random_box`).
     """
-    pixels = rows * columns * between(area, numbers[0])
-    ratio = jnp.exp(between(log_ratio, numbers[1]))
+    pixels = rows * columns * scale_to(area, numbers[0])
+    ratio = jnp.exp(scale_to(log_ratio, numbers[1]))
     return jnp.minimum(jnp.sqrt(pixels / ratio), rows), jnp.minimum(jnp.sqrt(pixels * ratio), columns)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.augment import paper
-from byol_jax.augment.chain import AugmentFn, between, compose, draw, with_probability
+from byol_jax.augment.chain import AugmentFn, compose, draw, scale_to, with_probability
 from byol_jax.augment.checks import as_image, check_choice
 from byol_jax.augment.color import color_jitter, random_grayscale
 from byol_jax.augment.filters import random_gaussian_blur
@@ -146,8 +146,8 @@ def _fractional_box(numbers: jax.Array, rows: int, columns: int) -> tuple[jax.Ar
 
 def _shift_tones(image: jax.Array, numbers: jax.Array) -> jax.Array:
     """small_grey's gamma, contrast, brightness and tone curve from eight uniform numbers."""
-    gamma = jnp.exp(between((-0.5, 0.5), numbers[0]))
-    contrast, brightness = between((0.5, 1.5), numbers[1]), between((0.5, 1.5), numbers[2])
+    gamma = jnp.exp(scale_to((-0.5, 0.5), numbers[0]))
+    contrast, brightness = scale_to((0.5, 1.5), numbers[1]), scale_to((0.5, 1.5), numbers[2])
     gamma, contrast, brightness = (number.astype(image.dtype) for number in (gamma, contrast, brightness))
     image = adjust_gamma(image, gamma)
     mean = jnp.mean(image)

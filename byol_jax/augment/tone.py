@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byol_jax.augment.chain import between, draw, happens
+from byol_jax.augment.chain import draw, happens, scale_to
 from byol_jax.augment.checks import (
     as_image,
     check_box,
@@ -163,7 +163,7 @@ def shift_knots(numbers: jax.Array, *, strength: float) -> jax.Array:
     """Knots `[K + 1]`: 0, then k / K moved by up to `strength` either way, from K uniform numbers in [0, 1)."""
     pieces = numbers.shape[0]
     even = jnp.arange(1, pieces + 1, dtype=numbers.dtype) / pieces
-    return jnp.concatenate((jnp.zeros((1,), numbers.dtype), even + between((-strength, strength), numbers)))
+    return jnp.concatenate((jnp.zeros((1,), numbers.dtype), even + scale_to((-strength, strength), numbers)))
 
 
 def cutout(image: Any, box: Any) -> jax.Array:
@@ -219,6 +219,6 @@ def patch_box(
     numbers: jax.Array, rows: int, columns: int, *, height: tuple[float, float], width: tuple[float, float]
 ) -> jax.Array:
     """The box of a random patch, `[4]`, from four uniform numbers: its sides as fractions, and its centre."""
-    sides = jnp.stack((rows * between(height, numbers[0]), columns * between(width, numbers[1])))
+    sides = jnp.stack((rows * scale_to(height, numbers[0]), columns * scale_to(width, numbers[1])))
     corner = numbers[2:4] * jnp.asarray((rows, columns), numbers.dtype) - sides / 2
     return jnp.concatenate((corner, sides))

@@ -113,10 +113,10 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     given = {FIELDS[name]: value for name, value in vars(options).items() if name in FIELDS and value is not None}
     if options.no_momentum:
         given["use_momentum"] = False
-    return replace(base, **(_follows(base, given, has_weights=options.weights is not None) | given))
+    return replace(base, **(_changes(base, given, has_weights=options.weights is not None) | given))
 
 
-def _follows(base: Recipe, given: Mapping[str, Any], *, has_weights: bool) -> dict[str, Any]:
+def _changes(base: Recipe, given: Mapping[str, Any], *, has_weights: bool) -> dict[str, Any]:
     """What changes in `base` because of what was given, unless it was given too."""
     changes: dict[str, Any] = {}
     if "steps" in given or "epochs" in given:

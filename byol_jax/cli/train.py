@@ -106,7 +106,7 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
 
     data, recipe = _open_array(options, recipe)
     if options.resume:
-        recipe = _at_its_own_rate(recipe, options.out)
+        recipe = _keep_old_rate(recipe, options.out)
     weights = None if options.init_from is None else interop.open_weights(options.init_from)
     network = make_network(
         image_size=recipe.image_size,
@@ -148,7 +148,7 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
     return dataset, replace(recipe, image_size=size, num_channels=channels)
 
 
-def _at_its_own_rate(recipe: Recipe, run: Path) -> Recipe:
+def _keep_old_rate(recipe: Recipe, run: Path) -> Recipe:
     """The recipe as a run that goes on has it: one that began before LARS's rate was scaled keeps its rate."""
     from byol_jax.runs.config import read_config
 

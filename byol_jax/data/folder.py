@@ -206,7 +206,7 @@ class _Taker:
                 ) from error
         return None
 
-    def one(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> np.ndarray:
         """One image or its replacement.
 
         Raises:
@@ -227,7 +227,7 @@ class _Taker:
         images = np.empty((len(wanted), *self.shape), np.uint8)  # [n, h, w, C]
 
         def fill(row: int) -> None:
-            images[row] = self.one(int(wanted[row]))
+            images[row] = self.read(int(wanted[row]))
 
         threads = min(self.workers if workers is None else workers, len(wanted))
         if threads <= 1:

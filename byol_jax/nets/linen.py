@@ -83,8 +83,8 @@ def _init(network: _Network, key: Any, image_shape: tuple[int, ...]) -> Variable
 def _variables(network: _Network, key: Any, image_shape: tuple[int, ...]) -> Variables:
     images = jnp.zeros((1, *image_shape), jnp.float32)
     keys = _keys(("params", *network.rngs), key)
-    with _foreign(network, key):
-        variables = network.module.init(keys, images, **_training(network, False))
+    with _module_call(network, key):
+        variables = network.module.init(keys, images, **_train_keyword(network, False))
     collections = core.meta.unbox(core.unfreeze(variables))
     params = collections.pop("params", {})
     return Variables(params, {name: tree for name, tree in collections.items() if not _is_sown(tree)})
@@ -105,14 +105,14 @@ def _apply(
         hidden_layer = resolve_hidden_layer(_hidden_layers(network, variables), hidden_layer)
     path = None if hidden_layer == OUTPUT else tuple(str(hidden_layer).split("."))
     params, stats = variables
-    with _foreign(network, key):
+    with _module_call(network, key):
         output, changed = network.module.apply(
             {"params": params, **stats},
             images,
             rngs=None if key is None else _keys(network.rngs, key),
             mutable=[*(stats if train else ()), *(() if path is None else ("intermediates",))],
             capture_intermediates=False if path is None else partial(_is_call_of, path),
-            **_training(network, train),
+            **_train_keyword(network, train),
         )
     if path is not None:
         output = _layer_output(network, changed.get("intermediates", {}), path, images.shape[1:])
@@ -189,7 +189,7 @@ def _trace(network: _Network, image_shape: tuple[int, ...]) -> tuple[tuple[str, 
     return tuple(walk(())), variables
 
 
-def _training(network: _Network, train: bool) -> dict[str, Any]:
+def _train_keyword(network: _Network, train: bool) -> dict[str, Any]:
     name = network.train_argument
     return {} if name is None else {name: not train if name in INVERTED else train}
 
@@ -204,7 +204,7 @@ def _is_sown(tree: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _foreign(network: _Network, key: Any) -> Iterator[None]:
+def _module_call(network: _Network, key: Any) -> Iterator[None]:
     """The context for calls into the module: Flax's dtype rules, and its commonest complaints in one line."""
     name, argument = type(network.module).__name__, network.train_argument
     try:

@@ -62,7 +62,9 @@ def line_chart(
         >>> line_chart([(0, 1.0), (10, 0.5)], name="loss").count("<path")
         1
     """
-    known = sorted(((x, _finite(y)) for x, y in ((_finite(x), y) for x, y in points) if x is not None), key=_first)
+    known = sorted(
+        ((x, _finite_number(y)) for x, y in ((_finite_number(x), y) for x, y in points) if x is not None), key=_x_value
+    )
     values = [y for _, y in known if y is not None]
     if not values:
         return ""
@@ -72,18 +74,18 @@ def line_chart(
     x_ticks = round_ticks(*x_range, whole=True)
     x_range = x_range if x_range[0] < x_range[1] else (x_ticks[0], x_ticks[-1])
 
-    def across(x: float) -> float:
+    def x_pixel(x: float) -> float:
         return LEFT + (x - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - RIGHT)
 
-    def down(y: float) -> float:
+    def y_pixel(y: float) -> float:
         return HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
 
-    x_inside = [(across(tick), _label(tick, x_ticks)) for tick in x_ticks if x_range[0] <= tick <= x_range[1]]
-    y_inside = [(down(tick), _label(tick, y_ticks)) for tick in y_ticks]
+    x_inside = [(x_pixel(tick), _label(tick, x_ticks)) for tick in x_ticks if x_range[0] <= tick <= x_range[1]]
+    y_inside = [(y_pixel(tick), _label(tick, y_ticks)) for tick in y_ticks]
     parts = _axes(x_inside, y_inside, x_label)
     for reference in references:
-        parts += _reference(down(reference.value), reference)
-    parts += _series([[(across(x), down(y)) for x, y in part] for part in _parts(_thin(known))])
+        parts += _reference(y_pixel(reference.value), reference)
+    parts += _series([[(x_pixel(x), y_pixel(y)) for x, y in part] for part in _parts(_thin(known))])
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">'
     return "\n".join([head, *parts, "</svg>"])
 
@@ -111,13 +113,13 @@ def _with_zero(low: float, high: float) -> tuple[float, float]:
     return (0.0, high) if 0 <= low < 0.9 * high else (low, high)
 
 
-def _finite(value: object) -> float | None:
+def _finite_number(value: object) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE:
         return float(value)
     return None
 
 
-def _first(point: tuple[float, float | None]) -> float:
+def _x_value(point: tuple[float, float | None]) -> float:
     return point[0]
 
 

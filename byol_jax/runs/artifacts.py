@@ -47,9 +47,9 @@ def run_config(
             weights["index_sha256"] = init_from.index_sha256
     return {
         "network": network,
-        "learner": _plain(learner),
+        "learner": _to_json(learner),
         "data": data,
-        **_plain(training),
+        **_to_json(training),
         "init_from": weights,
         **unimportant,
     }
@@ -91,16 +91,16 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
         views_grid(images, np.asarray(view1), np.asarray(view2), path)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """As JSON: numbers, strings and containers as they are; functions by their names; arrays and dtypes as text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): _to_json(part) for name, part in value.items()}
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return [_plain(part) for part in value]
+        return [_to_json(part) for part in value]
     if isinstance(value, np.generic):
         return value.item()
     return type(value).__name__

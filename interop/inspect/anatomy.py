@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interop.learners.fitting import defined_order
+from interop.learners.fitting import definition_rank
 from interop.weights.architectures import HEADS, RESNETS, Residual, Shapes, recognise
 
 __all__ = ["Architecture", "architecture", "head_layers", "layers_in_words"]
@@ -106,7 +106,7 @@ def head_layers(shapes: Shapes, root: str) -> list[dict[str, Any]]:
         >>> head_layers(shapes, "online.predictor.")
         [{'name': '0', 'kind': 'linear', 'in': 4, 'out': 8, 'bias': True}]
     """
-    names = sorted((name.removeprefix(root) for name in shapes if name.startswith(root)), key=defined_order)
+    names = sorted((name.removeprefix(root) for name in shapes if name.startswith(root)), key=definition_rank)
     modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
     return [_layer(shapes, root, module) for module in modules]
 

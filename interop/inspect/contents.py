@@ -80,7 +80,7 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     else:
         index = kind == "safetensors-index"
         stored, beside = index_names(where) if index else _safetensors_names(where), {}
-    return Contents(kind, state_dict, _taken_off(stored, where), beside)
+    return Contents(kind, state_dict, _removed_names(stored, where), beside)
 
 
 def _read_pickle(where: str) -> Contents:
@@ -117,7 +117,7 @@ def _safetensors_names(where: str) -> list[str]:
         return list(file.keys())
 
 
-def _taken_off(stored: Iterable[str], where: str) -> tuple[str, ...]:
+def _removed_names(stored: Iterable[str], where: str) -> tuple[str, ...]:
     """The prefixes and segments that `without_wrappers` takes off these names, each once."""
     found: dict[str, None] = {}
     for short, name in without_wrappers({name: name for name in stored}, where=where).items():

@@ -13,8 +13,8 @@ import numpy as np
 
 from interop.arrays import as_numpy
 from interop.learners.checkpoint import SOURCES
-from interop.learners.cut_names import renaming
-from interop.learners.library import Difference, Origin, below, uncut
+from interop.learners.cut_names import find_renaming
+from interop.learners.library import Difference, Origin, match_roots, whole_names
 from interop.learners.reading import without_owner
 from interop.weights.architectures import recognise
 
@@ -94,7 +94,7 @@ def network_arrays(
     """
     front = f"{which}.encoder."
     network = {name.removeprefix(front): array for name, array in arrays.items() if name.startswith(front)}
-    rename = renaming(network, wanted)
+    rename = find_renaming(network, wanted)
     return {rename(name): array for name, array in network.items()}
 
 
@@ -109,6 +109,6 @@ def _network(kind: str, keys: Collection[str]) -> Origin:
     if kind not in UNREAD:
         return Origin("", {name: f"online.encoder.{name}" for name in keys}, {})
     roots = {root: f"{network}.encoder." for root, network in UNREAD[kind].items()}
-    names = uncut(below(keys, roots))
+    names = whole_names(match_roots(keys, roots))
     reason = "only the networks of such a file are read, not its heads"
     return Origin(kind, names, {name: reason for name in keys if name not in names})

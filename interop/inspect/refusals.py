@@ -47,7 +47,7 @@ def refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> list[Refus
     if not origin.source:
         return [*_prefix_refusal(origin), *_network_types(origin, state_dict), *left_out]
     strangers = list(_strangers(origin, state_dict))
-    absent = _absent(origin, [refusal.name.removeprefix(origin.owner) for refusal in strangers])
+    absent = _missing_leaves(origin, [refusal.name.removeprefix(origin.owner) for refusal in strangers])
     others = [Refusal(name, REFUSED, reason) for name, reason in SOURCES[origin.source].refusals(origin, state_dict)]
     return [*strangers, *absent, *_learner_types(origin, state_dict), *others, *left_out]
 
@@ -73,7 +73,7 @@ def _strangers(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator
             yield Refusal(name, REFUSED, "no layer of such a head")
 
 
-def _absent(origin: Origin, strangers: Collection[str]) -> Iterator[Refusal]:
+def _missing_leaves(origin: Origin, strangers: Collection[str]) -> Iterator[Refusal]:
     """Heads' leaves that aren't there, with the nearest stranger."""
     present = set(origin.names.values())
     library = SOURCES[origin.source]

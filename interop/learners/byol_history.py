@@ -40,7 +40,7 @@ def as_current(given: Mapping[str, Any], layout: str | None, *, where: str) -> d
     """
     if layout not in BELOW:
         return dict(given)
-    named = {_without(key, BELOW[layout]): value for key, value in given.items()}
+    named = {_drop_level(key, BELOW[layout]): value for key, value in given.items()}
     if layout.startswith("D0"):
         warn_caller(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"))
         return named
@@ -64,14 +64,14 @@ def as_older(state_dict: Mapping[str, Any], layout: str, *, where: str) -> dict[
     if layout.startswith("D0"):
         warn_caller(EmbeddingsWarning(f"{where}: {EMBEDDINGS.format(layout)}"))
     kept = {key: value for key, value in state_dict.items() if layout != "A" or not key.startswith("net.")}
-    return {_with(key, BELOW[layout]): value for key, value in kept.items()}
+    return {_insert_level(key, BELOW[layout]): value for key, value in kept.items()}
 
 
-def _without(key: str, level: str) -> str:
+def _drop_level(key: str, level: str) -> str:
     root = next((root for root in HEADS if key.startswith(root + level)), None)
     return key if root is None else root + key.removeprefix(root + level)
 
 
-def _with(key: str, level: str) -> str:
+def _insert_level(key: str, level: str) -> str:
     root = next((root for root in HEADS if key.startswith(root)), None)
     return key if root is None else root + level + key.removeprefix(root)

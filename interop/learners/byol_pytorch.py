@@ -23,14 +23,14 @@ from interop.learners.fitting import (
     NORM,
     STATS,
     AbsentHeadsWarning,
-    defined_order,
+    definition_rank,
     network_in_words,
     own_names,
+    prefix_names,
     shape_hints,
-    under,
     warn_caller,
 )
-from interop.learners.library import Library, Origin, below
+from interop.learners.library import Library, Origin, match_roots
 from interop.learners.states import replace_networks, state_leaves
 from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
@@ -63,18 +63,18 @@ AUGMENTATIONS = ("augment.", "augment1.", "augment2.")
 ORDER = (ALIAS, *ROOTS.values())
 
 _BARE = ("weight",)
-_SIMSIAM = under("0.", _BARE) | under("1.", NORM) | under("3.", _BARE) | under("4.", NORM)
-_SIMSIAM |= under("6.", _BARE) | under("7.", STATS)
-_EMBEDDER = under("0.0.", ("weight", "bias")) | under("0.1.", NORM)
+_SIMSIAM = prefix_names("0.", _BARE) | prefix_names("1.", NORM) | prefix_names("3.", _BARE) | prefix_names("4.", NORM)
+_SIMSIAM |= prefix_names("6.", _BARE) | prefix_names("7.", STATS)
+_EMBEDDER = prefix_names("0.0.", ("weight", "bias")) | prefix_names("0.1.", NORM)
 
 PROJECTORS = {
-    "A or B": under("net.", MLP),
+    "A or B": prefix_names("net.", MLP),
     "C": MLP,
     "C-sim": _SIMSIAM,
-    "D0": under("0.", MLP),
-    "D0-sim": under("0.", _SIMSIAM),
-    "D1": _EMBEDDER | under("2.", MLP),
-    "D1-sim": _EMBEDDER | under("2.", _SIMSIAM),
+    "D0": prefix_names("0.", MLP),
+    "D0-sim": prefix_names("0.", _SIMSIAM),
+    "D1": _EMBEDDER | prefix_names("2.", MLP),
+    "D1-sim": _EMBEDDER | prefix_names("2.", _SIMSIAM),
 }
 """Each layout's keys below `online_encoder.projector.`, which tell it; counts of keys don't (B, C and D0 have 393)."""
 
@@ -141,7 +141,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     """
     owner = owner_of(state_dict)
     if owner is None:
-        return _of_trainer(state_dict, like, where)
+        return _load_trainer_network(state_dict, like, where)
     given = {key.removeprefix(owner): value for key, value in state_dict.items() if key.startswith(owner)}
     given = {key: value for key, value in given.items() if not key.startswith(AUGMENTATIONS)}
     given = as_current(given, layout_of(given), where=where)
@@ -165,7 +165,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     return replace_networks(like, arrays)
 
 
-def _of_trainer(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
+def _load_trainer_network(state_dict: Mapping[str, Any], like: Any, where: str) -> Any:
     """`like` with both encoders as in a `checkpoint.N.pt` of `BYOLTrainer`, which holds the network and nothing else.
 
     `BYOL(net)` goes on from such a file in the same way: with new heads, and the target a copy.
@@ -218,7 +218,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     ordered = {
         key: arrays[key]
         for root in ORDER
-        for key in sorted((key for key in arrays if key.startswith(f"{root}.")), key=defined_order)
+        for key in sorted((key for key in arrays if key.startswith(f"{root}.")), key=definition_rank)
     }
     return as_older(ordered, layout, where=where) if layout in OLDER else ordered
 
@@ -288,7 +288,7 @@ def origin(keys: Collection[str]) -> Origin:
     title += ", without momentum" if layout.endswith("-sim") else ""
     in_trainer = owner.startswith("byol.") and any(key.startswith(f"{ALIAS}.") for key in keys)
     title += " in its trainer" if in_trainer else ""
-    names = below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()})
+    names = match_roots(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()})
     return Origin(title, names, left_out, owner=owner, layout=layout)
 
 
@@ -299,8 +299,8 @@ def _parameter_roots(keys: Collection[str]) -> dict[str, str]:
 def _heads(origin: Origin) -> frozenset[str]:
     layout = {"A": "C", "B": "C", "D0": "C", "D0-sim": "C-sim"}.get(origin.layout, origin.layout)
     projector = PROJECTORS.get(layout, MLP)
-    heads = under("online.projector.", projector) | under("online.predictor.", MLP)
-    return heads if layout.endswith("-sim") else heads | under("target.projector.", projector)
+    heads = prefix_names("online.projector.", projector) | prefix_names("online.predictor.", MLP)
+    return heads if layout.endswith("-sim") else heads | prefix_names("target.projector.", projector)
 
 
 def _refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:

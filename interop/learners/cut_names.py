@@ -10,7 +10,7 @@ A network without `layer1` and so on, and one that was a Sequential from the sta
 import re
 from collections.abc import Callable, Collection
 
-__all__ = ["FIRST_STAGE", "cut_name", "renaming", "whole_name"]
+__all__ = ["FIRST_STAGE", "cut_name", "find_renaming", "whole_name"]
 
 FIRST_STAGE = {"torchvision": 4, "lightly": 2}
 """The index of `layer1`."""
@@ -51,11 +51,11 @@ def whole_name(key: str, stages: Collection[int]) -> str:
     return f"{first}.{rest}"
 
 
-def renaming(given: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
+def find_renaming(given: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
     """What makes the backbone's keys `given` those that are `wanted`: cutting, its inverse, or nothing.
 
     Example:
-        >>> renaming(["0.weight", "4.0.conv1.weight"], ["conv1.weight", "layer1.0.conv1.weight"])("0.weight")
+        >>> find_renaming(["0.weight", "4.0.conv1.weight"], ["conv1.weight", "layer1.0.conv1.weight"])("0.weight")
         'conv1.weight'
     """
     stages = {int(found[1]) for key in given if (found := BLOCK.fullmatch(key))}

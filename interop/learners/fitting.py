@@ -35,13 +35,13 @@ __all__ = [
     "PaddingWarning",
     "StemWarning",
     "check_heads",
-    "defined_order",
+    "definition_rank",
     "load_networks",
     "network_in_words",
     "own_arrays",
     "own_names",
+    "prefix_names",
     "shape_hints",
-    "under",
     "warn_caller",
 ]
 
@@ -85,14 +85,14 @@ def warn_caller(warning: Warning) -> None:
     warnings.warn(warning, stacklevel=level)
 
 
-def under(prefix: str, *names: Iterable[str]) -> frozenset[str]:
+def prefix_names(prefix: str, *names: Iterable[str]) -> frozenset[str]:
     """All names with `prefix` in front."""
     return frozenset(prefix + name for group in names for name in group)
 
 
 STATS = ("running_mean", "running_var", "num_batches_tracked")
 LINEAR, NORM = ("weight", "bias"), ("weight", "bias", *STATS)
-MLP = under("0.", LINEAR) | under("1.", NORM) | under("3.", LINEAR)
+MLP = prefix_names("0.", LINEAR) | prefix_names("1.", NORM) | prefix_names("3.", LINEAR)
 """Keys of `byol_jax.nets.heads.mlp`: Linear, batch norm, ReLU, Linear."""
 
 WIDTH = "a hidden_layer (or image_size) that gives {} features"
@@ -223,11 +223,11 @@ def shape_hints(
     return "convert the file's tensors to the learner's types first" if mismatch.dtypes else ""
 
 
-def defined_order(key: str) -> tuple[tuple[int, int, int, str], ...]:
+def definition_rank(key: str) -> tuple[tuple[int, int, int, str], ...]:
     """A sorting key for names joined by ".": numbers by value, `conv1, bn1, conv2, bn2, …`, the others, a classifier.
 
     Example:
-        >>> sorted(["fc.weight", "layer1.0.bn1.bias", "layer1.0.conv1.weight", "bn1.weight"], key=defined_order)
+        >>> sorted(["fc.weight", "layer1.0.bn1.bias", "layer1.0.conv1.weight", "bn1.weight"], key=definition_rank)
         ['bn1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.bias', 'fc.weight']
     """
     *branches, leaf = key.split(".")

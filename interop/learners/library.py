@@ -7,11 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interop.arrays import as_numpy
-from interop.learners.cut_names import renaming
+from interop.learners.cut_names import find_renaming
 from interop.learners.fitting import ENCODERS, MLP, warn_caller
 from interop.learners.states import state_leaves
 
-__all__ = ["Difference", "Library", "Origin", "below", "difference_in", "mlp_heads", "uncut", "warn_of_difference"]
+__all__ = [
+    "Difference",
+    "Library",
+    "Origin",
+    "difference_in",
+    "match_roots",
+    "mlp_heads",
+    "warn_of_difference",
+    "whole_names",
+]
 
 SETTLE = "; encoder= tells how it pads, and settles it"
 
@@ -113,28 +122,28 @@ class Library:
         }
 
 
-def below(keys: Collection[str], roots: Mapping[str, str]) -> dict[str, str]:
+def match_roots(keys: Collection[str], roots: Mapping[str, str]) -> dict[str, str]:
     """Each key below one of `roots`, with what takes the root's place; the first root that fits counts.
 
     Example:
-        >>> below(["backbone.fc.bias", "step"], {"backbone.": "online.encoder."})
+        >>> match_roots(["backbone.fc.bias", "step"], {"backbone.": "online.encoder."})
         {'backbone.fc.bias': 'online.encoder.fc.bias'}
     """
     found = {key: next((root for root in roots if key.startswith(root)), None) for key in keys}
     return {key: roots[root] + key.removeprefix(root) for key, root in found.items() if root is not None}
 
 
-def uncut(names: Mapping[str, str]) -> dict[str, str]:
+def whole_names(names: Mapping[str, str]) -> dict[str, str]:
     """The same names, those of a cut ResNet made torchvision's.
 
     Example:
-        >>> uncut({"backbone.4.0.conv1.weight": "online.encoder.4.0.conv1.weight"})
+        >>> whole_names({"backbone.4.0.conv1.weight": "online.encoder.4.0.conv1.weight"})
         {'backbone.4.0.conv1.weight': 'online.encoder.layer1.0.conv1.weight'}
     """
     whole = dict(names)
     for front in ENCODERS:
         own = {key: ours.removeprefix(front) for key, ours in names.items() if ours.startswith(front)}
-        rename = renaming(own.values(), ("conv1.weight",))
+        rename = find_renaming(own.values(), ("conv1.weight",))
         whole |= {key: front + rename(ours) for key, ours in own.items()}
     return whole
 

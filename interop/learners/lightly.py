@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.cut_names import FIRST_STAGE, cut_name, renaming
-from interop.learners.fitting import StemWarning, check_heads, defined_order, load_networks, own_arrays, own_names
-from interop.learners.library import Difference, Library, Origin, below, uncut
+from interop.learners.cut_names import FIRST_STAGE, cut_name, find_renaming
+from interop.learners.fitting import StemWarning, check_heads, definition_rank, load_networks, own_arrays, own_names
+from interop.learners.library import Difference, Library, Origin, match_roots, whole_names
 from interop.learners.plain import check_representation, translate_names, without_first_bias
 from interop.learners.states import state_leaves
 
@@ -93,7 +93,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no lightly learner: expected backbone.*, prediction_head.* and others")
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translate_names(state_dict, ROOTS, wanted, renaming)
+    given = translate_names(state_dict, ROOTS, wanted, find_renaming)
     return load_networks(given, like=like, library="lightly", where=where, biasless=BIASLESS)
 
 
@@ -125,7 +125,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
                 names = {cut_name(name, kind.first_stage): key for name, key in names.items()}
         else:
             names = {f"layers.{name}": key for name, key in names.items()}
-        written |= {f"{theirs}{name}": arrays[names[name]] for name in sorted(names, key=defined_order)}
+        written |= {f"{theirs}{name}": arrays[names[name]] for name in sorted(names, key=definition_rank)}
     if kind.classifier:
         classifier = {f"{CLASSIFIER}.{leaf}": arrays.get(f"online.encoder.fc.{leaf}") for leaf in ("weight", "bias")}
         written |= {key: array for key, array in classifier.items() if array is not None}
@@ -134,7 +134,7 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
 
 def origin(keys: Collection[str]) -> Origin:
     """Whose the names of a lightly learner are."""
-    names = uncut(below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in ROOTS.items()}))
+    names = whole_names(match_roots(keys, {f"{theirs}.": f"{ours}." for theirs, ours in ROOTS.items()}))
     starts = {key.partition(".")[0] for key in keys}
     momentum = {kind: layout.momentum.format("backbone") for kind, layout in LAYOUTS.items()}
     kind = next((kind for kind, root in momentum.items() if root in starts), "")

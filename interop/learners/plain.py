@@ -15,14 +15,14 @@ def translate_names(
     state_dict: Mapping[str, Any],
     roots: Mapping[str, str],
     wanted: Collection[str],
-    renaming: Callable[[Collection[str], Collection[str]], Callable[[str], str]],
+    find_renaming: Callable[[Collection[str], Collection[str]], Callable[[str], str]],
 ) -> dict[str, Any]:
     """A library's state dict under the names of `fitting`; what stands below no root keeps its name.
 
     Args:
         roots: what stands in front of their keys, tested in this order, and of ours.
         wanted: the names that the learner has.
-        renaming: gives the function from a backbone's keys to the wanted ones, both without what stands in front.
+        find_renaming: gives the function from a backbone's keys to the wanted ones, both without what stands in front.
     """
     given: dict[str, Any] = {}
     for key, value in state_dict.items():
@@ -31,7 +31,7 @@ def translate_names(
     for front in ENCODERS:
         names = [key.removeprefix(front) for key in given if key.startswith(front)]
         own = [key.removeprefix(front) for key in wanted if key.startswith(front)]
-        rename = renaming(names, own)
+        rename = find_renaming(names, own)
         given = {
             front + rename(key.removeprefix(front)) if key.startswith(front) else key: value
             for key, value in given.items()

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.cut_names import renaming
-from interop.learners.fitting import PaddingWarning, check_heads, defined_order, load_networks, own_arrays, own_names
-from interop.learners.library import Difference, Library, Origin, below, uncut
+from interop.learners.cut_names import find_renaming
+from interop.learners.fitting import PaddingWarning, check_heads, definition_rank, load_networks, own_arrays, own_names
+from interop.learners.library import Difference, Library, Origin, match_roots, whole_names
 from interop.learners.plain import check_representation, translate_names
 from interop.learners.states import state_leaves
 
@@ -76,7 +76,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
     wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translate_names(state_dict, roots(state_dict), wanted, renaming)
+    given = translate_names(state_dict, roots(state_dict), wanted, find_renaming)
     return load_networks(given, like=like, library="solo-learn", where=where)
 
 
@@ -100,13 +100,13 @@ def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarra
     for theirs, ours in roots.items():
         names = [key.removeprefix(f"{ours}.") for key in arrays if key.startswith(f"{ours}.")]
         names = [key for key in names if not (ours.endswith(".encoder") and key.startswith("fc."))]
-        written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=defined_order)}
+        written |= {f"{theirs}.{key}": arrays[f"{ours}.{key}"] for key in sorted(names, key=definition_rank)}
     return written
 
 
 def origin(keys: Collection[str]) -> Origin:
     """Whose the names of a solo-learn learner are."""
-    names = uncut(below(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()}))
+    names = whole_names(match_roots(keys, {f"{theirs}.": f"{ours}." for theirs, ours in roots(keys).items()}))
     releases = "1.0.3 and later" if _network(keys) == "backbone" else "up to 1.0.2"
     return Origin(f"solo-learn ({releases})", names, {})
 

@@ -46,7 +46,7 @@ def replace_networks(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """
     import jax
 
-    from byol_jax.tree import fresh
+    from byol_jax.tree import copy_leaves
 
     kept = (like.step, like.key, like.opt_state)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(kept)):
@@ -58,7 +58,7 @@ def replace_networks(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         variables = getattr(like, network)
         leaves = [place_like(arrays[f"{network}/{path}"], leaf) for path, leaf in named_leaves(variables).items()]
         networks[network] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
-    step, key, opt_state = fresh(kept)
+    step, key, opt_state = copy_leaves(kept)
     return like.replace(step=step, key=key, opt_state=opt_state, **networks)
 
 

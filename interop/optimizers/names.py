@@ -2,7 +2,7 @@
 
 Torch's names, in the optimiser's order, become ours: "net.0.weight" of byol-pytorch, "backbone.0.weight" of lightly,
 "backbone.conv1.weight" of solo-learn are all "encoder.conv1.weight". Where no names are given, the order in which
-modules are defined is found by shapes, and by `fitting.defined_order` only where that can't be wrong: numbered
+modules are defined is found by shapes, and by `fitting.definition_rank` only where that can't be wrong: numbered
 children, torchvision's ResNets, the parts of a learner. Else names are asked for.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from byol_jax.errors import StateDictMismatchError
 from interop.formats.containers import without_wrappers
 from interop.learners.checkpoint import SOURCES
-from interop.learners.cut_names import renaming
-from interop.learners.fitting import CLASSIFIER, defined_order
+from interop.learners.cut_names import find_renaming
+from interop.learners.fitting import CLASSIFIER, definition_rank
 from interop.learners.plain import translate_names
 from interop.learners.reading import without_owner
 from interop.weights.names import LEARNER_PARTS
@@ -31,7 +31,7 @@ PARTS = ("encoder", "projector", "predictor")
 ASK = "give parameter_names=[name for name, _ in module.named_parameters()] of the module that it trains"
 
 CERTAIN = (re.compile(r"\d+"), re.compile(r"(conv|bn|layer)\d+|downsample|fc"), re.compile("|".join(PARTS)))
-"""Names whose order `defined_order` certainly knows, among each other: numbered ones, a ResNet's, a learner's."""
+"""Names whose order `definition_rank` certainly knows, among each other: numbered ones, a ResNet's, a learner's."""
 
 AT_MOST = 8
 
@@ -81,10 +81,10 @@ def positions_by_name(names: Iterable[str], keys: Collection[str]) -> Positions:
     given = without_wrappers(reverse, where="parameter_names")
     optional: Collection[str] = ()
     if is_learner(keys):
-        owned, optional = _of_learner(given, [f"online.{key}" for key in keys])
+        owned, optional = _names_of_learner(given, [f"online.{key}" for key in keys])
         owned = {key.removeprefix("online."): name for key, name in owned.items()}
     else:
-        owned = _of_network(given, keys)
+        owned = _names_of_network(given, keys)
     ours = {name: key for key, name in owned.items()}
     labels = [name for name in names if name in ours]
     positions = {ours[name]: place for place, name in enumerate(labels) if ours[name] in {*keys, *optional}}
@@ -102,7 +102,7 @@ def is_learner(keys: Collection[str]) -> bool:
     return "encoder" in parts and parts <= LEARNER_PARTS
 
 
-def _of_network(given: Mapping[str, str], keys: Collection[str]) -> Mapping[str, str]:
+def _names_of_network(given: Mapping[str, str], keys: Collection[str]) -> Mapping[str, str]:
     """The names without what a module that holds the network put in front of them."""
     stripped: Mapping[str, str] | None = given
     while stripped is not None and not set(keys) & set(stripped):
@@ -114,16 +114,16 @@ def _of_network(given: Mapping[str, str], keys: Collection[str]) -> Mapping[str,
 
 def _torchvision_names(given: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
     """What gives a cut ResNet, and timm's vision transformers, torchvision's names, which native networks have."""
-    uncut = renaming(given, wanted)
+    rename_cut = find_renaming(given, wanted)
 
     def rename(key: str) -> str:
-        key = uncut(key)
+        key = rename_cut(key)
         return key if key in wanted or torchvision_key(key) not in wanted else torchvision_key(key)
 
     return rename
 
 
-def _of_learner(given: Mapping[str, str], keys: Collection[str]) -> tuple[dict[str, str], Collection[str]]:
+def _names_of_learner(given: Mapping[str, str], keys: Collection[str]) -> tuple[dict[str, str], Collection[str]]:
     """The names as "online.encoder.…" or "target.encoder.…", and the keys that are optional."""
     inner: Mapping[str, str] | None = given
     while inner is not None:
@@ -178,7 +178,7 @@ def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None])
 
 def _rule(key: str) -> Any:
     part = key.partition(".")[0]
-    return PARTS.index(part) if part in PARTS else len(PARTS), defined_order(key)
+    return PARTS.index(part) if part in PARTS else len(PARTS), definition_rank(key)
 
 
 def _fits(wanted: Sequence[Shape], ahead: Sequence[Shape | None]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
-from byol_jax.tree import fresh, leaf_names
+from byol_jax.tree import copy_leaves, leaf_names
 from interop.learners.states import place_like
 from interop.optimizers.torch_states import ADAM, MOMENTUM, PLAIN
 
@@ -146,7 +146,7 @@ def _map_parts(change: Callable[[Any], Any], state: Any) -> Any:
 def _copy(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise ConfigurationError("like: its counts and hyper-parameters are kept, so it must hold arrays")
-    return fresh(leaf)
+    return copy_leaves(leaf)
 
 
 def _leaves_by_path(tree: Any) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def load_network(folder: str | Path) -> Encoder:
         traced = Traced(graphs[0], graphs[1], tuple(description["names"]))
         state_dict = {key: (leaf, dtype) for key, leaf, dtype in description["state_dict"]}
         network = Network(traced, tuple(description["input_shape"]), frozenset(description["frozen"]), state_dict)
-        parts = [_below(tensors, kind) for kind in ("param/", "stat/")]
+        parts = [_tensors_under(tensors, kind) for kind in ("param/", "stat/")]
         there = {name.replace("/", ".") for part in parts for name in part}
         if any(leaf not in there or dtype not in DTYPE_NAMES for leaf, dtype in state_dict.values()):
             raise ValueError("state_dict speaks of tensors that aren't there")
@@ -113,7 +113,7 @@ def load_network(folder: str | Path) -> Encoder:
     return network_encoder(network, variables)
 
 
-def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def _tensors_under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
 
 
@@ -141,7 +141,7 @@ def _graph_from_json(given: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
         None if given["output"] is None else Ref(given["output"]),
         {name: Ref(value) for name, value in given["hidden"].items()},
         {name: Ref(value) for name, value in given["buffers"].items()},
-        _below(tensors, f"constant/{mode}/"),
+        _tensors_under(tensors, f"constant/{mode}/"),
     )
 
 

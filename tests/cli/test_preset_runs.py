@@ -73,7 +73,7 @@ def test_the_learner_is_that_of_the_preset(photos, asked, name, tmp_path):
     """Shapes of state and step, and the network's padding; nothing is computed."""
     begun = asked("train", photos, "--out", tmp_path / "run", "--preset", name)
     preset = begun["recipe"]
-    whole = recipe.for_run(preset, total_steps=100, steps_per_epoch=4.5, batch_size=8)
+    whole = recipe.size_for_run(preset, total_steps=100, steps_per_epoch=4.5, batch_size=8)
     learner = make_learner(begun["encoder"], **recipe.learner_arguments(whole))
     state = jax.eval_shape(learner.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((8, preset.image_size, preset.image_size, preset.num_channels), jnp.uint8)

@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from weight_samples import assert_identical
 
 import interop
-from interop.learners.fitting import defined_order
+from interop.learners.fitting import definition_rank
 from tests.parity.reference import our_networks
 from tests.parity.trajectory import RESNET18
 
@@ -113,7 +113,7 @@ def test_deduplicated_and_wrapped_files_load(layout, tmp_path):
 def test_names_are_put_in_torchvisions_order(name):
     with torch.device("meta"):
         keys = list(getattr(torchvision.models, name)().state_dict())
-    assert sorted(sorted(keys), key=defined_order) == keys
+    assert sorted(sorted(keys), key=definition_rank) == keys
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from byol_jax.errors import CheckpointFormatError, ConfigurationError
 from interop.inspect.commands import inspect_file
 from interop.learners import checkpoint, solo_learn
 from interop.learners.fitting import own_arrays
-from interop.learners.library import Library, Origin, below
+from interop.learners.library import Library, Origin, match_roots
 from tests.parity.trajectory import blank
 
 
@@ -119,7 +119,7 @@ MADE_UP |= {"pred": "predictor"}
 
 
 def renamed(state_dict, roots):
-    names = below(state_dict, {f"{old}.": f"{new}." for old, new in roots.items()})
+    names = match_roots(state_dict, {f"{old}.": f"{new}." for old, new in roots.items()})
     return {new: state_dict[old] for old, new in names.items()}
 
 

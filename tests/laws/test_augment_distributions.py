@@ -129,7 +129,11 @@ def test_orders_of_three_cheap_operations_and_a_dear_one():
 
     def spell(key, number):
         return chain.in_random_order(
-            key, number, cheap=lambda kind, so_far: 10 * so_far + kind + 1, count=3, dear=lambda x: 10 * x + 9
+            key,
+            number,
+            apply_cheap=lambda kind, so_far: 10 * so_far + kind + 1,
+            count=3,
+            apply_costly=lambda x: 10 * x + 9,
         )
 
     check_equally_likely(drawn(spell, np.int32(0), 48_000), 24)

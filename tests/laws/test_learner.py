@@ -47,7 +47,7 @@ def with_probe(learner: Learner, classes: int) -> Learner:
         state, width = learner.init(key), learner.settings.feature_size
         probe = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
         params = state.online.params | {"probe": probe}
-        opt_state = init_optimizer(learner.settings.optimizer, learner.settings.only_trained(params))
+        opt_state = init_optimizer(learner.settings.optimizer, learner.settings.select_trained(params))
         return state.replace(online=Variables(params, state.online.stats), opt_state=opt_state)
 
     def loss(params, state, batch, key):

@@ -74,7 +74,9 @@ def test_the_rate_of_a_run_from_before_stays():
 
 
 def test_the_papers_rate_is_sixteen_times_its_base_at_4096():
-    given = recipe.for_run(presets.imagenet(100), total_steps=31_278, steps_per_epoch=1_281_167 / 4096, batch_size=4096)
+    given = recipe.size_for_run(
+        presets.imagenet(100), total_steps=31_278, steps_per_epoch=1_281_167 / 4096, batch_size=4096
+    )
     assert recipe.warmup_steps(given) == 3_127
     assert float(schedules.learning_rate(0.45, 4096, 3_127, 31_278)(3_127)) == np.float32(7.2)
     params = {"fc": {"bias": jnp.zeros(1)}}

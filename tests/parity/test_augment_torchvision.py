@@ -135,10 +135,12 @@ def test_every_order_of_the_jitter():
 
     @jax.jit
     def ours(order, place):
-        def cheap(kind, pixels):
+        def apply_cheap(kind, pixels):
             return color._blend(pixels, color._target(kind, pixels), jnp.asarray(list(factors.values()))[kind])
 
-        return chain.in_order(order, place, jnp.asarray(image), cheap=cheap, dear=lambda x: color.adjust_hue(x, 0.17))
+        return chain.in_order(
+            order, place, jnp.asarray(image), apply_cheap=apply_cheap, apply_costly=lambda x: color.adjust_hue(x, 0.17)
+        )
 
     for order in itertools.permutations(range(4)):  # 3 is hue
         expected = to_torch(image)

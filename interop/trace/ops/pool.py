@@ -57,15 +57,15 @@ def _reduce_windows(
     sides = [(p, max(r - n - p, 0)) for p, r, n in zip(pads, reach, size, strict=True)]
     cut = [slice(None)] * lead + [slice(0, r - p) for r, p in zip(reach, pads, strict=True)]
 
-    def whole(numbers: Sequence[int]) -> tuple[int, ...]:
+    def window_shape(numbers: Sequence[int]) -> tuple[int, ...]:
         return (*(1,) * lead, *numbers, 1)
 
     return jax.lax.reduce_window(
         array[tuple(cut)],
         np.asarray(initial, array.dtype),  # under jit a JAX array would be traced, and then lax knows no gradient
         function,
-        window_dimensions=whole(extents),
-        window_strides=whole(strides),
+        window_dimensions=window_shape(extents),
+        window_strides=window_shape(strides),
         padding=((0, 0),) * lead + tuple(sides) + ((0, 0),),
     )
 

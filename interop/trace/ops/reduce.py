@@ -172,13 +172,13 @@ def _along_axis(function: Callable[..., jax.Array]) -> Operator:
 
 
 def _softmax(function: Callable[..., jax.Array]) -> Operator:
-    def wide(array: jax.Array, axis: int) -> jax.Array:
+    def in_float32(array: jax.Array, axis: int) -> jax.Array:
         return function(array.astype(at_least_float32(array.dtype)), axis=axis).astype(array.dtype)
 
     def operator(context: Context, x: Value, dim: int, dtype: Any = None, *rest: Any, **options: Any) -> Value:
         kept = dtype if isinstance(dtype, Dtype) else options.get("dtype")
         array = x.array.astype(context.dtype(kept, x.dtype))
-        return _along_axis(wide)(context, Value(array, x.order), dim)
+        return _along_axis(in_float32)(context, Value(array, x.order), dim)
 
     return operator
 
