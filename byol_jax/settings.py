@@ -20,7 +20,7 @@ from byol_jax.errors import ConfigurationError, InteropError, one_line
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
-from byol_jax.ops.precision import compute_in, standard_promotion
+from byol_jax.ops.precision import at_least_float32, compute_in, standard_promotion
 from byol_jax.tree import cast, copy_leaves, leaf_names
 from byol_jax.types import Encoder, Images, PyTree, Variables
 
@@ -135,8 +135,7 @@ class Options:
         if self.sync_batchnorm and self.axis_name is None:
             raise ConfigurationError("sync_batchnorm=True needs axis_name, the mapped axis to average over")
         compute = _compute_dtype(self.dtype)
-        with standard_promotion():
-            storage = jnp.promote_types(jnp.float32, compute)
+        storage = at_least_float32(compute)
         seen = _on_one_device(encoder, self.axis_name)
         has_augmentation = self.augment_fn is not None
         shape = _image_shape(seen, self.image_size, self.num_channels, has_augmentation=has_augmentation)

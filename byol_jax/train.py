@@ -67,6 +67,7 @@ def pretrain(
         batch_size: images in a step, over all devices and processes; not used for an iterable, which decides it itself.
         seed: of the weights, the augmentation and the order of the data.
         resume: go on after the newest checkpoint, bit for bit; from the beginning where there is none.
+        overwrite: delete what an earlier run left in `out`, then start.
         workers: threads that decode images. Has no influence on the result.
         checkpoint_every, log_every: steps between checkpoints, and between rows of metrics.jsonl.
         init_from: file of weights (PyTorch's or ours) to start from, or what `interop.open_weights` made of it: an

@@ -1,7 +1,7 @@
 """The BYOL paper's operations where they differ from torchvision's, as DeepMind's published code computes them.
 
 Brightness is added, contrast is about each channel's own mean, saturation is HSV's, blur pads with zeros, crops aren't
-antialiased, and boxes that are too long are clipped, not redrawn. The set that puts them together is `views.byol`.
+antialiased, and boxes that are too long are clipped, not redrawn. The set that puts them together is `sets.byol`.
 """
 
 import math

@@ -25,6 +25,7 @@ from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataErr
 from byol_jax.hidden import OUTPUT
 from byol_jax.nets.cnn import torch_expression
 from byol_jax.recipe import learner_arguments
+from byol_jax.runs.folder import run_paths
 from byol_jax.train import Program, train_recipe
 from byol_jax.types import TrainState
 
@@ -59,7 +60,7 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
     train = images[:TRAIN_IMAGES]
     length = f"{recipe.steps:,} steps of {recipe.batch_size}"
     say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {length}")
-    if overwrite and (out / "config.json").exists():
+    if overwrite and run_paths(out).config.exists():
         for stale in ("results.json", "improved-net.pt"):
             (out / stale).unlink(missing_ok=True)
     encoder = nets.small_cnn(num_classes=None)
@@ -84,7 +85,7 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
     say(_hand_over(weights, expression, state, test, expected, normalize=arguments["normalize"]))
     results = scores | {"pytorch": expression}
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
-    write_atomically(out / "evaluation.json", json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
+    write_atomically(run_paths(out).evaluation, json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
     report.write_report(out, title="byol-jax demo: Fashion-MNIST")
     say(f"written to {out}: results.json, improved-net.pt, views.png, report.html")
     return results

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax import disk, evaluate, report
     from byol_jax.cli.images import open_labelled
     from byol_jax.cli.open_run import open_run
+    from byol_jax.runs.folder import run_paths
 
     opened = open_run(options.run, options.which)
     train, test, class_names, split = open_labelled(
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if len(test.labels) > 1:  # with one image there is nothing to compare
         facts["projections"] = evaluate.collapse(_projections(options, opened, test))._asdict()
-    disk.write_atomically(options.run / "evaluation.json", json.dumps(facts, indent=2).encode())
+    disk.write_atomically(run_paths(options.run).evaluation, json.dumps(facts, indent=2).encode())
     report.write_report(options.run)
     if options.json:
         print(json.dumps(facts))
@@ -120,9 +121,10 @@ def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
     import interop
     from byol_jax.cli.networks import starts_random
     from byol_jax.runs.artifacts import START
+    from byol_jax.runs.folder import run_paths
 
     state = opened.learner.init(jax.random.key(opened.config["seed"]))
-    weights = options.run / "exported" / START
+    weights = run_paths(options.run).exported / START
     if weights.exists():
         return "starting_weights", interop.open_weights(weights).start(opened.encoder, state)
     return "random_init" if starts_random(opened.config["network"]) else "starting_weights", state

@@ -248,10 +248,10 @@ def _trace(
 
 def _keeps_network(run: Path) -> bool:
     """Whether a run's folder has checkpoints and a traced network."""
-    from byol_jax.runs.folder import run_paths
+    from byol_jax.runs.folder import has_checkpoint, run_paths
 
     paths = run_paths(run)
-    return paths.network.is_dir() and any(paths.checkpoints.glob("*/manifest.json"))
+    return paths.network.is_dir() and has_checkpoint(paths)
 
 
 def _load_kept(

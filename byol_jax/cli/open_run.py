@@ -11,6 +11,7 @@ from byol_jax.byol import Learner, make_learner
 from byol_jax.cli.networks import encoder_from
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.config import read_config
+from byol_jax.runs.folder import run_paths
 from byol_jax.types import Encoder, TrainState
 
 __all__ = ["Run", "open_run"]
@@ -24,7 +25,6 @@ class Run(NamedTuple):
         image_size: pixels, as `make_learner` had it.
         encoder, learner: rebuilt from `config`.
         state: of the newest intact checkpoint.
-        checkpoint_path: that checkpoint's folder.
         which: the network asked for, "online" or "target".
     """
 
@@ -33,7 +33,6 @@ class Run(NamedTuple):
     encoder: Encoder
     learner: Learner
     state: TrainState
-    checkpoint_path: Path
     which: str
 
     def embedding(self) -> Callable[[TrainState, jax.Array], jax.Array]:
@@ -76,6 +75,6 @@ def open_run(folder: Path, which: str = "online") -> Run:
         raise ConfigurationError(
             f"{folder / 'config.json'} isn't as it was written ({type(error).__name__}: {error}): restore the file"
         ) from error
-    checkpoints = folder / "checkpoints"
-    state, _ = checkpoint.restore(checkpoints, like=jax.eval_shape(lambda: learner.init(jax.random.key(0))))
-    return Run(config, image_size, encoder, learner, state, checkpoints / f"{int(state.step):08d}", which)
+    like = jax.eval_shape(lambda: learner.init(jax.random.key(0)))
+    state, _ = checkpoint.restore(run_paths(folder).checkpoints, like=like)
+    return Run(config, image_size, encoder, learner, state, which)

@@ -151,8 +151,9 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
 def _keep_old_rate(recipe: Recipe, run: Path) -> Recipe:
     """The recipe as a run that goes on has it: one that began before LARS's rate was scaled keeps its rate."""
     from byol_jax.runs.config import read_config
+    from byol_jax.runs.folder import has_checkpoint, run_paths
 
-    if recipe.optimizer != "lars" or not any((run / "checkpoints").glob("*/manifest.json")):
+    if recipe.optimizer != "lars" or not has_checkpoint(run_paths(run)):
         return recipe
     learner = read_config(run).get("learner")
     began_unscaled = isinstance(learner, dict) and "scale_learning_rate" not in learner

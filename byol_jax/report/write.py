@@ -18,6 +18,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.report.curves import Reference, line_chart
 from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
+from byol_jax.runs.folder import run_paths
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.tree import flatten
 
@@ -73,11 +74,12 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
             f"{folder} isn't a folder: expected a run's folder, as `byol-jax train --out` makes it"
         )
     notes: list[str] = []
-    rows = _metrics(folder / "metrics.jsonl", notes)
+    paths = run_paths(folder)
+    rows = _metrics(paths.metrics, notes)
     config, environment, evaluation = (
-        _json(folder / f"{name}.json", notes) for name in ("config", "environment", "evaluation")
+        _json(path, notes) for path in (paths.config, paths.environment, paths.evaluation)
     )
-    views = _views(folder / "views.png", notes)
+    views = _views(paths.views, notes)
     sections = [
         _summary(rows),
         "".join(f"<p>Note: {escape(note)}.</p>" for note in notes),
@@ -88,8 +90,8 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
         facts_section("Environment", environment),
     ]
     page = document(title or folder.resolve().name, sections)
-    write_atomically(folder / "report.html", page.encode("utf-8", errors="replace"))
-    return folder / "report.html"
+    write_atomically(paths.report, page.encode("utf-8", errors="replace"))
+    return paths.report
 
 
 def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:

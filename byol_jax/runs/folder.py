@@ -28,7 +28,7 @@ from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.runs.config import encode_config, read_config, refuse_differences
 from byol_jax.runs.environment import environment
 
-__all__ = ["RunPaths", "lock", "prepare", "run_paths"]
+__all__ = ["RunPaths", "has_checkpoint", "lock", "prepare", "run_paths"]
 
 _LOCK = ".lock"
 
@@ -61,6 +61,11 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
     names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
     others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
     return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
+
+
+def has_checkpoint(paths: RunPaths) -> bool:
+    """Whether a run has saved a checkpoint, intact or not."""
+    return any(paths.checkpoints.glob("*/manifest.json"))
 
 
 def prepare(
@@ -169,7 +174,7 @@ def _make_ready(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite
         )
     if found:
         _check_is_run(paths, found)
-    resumed = resume and bool(found) and _has_checkpoint(paths.checkpoints)
+    resumed = resume and bool(found) and _has_intact_checkpoint(paths.checkpoints)
     if resumed:
         refuse_differences(paths.root, read_config(paths.root), config)
     else:
@@ -183,7 +188,7 @@ def _make_ready(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite
     return resumed
 
 
-def _has_checkpoint(directory: Path) -> bool:
+def _has_intact_checkpoint(directory: Path) -> bool:
     """Whether there is an intact checkpoint. Where there is none, or empty folders alone, the run starts afresh.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a learner is made of, as far as names and shapes tell: its network's architecture, and its heads layer by layer.
 
-Names are those of `recognition`, shapes torch's. Nothing here knows a library; `tables.recognise` tells families other
-than ResNets.
+Names are those of `recognition`, shapes torch's. Nothing here knows a library; families other than ResNets are told by
+`weights.architectures.recognise`.
 """
 
 import re

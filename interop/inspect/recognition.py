@@ -27,8 +27,8 @@ UNREAD = {
     "BYOL network, sthalles/PyTorch-BYOL": {"encoder.": "online"},
     "ResNet, VISSL": {"_feature_blocks.": "online", "trunk._feature_blocks.": "online"},
 }
-"""Learners that `load_byol_checkpoint` doesn't read, by what `tables.recognise` calls them, and where they keep their
-networks, which can be taken by themselves."""
+"""Learners that `load_byol_checkpoint` doesn't read, by what `architectures.recognise` calls them, and where they keep
+their networks, which can be taken by themselves."""
 
 
 def find_origin(state_dict: Mapping[str, Any]) -> Origin:

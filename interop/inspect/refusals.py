@@ -14,12 +14,12 @@ import numpy as np
 from interop.learners.checkpoint import SOURCES
 from interop.learners.fitting import ENCODERS
 from interop.learners.library import Origin
+from interop.learners.states import NETWORKS
 
 __all__ = ["LEFT_OUT", "REFUSED", "Refusal", "refusals"]
 
 REFUSED, LEFT_OUT = "refused", "left out"
 
-NETWORKS = ("online", "target")
 FLOATING = ("weight", "bias", "running_mean", "running_var")
 
 

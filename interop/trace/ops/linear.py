@@ -44,7 +44,7 @@ def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: A
 def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
     """`softmax(query · keyᵀ · scale + mask) · value`, scale = 1 / sqrt(E) by default; [..., L, E], [..., S, E].
 
-    `drop`: what dropout does with the softmax, `random.dropped`.
+    `drop`: what dropout does with the softmax, `random.drop_elements`.
     """
 
     def operator(

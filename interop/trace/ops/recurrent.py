@@ -15,7 +15,7 @@ __all__ = ["TABLE", "lstm"]
 def lstm(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
     """Layers in one or both directions: outputs [T, N, D · H], last states and last cells [L · D, N, H].
 
-    `drop`: what dropout does with the outputs of all layers but the last, `random.dropped`.
+    `drop`: what dropout does with the outputs of all layers but the last, `random.drop_elements`.
     """
 
     def operator(
