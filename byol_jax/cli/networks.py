@@ -30,7 +30,7 @@ __all__ = [
     "ALL_NETWORKS",
     "NETWORKS",
     "SMALL_IMAGES",
-    "Network",
+    "NamedNetwork",
     "any_network_name",
     "check_network",
     "encoder_from",
@@ -109,7 +109,7 @@ def needs_network(options: argparse.Namespace, *names: str) -> list[str]:
     return [f"--{name.replace('_', '-')} needs --network" for name in given if getattr(options, name) is not None]
 
 
-class Network(NamedTuple):
+class NamedNetwork(NamedTuple):
     """A network by name: what config.json says of it, and the encoder."""
 
     description: dict[str, Any]
@@ -118,7 +118,7 @@ class Network(NamedTuple):
 
 def find_network(
     name: str, weights: str | None = None, *, options: Mapping[str, Any] | None = None, run: Path | None = None
-) -> Callable[..., Network]:
+) -> Callable[..., NamedNetwork]:
     """What makes a network, once it is known that there is one of this name and weights of that.
 
     Call it with `image_size`, `channels`, `seed` (of a torch module's weights) and `start` (the state dict that the
@@ -222,9 +222,9 @@ def _make_native(
     channels: int,
     seed: int,
     start: Mapping[str, Any] | None,
-) -> Network:
+) -> NamedNetwork:
     network = network_from(name, channels, start) | dict(options)
-    return Network(network, encoder_from(network))
+    return NamedNetwork(network, encoder_from(network))
 
 
 def _trace(
@@ -236,14 +236,14 @@ def _trace(
     channels: int,
     seed: int,
     start: Mapping[str, Any] | None,
-) -> Network:
+) -> NamedNetwork:
     import interop
 
     with _stdout_aside():
         module = make_module(channels=channels, image_size=image_size, seed=seed)
         with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the graph that it gives up at
             encoder = interop.from_torch_module(module, image_size=image_size, channels=channels)
-    return Network(_describe_module(name, weights, channels) | _normalization(module, weights, channels), encoder)
+    return NamedNetwork(_describe_module(name, weights, channels) | _normalization(module, weights, channels), encoder)
 
 
 def _keeps_network(run: Path) -> bool:
@@ -263,7 +263,7 @@ def _load_kept(
     channels: int,
     seed: int,
     start: Mapping[str, Any] | None,
-) -> Network:
+) -> NamedNetwork:
     """The configuration is compared before the network is loaded, since that was traced for one size of images."""
     from byol_jax.runs.config import read_config, refuse_differences
 
@@ -272,7 +272,7 @@ def _load_kept(
         network["normalize"] = own["normalize"]
     given = {"network": network, "image_size": image_size}
     refuse_differences(run, {key: stored.get(key) for key in given}, given)
-    return Network(network, encoder_from(network, run=run))
+    return NamedNetwork(network, encoder_from(network, run=run))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from byol_jax.byol import Learner, encoder_variables, make_learner
-from byol_jax.cli.networks import Network
+from byol_jax.cli.networks import NamedNetwork
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
 from byol_jax.image_size import image_sides
@@ -42,7 +42,7 @@ class NetworkAlone(NamedTuple):
 
 def open_network(
     options: argparse.Namespace,
-    make_network: Callable[..., Network],
+    make_network: Callable[..., NamedNetwork],
     *,
     image_size: int | tuple[int, int],
     channels: int,

@@ -10,7 +10,7 @@ from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, check_folder
-from byol_jax.cli.networks import Network, check_network, find_network
+from byol_jax.cli.networks import NamedNetwork, check_network, find_network
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.recipe import DEFAULT, Recipe
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_together(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., Network]) -> None:
+def _train_together(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., NamedNetwork]) -> None:
     from byol_jax import parallel
 
     parallel.initialize(
@@ -100,7 +100,7 @@ def _train_together(options: argparse.Namespace, recipe: Recipe, make_network: C
     _train(options, recipe, make_network)
 
 
-def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., Network]) -> None:
+def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., NamedNetwork]) -> None:
     import interop
     from byol_jax import train
 

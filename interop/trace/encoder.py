@@ -1,6 +1,6 @@
 """Any torch.nn.Module as an Encoder: its weights as leaves under torch's own names, its code as a graph run by JAX.
 
-    module  ─ export ─▶  graphs (training, evaluation)  ─ evaluate ─▶  pure apply(variables, images, …)
+    module  ─ export ─▶  graphs (training, evaluation)  ─ interpret ─▶  pure apply(variables, images, …)
 
 Leaves keep torch's names and layout ("layer1/0/conv1/weight", [O, I, h, w]); images come as [N, H, W, C] as everywhere
 in byol_jax, other inputs as the module takes them.
@@ -30,14 +30,14 @@ from interop.trace.ops.operator import Operator
 from interop.trace.values import Value, from_torch_order, to_torch_order
 from interop.trace.verify import verify_encoder
 
-__all__ = ["Network", "from_torch_module", "network_encoder", "traced_network"]
+__all__ = ["TracedNetwork", "from_torch_module", "network_encoder", "traced_network"]
 
 CHANNELS_LAST = (0, 2, 3, 1)
 """How [N, H, W, C] lies, by torch's axes."""
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class TracedNetwork:
     """A traced module: everything static. It is `Encoder.facts.traced`, and equal to itself alone.
 
     Attributes:
@@ -100,14 +100,14 @@ def from_torch_module(
     shape = tuple(example.shape[1:])
     input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
     frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
-    network = Network(_with_constants(module, traced), input_shape, frozen, _state_dict(module))
+    network = TracedNetwork(_with_constants(module, traced), input_shape, frozen, _state_dict(module))
     variables = module_variables(module, network.traced)
     if verify:
         verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED_DRAWS), example, variables)
     return network_encoder(network, variables)
 
 
-def network_encoder(network: Network, variables: Variables, **options: Any) -> Encoder:
+def network_encoder(network: TracedNetwork, variables: Variables, **options: Any) -> Encoder:
     """The encoder of a network whose `init` gives these weights."""
     return Encoder(
         partial(_init, network, variables),
@@ -117,7 +117,7 @@ def network_encoder(network: Network, variables: Variables, **options: Any) -> E
     )
 
 
-def traced_network(encoder: Encoder) -> Network:
+def traced_network(encoder: Encoder) -> TracedNetwork:
     """What is known of a traced encoder.
 
     Raises:
@@ -143,7 +143,7 @@ def module_variables(module: Any, traced: Traced) -> Variables:
 
 
 def _state_dict(module: Any) -> dict[str, tuple[str, str]]:
-    """`Network.state_dict`: tied tensors are kept in one leaf, and have the name of each of their places."""
+    """`TracedNetwork.state_dict`: tied tensors are kept in one leaf, and have the name of each of their places."""
     first_name: dict[int, str] = {}
     for named in (module.named_parameters, module.named_buffers):
         for name, tensor in named(remove_duplicate=False):
@@ -185,13 +185,13 @@ def _with_constants(module: Any, traced: Traced) -> Traced:
     return traced._replace(train=constant(traced.train), eval=constant(traced.eval))
 
 
-def _init(network: Network, variables: Variables, key: Any, image_shape: tuple[int, ...]) -> Variables:
+def _init(network: TracedNetwork, variables: Variables, key: Any, image_shape: tuple[int, ...]) -> Variables:
     _check_shape(network, image_shape)
     return jax.tree.map(jnp.array, variables)
 
 
 def _apply(
-    network: Network,
+    network: TracedNetwork,
     programs: dict[tuple[bool, Any], Program],
     variables: Variables,
     images: jax.Array,
@@ -229,7 +229,7 @@ def _apply(
     return features, unflatten(stats)
 
 
-def _check_shape(network: Network, shape: Sequence[int]) -> None:
+def _check_shape(network: TracedNetwork, shape: Sequence[int]) -> None:
     if tuple(shape) != network.input_shape:
         raise ConfigurationError(
             f"this network was traced for inputs of shape {network.input_shape}, not {tuple(shape)}: trace it again"

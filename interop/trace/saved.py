@@ -22,7 +22,7 @@ from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
 from interop.files import read_arrays, write_arrays
 from interop.trace.checks import find_missing
-from interop.trace.encoder import Network, network_encoder, traced_network
+from interop.trace.encoder import TracedNetwork, network_encoder, traced_network
 from interop.trace.export import Traced
 from interop.trace.graph import Dtype, Graph, Node, Ref, Source
 
@@ -99,7 +99,7 @@ def load_network(folder: str | Path) -> Encoder:
         graphs = [_graph_from_json(description[mode], tensors, mode) for mode in ("train", "eval")]
         traced = Traced(graphs[0], graphs[1], tuple(description["names"]))
         state_dict = {key: (leaf, dtype) for key, leaf, dtype in description["state_dict"]}
-        network = Network(traced, tuple(description["input_shape"]), frozenset(description["frozen"]), state_dict)
+        network = TracedNetwork(traced, tuple(description["input_shape"]), frozenset(description["frozen"]), state_dict)
         parts = [_tensors_under(tensors, kind) for kind in ("param/", "stat/")]
         there = {name.replace("/", ".") for part in parts for name in part}
         if any(leaf not in there or dtype not in DTYPE_NAMES for leaf, dtype in state_dict.values()):
