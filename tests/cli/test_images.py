@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import DataError
 from byol_jax.cli.images import features_of, open_labelled, open_training_images, pixels_of
 from byol_jax.data import open_dataset
-from byol_jax.errors import DataError
 
 OPTIONS = {"image_size": 8, "num_channels": 3, "workers": 1}
 

@@ -11,10 +11,9 @@ from byol_pytorch import BYOL
 from torch import nn
 
 import interop
-from byol_jax import checkpoint, make_learner
+from byol_jax import ConfigurationError, checkpoint, make_learner
 from byol_jax.cli.export import LAYOUTS
 from byol_jax.cli.networks import encoder_from
-from byol_jax.errors import ConfigurationError
 from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config
 from interop.learners.fitting import own_arrays

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byol_jax import ConfigurationError
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser, wrong_words
-from byol_jax.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byol_jax import checkpoint
-from byol_jax.byol import make_learner
+from byol_jax import checkpoint, make_learner
 from byol_jax.cli.networks import encoder_from
 from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config

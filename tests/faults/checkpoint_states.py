@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from byol_jax.types import TrainState, Variables
+from byol_jax import TrainState, Variables
 
 
 def small_state(*, step=3, width=5, optimizer=None, impl="threefry2x32", dtype=jnp.float32):

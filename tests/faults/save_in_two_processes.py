@@ -7,8 +7,7 @@ import jax
 from checkpoint_states import assert_identical, small_state
 from jax.experimental import multihost_utils
 
-from byol_jax import checkpoint, parallel
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, checkpoint, parallel
 from byol_jax.runs.folder import lock, prepare
 
 number, address, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import DataError
 from byol_jax.data import Loader, open_dataset
 from byol_jax.data import decode as decode_module
-from byol_jax.errors import DataError
 
 
 def write(folder, name, value=100, shape=(20, 20)):

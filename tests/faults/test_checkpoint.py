@@ -12,8 +12,7 @@ import pytest
 import safetensors.numpy
 from checkpoint_states import as_bytes, assert_identical, small_state
 
-from byol_jax import checkpoint
-from byol_jax.errors import ConfigurationError, DamagedCheckpointError
+from byol_jax import ConfigurationError, DamagedCheckpointError, checkpoint
 from byol_jax.tree import leaf_names
 
 DTYPES = ["bool", "int4", "int8", "int16", "int32", "uint4", "uint8", "uint16", "uint32", "complex64"]

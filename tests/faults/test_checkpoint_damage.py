@@ -9,9 +9,8 @@ import jax
 import pytest
 from checkpoint_states import assert_identical, small_state
 
-from byol_jax import checkpoint
+from byol_jax import DamagedCheckpointError, checkpoint
 from byol_jax.checkpoint import states
-from byol_jax.errors import DamagedCheckpointError
 
 FILES = ["manifest.json", "*.safetensors"]
 

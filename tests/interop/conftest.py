@@ -4,7 +4,7 @@ import pytest
 from two_shards import FIRST, INDEX, SECOND, names
 from weight_samples import small_state_dict
 
-from interop.files import save_state_dict
+from interop import save_state_dict
 
 
 @pytest.fixture

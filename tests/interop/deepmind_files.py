@@ -12,8 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import make_learner, nets
-from byol_jax.types import Variables
+from byol_jax import Variables, make_learner, nets
 
 FOLDER = Path(__file__).parent / "deepmind"
 SIZES = ("64", "65", "96x80", "224")

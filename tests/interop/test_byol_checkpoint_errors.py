@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interop
-from byol_jax import nets
-from byol_jax.errors import CheckpointFormatError, ConfigurationError, StateDictMismatchError
+from byol_jax import ConfigurationError, nets
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from tests.parity.trajectory import SMALL
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byol_jax.errors import CheckpointFormatError
-from interop.files import load_state_dict, save_state_dict
+from interop import load_state_dict, save_state_dict
 from interop.formats.containers import CONTAINERS, without_wrappers
 
 torch = pytest.importorskip("torch")

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weight_samples import arrays, assert_identical
 
-from byol_jax.errors import ConfigurationError, StateDictMismatchError
-from byol_jax.types import Variables
+from byol_jax import ConfigurationError, Variables
+from byol_jax.errors import StateDictMismatchError
+from interop import from_torch_state_dict, to_torch_state_dict
 from interop.weights.names import native_order, torch_order
-from interop.weights.state_dict import from_torch_state_dict, to_torch_state_dict
 
 EXACT = ("bool", "uint8", "int8", "int16", "int32", "float16", "bfloat16", "float32", "float64", "int64", "complex64")
 KERNEL_RANKS = {"linear": 2, "conv1d": 3, "conv2d": 4, "conv3d": 5}

@@ -10,8 +10,7 @@ from deepmind_files import SIZES, TINY, arrays, encoder_of, learner_of, normalis
 from weight_samples import assert_identical
 
 import interop
-from byol_jax import checkpoint, encoder_variables
-from byol_jax.types import Variables
+from byol_jax import Variables, checkpoint, encoder_variables
 from interop.learners.fitting import PaddingWarning
 from interop.learners.reading import read_weights
 from tests.parity.trajectory import QUICK, blank

@@ -10,8 +10,8 @@ from deepmind_files import learner_of, pickles
 from weight_samples import assert_identical
 
 import interop
-from byol_jax import make_learner, nets
-from byol_jax.errors import CheckpointFormatError, ConfigurationError, StateDictMismatchError
+from byol_jax import ConfigurationError, make_learner, nets
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from byol_jax.tree import flatten
 from interop.learners.fitting import AbsentTargetWarning, PaddingWarning
 from interop.learners.reading import read_weights

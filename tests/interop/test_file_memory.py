@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from weight_samples import FORMATS
 
-from interop.files import save_state_dict
+from interop import save_state_dict
 
 SIDE = 2500
 LAYERS = 8

@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from weight_samples import FORMATS, HELD, assert_identical, small_state_dict, state_dicts
 
 from byol_jax.errors import CheckpointFormatError, InteropError, MissingDependencyError, UnsafeCheckpointError
-from interop.files import EXTENSIONS, load_state_dict, save_state_dict
+from interop import load_state_dict, save_state_dict
+from interop.files import EXTENSIONS
 
 
 @pytest.mark.parametrize("ending", FORMATS)

@@ -35,8 +35,8 @@ from weight_samples import assert_identical, small_state_dict
 
 import interop
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError, UnsafeCheckpointError
+from interop import load_state_dict, save_state_dict
 from interop.arrays import as_numpy
-from interop.files import load_state_dict, save_state_dict
 from interop.formats.containers import find_state_dict, without_wrappers
 from interop.formats.dill_pickle import load_pickle
 

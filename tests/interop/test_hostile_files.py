@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from weight_samples import FORMATS, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
-from interop.files import load_state_dict, save_state_dict, stored_format
+from interop import load_state_dict, save_state_dict
+from interop.files import stored_format
 from interop.formats.dill_pickle import load_pickle
 from interop.learners.reading import read_weights
 

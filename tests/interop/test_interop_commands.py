@@ -12,9 +12,9 @@ from deepmind_files import pickles
 from weight_samples import FORMATS, assert_identical, small_state_dict
 
 from byol_jax.errors import CheckpointFormatError
+from interop import convert_file, load_state_dict, save_state_dict
 from interop.__main__ import main
-from interop.files import load_state_dict, save_state_dict
-from interop.inspect.commands import convert_file, inspect_file
+from interop.inspect.commands import inspect_file
 from interop.weights.architectures import expected_shapes
 
 

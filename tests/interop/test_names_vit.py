@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from weight_samples import arrays, assert_identical
 
 import interop
-from byol_jax import make_learner, nets
+from byol_jax import Variables, make_learner, nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
-from byol_jax.types import Variables
+from interop import from_torch_state_dict, to_torch_state_dict
 from interop.weights.architectures import expected_shapes, recognise
 from interop.weights.packing import pack
-from interop.weights.state_dict import from_torch_state_dict, to_torch_state_dict
 from interop.weights.transformers import TRANSFORMERS, timm_key, torchvision_key
 from tests.parity.trajectory import blank
 

@@ -11,7 +11,8 @@ import torch
 from optimizer_runs import PAIRS, RATE, layers, small, trained
 
 import interop
-from byol_jax.errors import CheckpointFormatError, ConfigurationError, StateDictMismatchError
+from byol_jax import ConfigurationError
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 
 NAMES = [name for name, _ in layers().named_parameters()]
 

@@ -16,8 +16,7 @@ from plain_learners import CLASSES, HEADS, IMAGES, cut, learner, lightly_cifar, 
 from weight_samples import assert_identical
 
 import interop
-from byol_jax import make_learner, nets, schedules
-from byol_jax.ema import ema_update
+from byol_jax import ema_update, make_learner, nets, schedules
 from interop.learners.fitting import PaddingWarning, StemWarning
 from tests.parity.reference import one_thread
 from tests.parity.trajectory import QUICK, blank, compiled, torch_images

@@ -11,7 +11,8 @@ from two_shards import FIRST, INDEX, SECOND, names
 from weight_samples import HELD, assert_identical, small_state_dict, state_dicts
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
-from interop.files import load_state_dict, save_state_dict, stored_format
+from interop import load_state_dict, save_state_dict
+from interop.files import stored_format
 from interop.formats.sharded_file import split
 
 

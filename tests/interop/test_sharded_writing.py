@@ -9,8 +9,9 @@ import pytest
 from two_shards import FIRST, INDEX, SECOND, names
 from weight_samples import assert_identical, small_state_dict
 
-from byol_jax.errors import CheckpointFormatError, ConfigurationError
-from interop.files import load_state_dict, save_state_dict
+from byol_jax import ConfigurationError
+from byol_jax.errors import CheckpointFormatError
+from interop import load_state_dict, save_state_dict
 
 
 def contents(folder):

@@ -8,9 +8,8 @@ from weight_samples import assert_identical
 from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.nets.cnn import torch_expression
-from interop.files import load_state_dict, save_state_dict
+from interop import from_torch_state_dict, load_state_dict, save_state_dict, to_torch_state_dict
 from interop.weights.architectures import RESNETS, expected_shapes, recognise
-from interop.weights.state_dict import from_torch_state_dict, to_torch_state_dict
 
 torch = pytest.importorskip("torch")
 models = pytest.importorskip("torchvision.models")

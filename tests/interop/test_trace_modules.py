@@ -11,14 +11,8 @@ from torch import nn
 from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied
 
 import interop
-from byol_jax import make_learner
-from byol_jax.errors import (
-    ConfigurationError,
-    ConversionMismatchError,
-    HiddenLayerNotFoundError,
-    UnsupportedModuleError,
-    UnsupportedOpError,
-)
+from byol_jax import ConfigurationError, HiddenLayerNotFoundError, make_learner
+from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, UnsupportedOpError
 from byol_jax.tree import flatten
 from interop import from_torch_module
 

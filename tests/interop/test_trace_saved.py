@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from traced_modules import Buffers, Chance, Residual
 
-from byol_jax import nets
-from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsupportedOpError
-from byol_jax.types import Variables
+from byol_jax import ConfigurationError, Variables, nets
+from byol_jax.errors import CheckpointFormatError, UnsupportedOpError
 from interop import from_torch_module, load_network, save_network
 
 IMAGES = np.random.default_rng(0).random((3, 4, 4, 3), np.float32)
@@ -122,7 +121,7 @@ def test_absent(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_written_back_after_training(tmp_path) -> None:
-    from byol_jax.byol import encoder_variables, make_learner
+    from byol_jax import encoder_variables, make_learner
     from interop import update_torch_module
 
     torch.manual_seed(0)

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from traced_modules import Buffers, Residual, Tied
 
-from byol_jax import nets
-from byol_jax.errors import ConfigurationError, StateDictMismatchError
-from byol_jax.types import Variables
+from byol_jax import ConfigurationError, Variables, nets
+from byol_jax.errors import StateDictMismatchError
 from interop import from_torch_module, load_network, save_network
 from interop.trace.state_dict import from_module_state_dict, to_module_state_dict
 

@@ -13,8 +13,8 @@ from torch import nn
 from weight_samples import assert_identical, small_state_dict
 
 import interop
-from byol_jax import nets, pretrain
-from byol_jax.errors import CheckpointFormatError, ConfigurationError
+from byol_jax import ConfigurationError, nets, pretrain
+from byol_jax.errors import CheckpointFormatError
 from interop.inspect.commands import inspect_file
 from interop.learners import checkpoint, solo_learn
 from interop.learners.fitting import own_arrays

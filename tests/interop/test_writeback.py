@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from byol_jax import Variables
 from byol_jax.errors import StateDictMismatchError
-from byol_jax.types import Variables
-from interop.weights.state_dict import to_torch_state_dict
+from interop import to_torch_state_dict
 
 torch = pytest.importorskip("torch")
 
-from interop.weights.writeback import update_torch_module  # noqa: E402
+from interop import update_torch_module  # noqa: E402
 
 
 class Tied(torch.nn.Module):

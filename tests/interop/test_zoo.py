@@ -18,7 +18,7 @@ from benchmarks import torch_modules
 from benchmarks.torch_modules import RESULTS, stored_rows, table
 from benchmarks.zoo import LIMIT, measure
 from benchmarks.zoo_rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError
 from interop.trace.ops import table as operators
 
 PAGE = torch_modules.ROOT / "docs" / "torch_modules.md"

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from byol_jax import from_linen, from_nnx
-from byol_jax.types import Encoder, Variables
+from byol_jax import Encoder, Variables, from_linen, from_nnx
 
 SHAPE = (6, 5, 3)
 

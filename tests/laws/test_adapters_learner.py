@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 from one_network import QUICKLY, WAYS, LinenNet, batches, learner_of, written
 
-from byol_jax import Encoder, Variables, from_linen, from_nnx
-from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
+from byol_jax import ConfigurationError, Encoder, HiddenLayerNotFoundError, Variables, from_linen, from_nnx
 
 SHAPE = (16, 16, 3)
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from byol_jax import from_linen, from_nnx
-from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
-from byol_jax.types import Variables
+from byol_jax import ConfigurationError, HiddenLayerNotFoundError, Variables, from_linen, from_nnx
 
 
 class Twice(nn.Module):

@@ -14,9 +14,8 @@ import pytest
 from flax import nnx
 from one_network import WAYS, largest_difference, start, train, written
 
-from byol_jax import encoder_variables, from_linen, from_nnx, nets
+from byol_jax import Variables, encoder_variables, from_linen, from_nnx, nets
 from byol_jax.nets.pretrained import with_variables
-from byol_jax.types import Variables
 
 SHAPE = (16, 16, 1)
 DECAY = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.05, momentum=0.9))

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import augment
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, augment
 
 CHANNELS = (1, 3, 5)
 ONE_NUMBER = {  # name: a parameter's value that changes something

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byol_jax import augment
+from byol_jax import ConfigurationError, augment
 from byol_jax.augment import paper
-from byol_jax.errors import ConfigurationError
 
 SHAPE = (6, 7, 3)
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32)

@@ -6,10 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import encoder_variables, make_learner, nets
-from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
+from byol_jax import (
+    ConfigurationError,
+    Encoder,
+    HiddenLayerNotFoundError,
+    Variables,
+    encoder_variables,
+    make_learner,
+    nets,
+)
 from byol_jax.tree import leaf_names
-from byol_jax.types import Encoder, Variables
 
 SIZE = 16
 SMALL = {"image_size": SIZE, "num_channels": 1, "projection_size": 8, "projection_hidden_size": 16}

@@ -9,11 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import augment, make_learner, nets
+from byol_jax import Variables, augment, make_learner, nets, normalized_mse
 from byol_jax.data.embedded import fashion_mnist
 from byol_jax.evaluate import collapse
-from byol_jax.loss import normalized_mse
-from byol_jax.types import Variables
 from byol_jax.views import sample_views
 
 SIZE, BATCH, STEPS, PROJECTION = 14, 64, 40, 16

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import ConfigurationError, DataError
 from byol_jax.data import arrays as arrays_module
 from byol_jax.data import embedded, evaluation_images, open_dataset
-from byol_jax.errors import ConfigurationError, DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), np.uint8)
 

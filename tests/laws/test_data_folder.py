@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import ConfigurationError, DataError
 from byol_jax.data import evaluation_images, open_dataset
 from byol_jax.data import folder as folder_module
-from byol_jax.errors import ConfigurationError, DataError
 
 
 def write(folder, name, value=100, shape=(20, 20)):

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from byol_jax import ConfigurationError, DataError
 from byol_jax.data import IterableLoader, Loader, batch_indices, open_dataset
 from byol_jax.data.dataset import Dataset
-from byol_jax.errors import ConfigurationError, DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 6, 3), np.uint8)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byol_jax import ConfigurationError, DataError
 from byol_jax.data import batch_indices, batches_from, epoch_order, steps_per_epoch
-from byol_jax.errors import ConfigurationError, DataError
 
 SMALL = st.integers(0, 40)
 

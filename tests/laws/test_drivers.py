@@ -28,8 +28,7 @@ from driver_runs import (
     whole,
 )
 
-from byol_jax import nets, parallel
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, nets, parallel
 
 STATE, METRICS = 1e-9, 1e-6
 """Allowed differences; measured over the whole product: see docs/long.md."""

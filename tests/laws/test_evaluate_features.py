@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byol_jax import metrics
+from byol_jax import ConfigurationError, DataError, metrics
 from byol_jax.data import EvaluationImages, open_dataset
-from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.evaluate import collapse, compare, extract, knn, linear_probe, raw_pixels
 from tests.laws.test_evaluate_knn import blobs
 

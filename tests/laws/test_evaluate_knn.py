@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from byol_jax.errors import ConfigurationError, DataError
+from byol_jax import ConfigurationError, DataError
 from byol_jax.evaluate import knn
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from byol_jax.errors import ConfigurationError, DataError
+from byol_jax import ConfigurationError, DataError
 from byol_jax.evaluate import fit_logistic, linear_probe
 from byol_jax.evaluate.linear import validation_rows
 from byol_jax.evaluate.logistic import principal_axes

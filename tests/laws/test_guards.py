@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from one_network import QUICKLY, batches, functions, learner_of, start, written
 
-from byol_jax import make_learner, nets, parallel, pretrain, train
-from byol_jax.loss import normalized_mse
+from byol_jax import Encoder, Variables, make_learner, nets, normalized_mse, parallel, pretrain, train
 from byol_jax.metrics import feature_std, global_norm, stays_finite
 from byol_jax.runs import tally
 from byol_jax.tree import leaf_names
-from byol_jax.types import Encoder, Variables
 
 SHAPE = (16, 16, 3)
 SMALL = {"image_size": 16, "projection_size": 8, "projection_hidden_size": 16}

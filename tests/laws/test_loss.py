@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byol_jax.ema import ema_update
-from byol_jax.loss import normalized_mse
+from byol_jax import ema_update, normalized_mse
 from byol_jax.metrics import feature_std, global_norm
 from byol_jax.ops.axis import mean_over
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from byol_jax import nets
-from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
+from byol_jax import ConfigurationError, HiddenLayerNotFoundError, nets
 from byol_jax.tree import flatten
 
 TINY = {"width": 4, "num_classes": 5}

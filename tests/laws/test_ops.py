@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError
 from byol_jax.ops.conv import conv2d, resolve_padding
 from byol_jax.ops.pool import flatten_channels_first, global_average_pool, max_pool
 

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax.errors import ConfigurationError
-from byol_jax.optim import drop, fill, find_dependence, lars
+from byol_jax import ConfigurationError, lars
+from byol_jax.optim import drop, fill, find_dependence
 
 # Constant gradients, weight decay 0.01: (rates, w after each step, change of b at each step), from DeepMind's code
 HAND = [

@@ -8,9 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import nets, optim, presets, schedules
-from byol_jax.byol import make_learner
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, make_learner, nets, optim, presets, schedules
 
 # epochs: (base rate, weight decay, base decay, steps at batch 4096), as in DeepMind's configuration
 IMAGENET = {

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from driver_runs import double_and_quickly_compiled, light, whole
 
-from byol_jax import parallel
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, parallel
 from byol_jax.tree import leaf_names
 
 HERE = Path(__file__).parent

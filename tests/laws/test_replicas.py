@@ -26,8 +26,7 @@ from driver_runs import (
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from byol_jax import Learner, from_linen, from_nnx, make_learner, nets, parallel, views
-from byol_jax.types import Encoder, Variables
+from byol_jax import Encoder, Learner, Variables, from_linen, from_nnx, make_learner, nets, parallel, views
 
 DEVICES = 4
 SMALL = {"image_size": SIZE, "projection_size": 16, "projection_hidden_size": 32}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from byol_jax.errors import ConfigurationError, DataError
+from byol_jax import ConfigurationError, DataError
 from byol_jax.report import write_report
 from byol_jax.report.curves import MAX_POINTS, Reference, line_chart, round_ticks
 from byol_jax.runs.pictures import views_grid

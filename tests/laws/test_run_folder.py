@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import checkpoint
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, TrainState, checkpoint
 from byol_jax.runs.config import read_config
 from byol_jax.runs.environment import environment
 from byol_jax.runs.folder import lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
-from byol_jax.types import TrainState
 
 CONFIG = {
     "network": {"name": "resnet18", "num_classes": 1000},

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import schedules
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, schedules
 
 DECAY_VALUES = {0: 0.996, 250: 0.99658579, 500: 0.998, 750: 0.99941421, 999: 0.99999999, 1000: 1.0}
 RATE_VALUES = {0: 0.0, 1: 0.032, 50: 1.6, 99: 3.168, 100: 3.2, 550: 1.6, 999: 9.748e-6, 1000: 0.0}

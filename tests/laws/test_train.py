@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import nets, pretrain, schedules
-from byol_jax.errors import ConfigurationError, DataError
+from byol_jax import ConfigurationError, DataError, nets, pretrain, schedules
 from byol_jax.runs.metrics import read_metrics
 
 SMALL = {

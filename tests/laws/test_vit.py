@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import make_learner, nets
-from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError
+from byol_jax import ConfigurationError, HiddenLayerNotFoundError, Variables, make_learner, nets
 from byol_jax.tree import flatten
-from byol_jax.types import Variables
 
 TINY = {"width": 8, "num_heads": 2, "patch_size": 4, "num_classes": 5}
 

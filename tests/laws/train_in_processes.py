@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from driver_runs import BATCH, batches, compiled, initial, learner, light, numbers
 
-from byol_jax import parallel
-from byol_jax.errors import ConfigurationError
+from byol_jax import ConfigurationError, parallel
 from byol_jax.tree import leaf_names
 
 number, count, address, out, *drivers = sys.argv[1:]

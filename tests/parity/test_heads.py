@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from byol_jax import Variables
 from byol_jax.nets.heads import mlp, simplicial, simsiam_mlp
-from byol_jax.types import Variables
 from tests.parity.torch_nets import assert_leaves_close, randomise, train_once, variables_of
 
 with warnings.catch_warnings():

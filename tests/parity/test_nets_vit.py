@@ -9,10 +9,9 @@ import timm
 import torch
 from torchvision import models
 
-from byol_jax import nets
+from byol_jax import Variables, nets
 from byol_jax.tree import flatten
-from byol_jax.types import Variables
-from interop.weights.state_dict import from_torch_state_dict, to_torch_state_dict
+from interop import from_torch_state_dict, to_torch_state_dict
 from tests.parity.torch_nets import assert_leaves_close, channels_first
 
 SIZES = {"num_classes": 7, "num_heads": 4}

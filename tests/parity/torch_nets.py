@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from byol_jax import Variables
 from byol_jax.tree import flatten, unflatten
-from byol_jax.types import Variables
 
 
 class Training(NamedTuple):
