@@ -66,7 +66,7 @@ def keep_network(folder: Path, encoder: Encoder) -> None:
 
 
 def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: Callable[[str], None]) -> None:
-    """A .safetensors file with PyTorch's names; for a network whose leaves have none, one line says why not."""
+    """A .safetensors file with PyTorch's names; one line says why not, for leaves without such names, or no leaves."""
     import interop
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,9 @@ def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: C
         state_dict = interop.encoder_state_dict(encoder, variables)
     except InteropError as error:
         say(f"no weights exported: {error}")
+        return
+    if not state_dict:
+        say("no weights exported: the network has none")
         return
     interop.save_state_dict(path, state_dict)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from byol_jax import ConfigurationError, DataError, nets, pretrain, schedules
+from byol_jax import ConfigurationError, DataError, Encoder, Variables, nets, pretrain, schedules
 from byol_jax.runs.metrics import read_metrics
 
 SMALL = {
@@ -156,3 +156,16 @@ def test_weights_to_start_from_arrive_in_both_networks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         exported["0.weight"], interop.to_torch_state_dict(encoder_variables(state))["0.weight"]
     )
+
+
+@pytest.mark.slow
+def test_a_network_without_weights_ends_with_a_report_and_no_file_of_weights(tmp_path: Path) -> None:
+    def apply(variables, images, **options):
+        return images.reshape(len(images), -1), variables.stats
+
+    encoder = Encoder(lambda key, shape: Variables({}, {}), apply, lambda variables=None: ())
+    options = SMALL | {"hidden_layer": -1, "augment_fn": lambda key, image: image}
+    pretrain(encoder, images(8), out=tmp_path / "run", steps=1, batch_size=8, **options)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not list((tmp_path / "run" / "exported").iterdir())
+    assert "no weights exported: the network has none" in (tmp_path / "run" / "train.log").read_text()
