@@ -1,7 +1,7 @@
 """The documents, run as they stand: every Python block alone, every example script, every command, path and link.
 
-A block is what a reader copies, so it runs with no import or variable of another one. BYOL_JAX_EXAMPLE_SIZE and
-BYOL_JAX_EXAMPLE_STEPS lower the examples' sizes and numbers of steps.
+A block is what a reader copies, so it runs with no import or variable of another one. BYOL_JAX_EXAMPLE_SIZE,
+_STEPS and _BATCH lower the examples' sizes, numbers of steps and batches.
 """
 
 import importlib.util
@@ -17,7 +17,13 @@ import pytest
 
 from tests.source_code import ROOT
 
-SMALL = {"BYOL_JAX_EXAMPLE_SIZE": "32", "BYOL_JAX_EXAMPLE_STEPS": "2", "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
+SMALL = {
+    "BYOL_JAX_EXAMPLE_SIZE": "32",
+    "BYOL_JAX_EXAMPLE_STEPS": "2",
+    "BYOL_JAX_EXAMPLE_BATCH": "4",
+    "JAX_PLATFORMS": "cpu",
+    "COLUMNS": "200",
+}
 
 
 class Block(NamedTuple):

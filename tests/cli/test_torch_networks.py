@@ -63,6 +63,7 @@ def make():
 NAME = "tiny_net_of_a_person:make"
 NETWORK = ["--network", NAME, "--image-size", "16"]
 SIZES = ["--batch-size", "8", "--projection-size", "8", "--projection-hidden-size", "16", "--checkpoint-every", "2"]
+SIZES += ["--augment", "none"]
 SEED = ["--seed", "3"]
 
 

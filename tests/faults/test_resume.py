@@ -14,7 +14,13 @@ from tiny_run import SMALL
 from byol_jax import checkpoint, nets, pretrain
 from byol_jax.errors import DivergedError
 
-OPTIONS = SMALL | {"log_every": 2, "checkpoint_every": 3}
+
+def shaded(key, image):
+    """An augmentation that shows which key it got, and compiles in a moment."""
+    return image * jax.random.uniform(key, (), image.dtype, 0.5, 1)
+
+
+OPTIONS = SMALL | {"log_every": 2, "checkpoint_every": 3, "augment_fn": shaded}
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 

@@ -155,11 +155,27 @@ def test_names_and_bits_are_theirs(name, tmp_path):
 
 
 @pytest.mark.slow
-@EACH
+@pytest.mark.parametrize("name", ["lightly", "lightly, CIFAR", "solo-learn"])
 def test_training_goes_on_in_the_other_library(name, tmp_path):
+    check_training_goes_on(name, tmp_path)
+
+
+@pytest.mark.long
+def test_training_goes_on_in_the_other_library_in_each_case(tmp_path, share, figure):
+    names = share(list(CASES))
+    largest = max(check_training_goes_on(name, tmp_path) for name in names)
+    figure(
+        "learners of lightly and solo-learn: two steps here and there from their state, two more from ours",
+        cases=len(names),
+        result=f"losses and tensors at most {largest:.1e} apart",
+    )
+
+
+def check_training_goes_on(name, tmp_path):
     """From their state two steps here and there; then from ours, in a fresh learner of theirs, two more.
 
     In float64, but for the target's decay where it follows a schedule, solo-learn's: 6e-9 measured, 5e-12 without.
+    Returns by how much losses and tensors differed at most.
     """
     case = CASES[name]
     images, half = batches(name), STEPS // 2
@@ -174,7 +190,9 @@ def test_training_goes_on_in_the_other_library(name, tmp_path):
         run = case.run(fresh, half)
         state, from_jax = together(name, state, run, images[half:])
         of_tensors = largest_difference(written(state, name, tmp_path), run.module)
-    assert max(from_torch, from_jax, of_tensors) < (1e-9 if case.decay == TAU else 1e-7)
+    largest = max(from_torch, from_jax, of_tensors)
+    assert largest < (1e-9 if case.decay == TAU else 1e-7)
+    return largest
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_a_trained_network_knows_a_cat_and_a_coffee(weights, tmp_path):
 
     module = models.mobilenet_v2(weights=None)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in state_dict.items()}, strict=True)
-    encoder = interop.from_torch_module(module, image_size=SIZE)
+    encoder = interop.from_torch_module(module, image_size=SIZE, verify=False)  # its outputs are compared below
     variables = encoder.init(jax.random.key(0), (SIZE, SIZE, 3))
     images = jnp.stack([prepared(data.cat()), prepared(data.coffee())])
     logits, _ = jax.jit(lambda v, x: encoder.apply(v, x, train=False, hidden_layer=-1))(variables, images)

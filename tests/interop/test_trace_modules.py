@@ -1,6 +1,7 @@
 """A traced module computes what the module computes: output, gradients, buffers, in both modes, at any batch size."""
 
 import copy
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -72,12 +73,18 @@ def check_the_same(module, x, *, train, encoder, layer=-1):
         close(np.asarray(leaf, np.float64), dict(theirs.named_buffers())[name.replace("/", ".")].double().numpy(), name)
 
 
+@cache
+def verified(name: str):
+    """The module and its encoder, traced and verified once for both modes."""
+    module = MODULES[name]().double()
+    return module, from_torch_module(module, image_size=4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", MODULES)
 def test_it_computes_what_the_module_computes(name: str, train: bool) -> None:
-    module = MODULES[name]().double()
-    encoder = from_torch_module(module, image_size=4)
+    module, encoder = verified(name)
     for batch in (2, 5):
         check_the_same(module, numbers(batch, 3, 4, 4), train=train, encoder=encoder)
 

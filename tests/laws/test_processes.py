@@ -21,8 +21,13 @@ HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
-def together(out: Path, count: int, devices: int, *drivers: str, double: bool = True) -> list[dict[str, np.ndarray]]:
-    """What each of `count` processes with `devices` devices found; they are gone when this returns, however it ends."""
+def together(
+    out: Path, count: int, devices: int, *drivers: str, double: bool = True, shared: bool = True
+) -> list[dict[str, np.ndarray]]:
+    """What each of `count` processes with `devices` devices found; they are gone when this returns, however it ends.
+
+    Not `shared`: each compiles for itself.
+    """
     out.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,6 +38,7 @@ def together(out: Path, count: int, devices: int, *drivers: str, double: bool = 
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_ENABLE_X64": str(double),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(double),  # as in double_and_quickly_compiled
+        "JAX_ENABLE_COMPILATION_CACHE": str(shared),
     }
     command = [sys.executable, str(HERE / "train_in_processes.py")]
     processes = [
@@ -84,7 +90,9 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
-    (first,), (second,) = (together(tmp_path / name, 1, 2, "shard_map", double=False) for name in ("a", "b"))
+    (first,), (second,) = (
+        together(tmp_path / name, 1, 2, "shard_map", double=False, shared=False) for name in ("a", "b")
+    )
     assert len(first) > 30
     for name, leaf in first.items():
         assert leaf.tobytes() == second[name].tobytes(), name

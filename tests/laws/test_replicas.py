@@ -5,7 +5,7 @@ device's only is far off: the mutants below say how far.
 """
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import flax.linen as nn
@@ -55,8 +55,8 @@ class NnxNet(nnx.Module):
 
 ENCODERS = {
     "small_cnn": lambda axis_name: nets.small_cnn((8, 8)),
-    "resnet": lambda axis_name: nets.resnet((1, 1, 1, 1), width=8, num_classes=10, stem="cifar"),
-    "bottleneck": lambda axis_name: nets.resnet((1, 1, 1, 1), block="bottleneck", width=8, num_classes=10),
+    "resnet": lambda axis_name: nets.resnet((1, 1), width=8, num_classes=10, stem="cifar"),
+    "bottleneck": lambda axis_name: nets.resnet((1, 1), block="bottleneck", width=8, num_classes=10),
     "linen": lambda axis_name: from_linen(LinenNet(axis_name)),
     "nnx": lambda axis_name: from_nnx(NnxNet(axis_name)),
     "torch": lambda axis_name: traced(),
@@ -78,6 +78,14 @@ def statistics(loss, state, images: np.ndarray) -> dict:
     """New statistics of encoder, projector and predictor (online) and of the target's parts."""
     _, aux = loss(state.online.params, state, images, jax.random.key(0))
     return aux.online_stats | {f"target {name}": part for name, part in aux.target_stats.items()}
+
+
+@cache
+def of_the_whole_batch(name: str) -> tuple:
+    """Images, a state, and the statistics that one device has of all of them; with double_and_quickly_compiled."""
+    (images,), one = batches(1, uneven=True), made(name, None)
+    state = jax.jit(one.init)(jax.random.key(0))
+    return images, state, on_host(jax.jit(partial(statistics, one.loss))(state, images))
 
 
 def on_each_device(loss, state, images: np.ndarray) -> list[dict]:
@@ -105,11 +113,8 @@ def test_statistics_are_the_whole_batchs_in_every_part(name: str) -> None:
 
 def check_statistics_are_the_whole_batchs(name: str) -> float:
     with double_and_quickly_compiled():
-        (images,) = batches(1, uneven=True)
-        one, many = made(name, None), made(name, parallel.AXIS)
-        state = jax.jit(one.init)(jax.random.key(0))
-        wanted = on_host(jax.jit(partial(statistics, one.loss))(state, images))
-        parts = on_each_device(many.loss, state, images)
+        images, state, wanted = of_the_whole_batch(name)
+        parts = on_each_device(made(name, parallel.AXIS).loss, state, images)
     assert set(wanted) == {"encoder", "projector", "predictor", "target encoder", "target projector"}
     found = distances(parts, wanted)
     assert max(found.values()) <= 1e-12, found
@@ -121,10 +126,8 @@ def check_statistics_are_the_whole_batchs(name: str) -> float:
 def test_a_part_that_is_not_synchronised_is_noticed(part: str) -> None:
     """The mutants for the test above: without the axis in one part, that part's statistics are far off."""
     with double_and_quickly_compiled():
-        (images,) = batches(1, uneven=True)
+        images, state, wanted = of_the_whole_batch("small_cnn")
         one, many = made("small_cnn", None), made("small_cnn", parallel.AXIS)
-        state = jax.jit(one.init)(jax.random.key(0))
-        wanted = on_host(jax.jit(partial(statistics, one.loss))(state, images))
         deaf = {part: getattr(one.settings, part)}
         mutant = Learner(replace(many.settings, **deaf))
         found = distances(on_each_device(mutant.loss, state, images), wanted)
