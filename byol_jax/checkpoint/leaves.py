@@ -73,7 +73,7 @@ def as_storable(array: np.ndarray) -> np.ndarray:
     The manifest has the dtype.
 
     Example:
-        >>> storable(np.ones(2, np.complex128)).shape
+        >>> as_storable(np.ones(2, np.complex128)).shape
         (32,)
     """
     if array.dtype.name in _STORABLE:
