@@ -166,7 +166,7 @@ def test_hue_turns_add_up_and_value_stays():
     np.testing.assert_allclose(twice.max(-1), image.max(-1), atol=1e-6)
 
 
-HEAVY = [pytest.param(module, marks=pytest.mark.slow) for module in ("color", "geometry", "paper", "tone", "views")]
+HEAVY = [pytest.param(module, marks=pytest.mark.slow) for module in ("color", "geometry", "paper", "tone", "sets")]
 
 
 @pytest.mark.parametrize("module", ["chain", "checks", "filters", "sides", *HEAVY])
