@@ -22,7 +22,7 @@ def edit(folder, change):
 
 
 @settings(max_examples=40, deadline=None)
-@given(state_dict=state_dicts(HELD[".safetensors"]), most=st.integers(1, 300))
+@given(state_dict=state_dicts(HELD[".safetensors"]).filter(bool), most=st.integers(1, 300))
 def test_a_round_trip_keeps_names_order_types_shapes_and_bits(state_dict, most, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     save_state_dict(folder / "model.safetensors", state_dict, max_shard_bytes=most)
