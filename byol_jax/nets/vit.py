@@ -348,7 +348,7 @@ def resize_positions(variables: Variables, image_size: int | tuple[int, int]) ->
         raise ConfigurationError("resize_positions: there is no encoder/pos_embedding, as nets.vit's variables have it")
     positions, patch = params["encoder"]["pos_embedding"], params["conv_proj"]["kernel"].shape[0]
     side = math.isqrt(positions.shape[1] - 1)
-    size = image_sides(image_size)
+    size = image_sides(image_size, name=f"image_size={image_size}")
     if side * side != positions.shape[1] - 1:
         raise ConfigurationError(f"{positions.shape[1]} positions: expected a class token's and those of a square grid")
     if any(pixels < patch or pixels % patch for pixels in size):
