@@ -232,7 +232,7 @@ def _first_sub_module(module: Any, encoder: Encoder, variables: Variables, image
     import torch
 
     for name, buffer in flatten(variables.stats, separator=".").items():  # as they were before the step
-        module.get_buffer(name).copy_(torch.from_numpy(buffer))
+        module.get_buffer(name).copy_(torch.from_numpy(np.array(buffer)))
     try:
         verify_encoder(module, encoder, torch.from_numpy(images[:2].transpose(0, 3, 1, 2).copy()), variables)
     except ConversionMismatchError as error:
