@@ -15,21 +15,21 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.tree import leaf_names
 from byol_jax.types import PyTree
 
-__all__ = ["as_storable", "describe", "differences", "from_bytes", "local_data", "named_leaves"]
+__all__ = ["as_storable", "describe", "differences", "from_bytes", "leaves_by_name", "local_data"]
 
 _STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
+def leaves_by_name(tree: PyTree) -> dict[str, Any]:
     """A pytree's leaves by name, in its own order.
 
     Raises:
         ConfigurationError: two leaves have one name, or a leaf isn't an array (or a `jax.ShapeDtypeStruct`).
 
     Example:
-        >>> named_leaves({"layer1": [{"scale": np.float32(2)}]})
+        >>> leaves_by_name({"layer1": [{"scale": np.float32(2)}]})
         {'layer1/0/scale': np.float32(2.0)}
     """
     names, leaves = leaf_names(tree), jax.tree.leaves(tree)

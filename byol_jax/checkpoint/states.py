@@ -129,7 +129,7 @@ def restore(path: str | os.PathLike[str], *, like: TrainState) -> Restored:
         {'epoch': 1}
     """
     path, manifest, contents = _read(Path(path))
-    wanted = leaves.named_leaves(like)
+    wanted = leaves.leaves_by_name(like)
     differences = leaves.differences(manifest.leaves, wanted)
     if differences:
         raise DamagedCheckpointError(
@@ -151,7 +151,7 @@ def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
         same = False
     if not same:
         raise ConfigurationError(f"position={position!r}: give what JSON gives back equal (no tuples, NaN or arrays)")
-    step = leaves.named_leaves(state).get("step")
+    step = leaves.leaves_by_name(state).get("step")
     if step is None or step.shape or not jnp.issubdtype(step.dtype, jnp.integer):
         found = "none" if step is None else f"{step.dtype} of shape {step.shape}"
         raise ConfigurationError(f"state.step must be one integer, found {found}; save one copy of a replicated state")
@@ -160,7 +160,7 @@ def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
 
 def _snapshot(state: TrainState, step: int, position: Any) -> tuple[bytes, Manifest]:
     """All of the state on the host, as the content of its file and what the manifest says of it."""
-    named, local = leaves.named_leaves(state), {}
+    named, local = leaves.leaves_by_name(state), {}
     for name, leaf in named.items():
         try:
             local[name] = leaves.local_data(leaf)

@@ -8,7 +8,7 @@ import json
 
 from byol_jax.cli import values
 from byol_jax.cli.common import check_output, folder_for
-from byol_jax.cli.export import WEIGHT_FILES
+from byol_jax.cli.export import WRITABLE_WEIGHTS
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pt, .pth, .ckpt, .safetensors or .npz file, or DeepMind's .pkl",
     )
     parser.add_argument(
-        "target", type=values.new_file(*WEIGHT_FILES), metavar="OUT", help=f"a file in {', '.join(WEIGHT_FILES)}"
+        "target",
+        type=values.new_file(*WRITABLE_WEIGHTS),
+        metavar="OUT",
+        help=f"a file in {', '.join(WRITABLE_WEIGHTS)}",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")

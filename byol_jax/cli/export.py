@@ -8,10 +8,10 @@ import argparse
 from byol_jax.cli import values
 from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
 
-__all__ = ["LAYOUTS", "USAGE", "WEIGHT_FILES", "add_arguments", "add_layout", "check", "check_layout", "run"]
+__all__ = ["LAYOUTS", "USAGE", "WRITABLE_WEIGHTS", "add_arguments", "add_layout", "check", "check_layout", "run"]
 
 USAGE = "RUN --out FILE [--which online|target | --layout NAME] [options]"
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".npz")
+WRITABLE_WEIGHTS = (".safetensors", ".pt", ".pth", ".npz")
 
 LAYOUTS = (
     *("byol-pytorch", "A", "B", "C", "C-sim", "D0", "D0-sim", "D1", "D1-sim"),
@@ -24,7 +24,7 @@ LAYOUTS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_run(parser)
-    add_output(parser, *WEIGHT_FILES, text="the weights")
+    add_output(parser, *WRITABLE_WEIGHTS, text="the weights")
     add_which(parser)
     add_layout(parser)
 

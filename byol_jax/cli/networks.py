@@ -62,7 +62,7 @@ LIBRARIES = ("torchvision", "timm")
 ALL_NETWORKS = ", ".join((*NETWORKS, *(f"{library}:NAME" for library in LIBRARIES), "package.module:factory"))
 """What `--network` may be, for the help."""
 
-WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz")
+READABLE_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".npz")
 
 
 def network_name(word: str) -> str:
@@ -93,7 +93,7 @@ def check_network(options: argparse.Namespace, *, network: str | None) -> list[s
     weights = options.weights
     if network is None or weights is None:
         return []
-    if Path(weights).suffix in WEIGHT_FILES or Path(weights).is_file():
+    if Path(weights).suffix in READABLE_WEIGHTS or Path(weights).is_file():
         return [f"--weights {weights}: a name of the library's is wanted; give a file with --init-from"]
     if ":" not in network or network.partition(":")[0] not in LIBRARIES:
         libraries = " and ".join(LIBRARIES)

@@ -43,13 +43,11 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Draws the picture; prints its name, and with `--network` what the network makes of such images."""
     import jax
-    import numpy as np
 
     from byol_jax.cli.images import open_training_images
     from byol_jax.cli.open_network import open_network, summary
     from byol_jax.data import epoch_order
-    from byol_jax.runs.pictures import views_grid
-    from byol_jax.views import sample_views
+    from byol_jax.runs.pictures import sample_grid
 
     make_network = find_network(options.network, options.weights) if options.network else None
     dataset, image_size, channels = open_training_images(options.data, options.image_size, options.channels)
@@ -58,11 +56,8 @@ def run(options: argparse.Namespace) -> int:
         network = open_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
         lines = summary(options.network, network)
     images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
-    floats = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
     first, second = augmentations(options.augment or DEFAULT.augmentation, image_size)
-    key = jax.random.fold_in(jax.random.key(options.seed), 0)
-    view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
     with folder_for(options.out):
-        views_grid(images, np.asarray(view1), np.asarray(view2), options.out)
+        sample_grid(images, first, second, jax.random.fold_in(jax.random.key(options.seed), 0), options.out)
     print("\n".join([str(options.out), *lines]))
     return 0

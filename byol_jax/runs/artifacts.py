@@ -3,20 +3,19 @@
 Weights go through `interop`, which knows PyTorch's names; torch itself isn't needed for .safetensors.
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import augment, disk, parallel
 from byol_jax.data import Dataset
-from byol_jax.errors import InteropError
-from byol_jax.runs.pictures import views_grid
+from byol_jax.errors import DataError, InteropError
+from byol_jax.runs.pictures import sample_grid
 from byol_jax.types import Encoder, Variables
-from byol_jax.views import sample_views
 
 if TYPE_CHECKING:
     from interop import WeightFile
@@ -85,13 +84,10 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
     """views.png: the first images and their two views, drawn as the first step would draw them."""
     if not isinstance(source, Dataset) or not parallel.is_writer():
         return
-    images = source.take(np.arange(min(PICTURED, len(source))))
     first = learner_options.get("augment_fn") or augment.simclr(image_size)
     second = learner_options.get("augment_fn2") or first
-    floats = jnp.asarray(images, jnp.float32) / (255 if images.dtype == np.uint8 else 1)
-    view1, view2 = jax.jit(lambda batch: sample_views(first, second, batch, key))(floats)
-    if view1.ndim == 4 and view1.shape[-1] in (1, 3):
-        views_grid(images, np.asarray(view1), np.asarray(view2), path)
+    with contextlib.suppress(DataError):  # other channels than 1 or 3, or views that aren't images: no picture
+        sample_grid(source.take(np.arange(min(PICTURED, len(source)))), first, second, key, path)
 
 
 def _to_json(value: Any) -> Any:

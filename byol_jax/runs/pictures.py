@@ -1,20 +1,24 @@
 """`views.png`: images beside their two views, so that a person sees what the network is asked to call the same.
 
-Draws arrays with Pillow. Which images and views: artifacts.py; curves of numbers: report/curves.py.
+Draws arrays with Pillow. Which images: artifacts.py and cli/preview.py; curves of numbers: report/curves.py.
 """
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
+from byol_jax.views import sample_views
 
-__all__ = ["views_grid"]
+__all__ = ["sample_grid", "views_grid"]
 
 MAX_ROWS = 8
 SMALLEST, LARGEST = 112, 256
@@ -22,6 +26,22 @@ SMALLEST, LARGEST = 112, 256
 GAP = 8
 HEADER = 22
 PAPER, INK = (250, 250, 248), (40, 40, 40)
+
+
+def sample_grid(
+    images: np.ndarray, augment_fn: Callable, augment_fn2: Callable, key: jax.Array, path: str | os.PathLike[str]
+) -> None:
+    """Draws both views of `images`, as a step with this key would, and writes `views_grid` of them.
+
+    Args:
+        images: [N, H, W, C], uint8, or floating in [0, 1].
+        augment_fn, augment_fn2: of view 1 and view 2.
+        key: the step's.
+        path: as in `views_grid`, whose errors it raises too.
+    """
+    floats = jnp.asarray(images, jnp.float32) / (255 if images.dtype == np.uint8 else 1)
+    view1, view2 = jax.jit(lambda batch: sample_views(augment_fn, augment_fn2, batch, key))(floats)
+    views_grid(images, view1, view2, path)
 
 
 def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[str]) -> Path:

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.cut_names import FIRST_STAGE, cut_name, find_renaming
-from interop.learners.fitting import StemWarning, check_heads, definition_rank, load_networks, own_arrays, own_names
+from interop.learners.cut_names import FIRST_STAGE, cut_name
+from interop.learners.fitting import StemWarning, check_heads, definition_rank, own_arrays
 from interop.learners.library import Difference, Library, Origin, match_roots, whole_names
-from interop.learners.plain import check_representation, translate_names, without_first_bias
-from interop.learners.states import state_leaves
+from interop.learners.plain import check_representation, load_learner, without_first_bias
 
 __all__ = ["LIBRARY", "recognises"]
 
@@ -92,9 +91,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     """
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no lightly learner: expected backbone.*, prediction_head.* and others")
-    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translate_names(state_dict, ROOTS, wanted, find_renaming)
-    return load_networks(given, like=like, library="lightly", where=where, biasless=BIASLESS)
+    return load_learner(state_dict, ROOTS, like=like, library="lightly", where=where, biasless=BIASLESS)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:

@@ -6,9 +6,36 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.fitting import ENCODERS
+from interop.learners.cut_names import find_renaming
+from interop.learners.fitting import ENCODERS, load_networks, own_names
+from interop.learners.states import state_leaves
 
-__all__ = ["check_representation", "translate_names", "without_first_bias"]
+__all__ = ["check_representation", "load_learner", "translate_names", "without_first_bias"]
+
+
+def load_learner(
+    state_dict: Mapping[str, Any],
+    roots: Mapping[str, str],
+    *,
+    like: Any,
+    library: str,
+    where: str,
+    biasless: Collection[str] = (),
+) -> Any:
+    """`like` with the networks of a library's state dict.
+
+    Args:
+        roots: what stands in front of the library's keys, tested in this order, and of ours; what stands below no root
+            keeps its name.
+        biasless: the heads' biases that the library may lack.
+
+    Raises:
+        CheckpointFormatError: `like` has other heads.
+        StateDictMismatchError: lists everything that doesn't fit.
+    """
+    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
+    given = translate_names(state_dict, roots, wanted, find_renaming)
+    return load_networks(given, like=like, library=library, where=where, biasless=biasless)
 
 
 def translate_names(
@@ -20,7 +47,7 @@ def translate_names(
     """A library's state dict under the names of `fitting`; what stands below no root keeps its name.
 
     Args:
-        roots: what stands in front of their keys, tested in this order, and of ours.
+        roots: as in `load_learner`.
         wanted: the names that the learner has.
         find_renaming: gives the function from a backbone's keys to the wanted ones, both without what stands in front.
     """

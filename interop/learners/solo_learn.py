@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.learners.cut_names import find_renaming
-from interop.learners.fitting import PaddingWarning, check_heads, definition_rank, load_networks, own_arrays, own_names
+from interop.learners.fitting import PaddingWarning, check_heads, definition_rank, own_arrays
 from interop.learners.library import Difference, Library, Origin, match_roots, whole_names
-from interop.learners.plain import check_representation, translate_names
-from interop.learners.states import state_leaves
+from interop.learners.plain import check_representation, load_learner
 
 __all__ = ["LIBRARY", "recognises", "roots"]
 
@@ -75,9 +73,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     """
     if not recognises(state_dict):
         raise CheckpointFormatError(f"{where}: no solo-learn learner: expected backbone.*, projector.*, predictor.*")
-    wanted = [leaf.key for leaf in own_names(state_leaves(like)).values()]
-    given = translate_names(state_dict, roots(state_dict), wanted, find_renaming)
-    return load_networks(given, like=like, library="solo-learn", where=where)
+    return load_learner(state_dict, roots(state_dict), like=like, library="solo-learn", where=where)
 
 
 def to_state_dict(state: Any, *, layout: str, where: str) -> dict[str, np.ndarray]:

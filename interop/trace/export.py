@@ -14,7 +14,7 @@ import numpy as np
 
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
-from interop.trace.graph import Dtype, Graph, Node, Ref, Source
+from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 
 __all__ = ["Traced", "example_batch", "record_outputs", "trace"]
 
@@ -171,12 +171,12 @@ def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph
         kind, target = spec.kind.name, (spec.target or "").removeprefix(f"{ROOT}.")
         if kind in ("PARAMETER", "BUFFER"):
             name = first_name[id(by_name[target])]  # tied tensors have one leaf
-            sources[spec.arg.name] = Source("param" if kind == "PARAMETER" else "buffer", name)
+            sources[spec.arg.name] = Placeholder("param" if kind == "PARAMETER" else "buffer", name)
         elif kind == "CONSTANT_TENSOR":
-            sources[spec.arg.name] = Source("constant", target)
+            sources[spec.arg.name] = Placeholder("constant", target)
             constants[target] = as_numpy(exported.constants[spec.target], target)
         elif kind == "USER_INPUT":
-            sources[spec.arg.name] = Source("input", "")
+            sources[spec.arg.name] = Placeholder("input", "")
         else:
             raise UnsupportedModuleError(f"{type(module).__name__} reads a {kind.lower()} ({target}): not a tensor")
     nodes = tuple(

@@ -6,7 +6,7 @@ Neither torch nor JAX is needed to hold one. `export.py` makes it from a module,
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Dtype", "Graph", "Node", "Ref", "Source", "nodes_for", "refs"]
+__all__ = ["Dtype", "Graph", "Node", "Placeholder", "Ref", "nodes_for", "refs"]
 
 
 class Ref(NamedTuple):
@@ -21,7 +21,7 @@ class Dtype(NamedTuple):
     name: str
 
 
-class Source(NamedTuple):
+class Placeholder(NamedTuple):
     """Where a value that no node computes comes from.
 
     Attributes:
@@ -62,7 +62,7 @@ class Graph(NamedTuple):
         constants: arrays that the code made; in torch's layout.
     """
 
-    sources: dict[str, Source]
+    sources: dict[str, Placeholder]
     nodes: tuple[Node, ...]
     output: Ref | None
     hidden: dict[str, Ref]

@@ -24,7 +24,7 @@ from interop.files import read_arrays, write_arrays
 from interop.trace.checks import find_missing
 from interop.trace.encoder import TracedNetwork, network_encoder, traced_network
 from interop.trace.export import Traced
-from interop.trace.graph import Dtype, Graph, Node, Ref, Source
+from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 
 __all__ = ["load_network", "save_network"]
 
@@ -136,7 +136,7 @@ def _graph_from_json(given: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
         for name, op, args, options, module in given["nodes"]
     )
     return Graph(
-        {name: Source(kind, target) for name, (kind, target) in given["sources"].items()},
+        {name: Placeholder(kind, target) for name, (kind, target) in given["sources"].items()},
         nodes,
         None if given["output"] is None else Ref(given["output"]),
         {name: Ref(value) for name, value in given["hidden"].items()},

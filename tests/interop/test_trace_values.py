@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interop.trace.graph import Graph, Node, Ref, Source, nodes_for
+from interop.trace.graph import Graph, Node, Placeholder, Ref, nodes_for
 from interop.trace.values import Value, align, from_torch_order, permute, reshape, squeeze, to_torch_order, unsqueeze
 
 
@@ -70,7 +70,7 @@ def test_operands_meet_as_numpy_broadcasts(pair, data):
 
 def test_only_what_is_needed_runs():
     nodes = tuple(Node(name, "aten.relu.default", (Ref(source),), {}, "") for name, source in ("ax", "bx", "ca"))
-    graph = Graph({"x": Source("input", "")}, nodes, Ref("c"), {"early": Ref("a")}, {}, {})
+    graph = Graph({"x": Placeholder("input", "")}, nodes, Ref("c"), {"early": Ref("a")}, {}, {})
     assert [node.name for node in nodes_for(graph, [graph.hidden["early"]])] == ["a"]
     assert [node.name for node in nodes_for(graph, [Ref("c")])] == ["a", "c"]
     assert from_torch_order(np.ones(())).order == ()
