@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.byol import Learner
 from byol_jax.errors import ConfigurationError
+from byol_jax.memory import copy_aligned, fresh_array
 from byol_jax.types import TrainState
 
 __all__ = [
@@ -108,8 +109,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        values = np.asarray(leaf)
-        return jax.make_array_from_callback(values.shape, everywhere, lambda index: values[index])
+        return fresh_array(np.asarray(leaf), everywhere)
 
     return jax.tree.map(place, tree)
 
@@ -117,9 +117,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def shard(batch: Any, mesh: Mesh) -> jax.Array:
     """This process's part of the batch, [n, ...], as a global array spread over the mesh, [n * processes, ...].
 
+    The batch is copied; its memory may be filled with the next one when this returns.
+
     Raises:
         ConfigurationError: the batch can't be shared evenly among the devices.
     """
+    return shard_in_place(batch if isinstance(batch, jax.Array) else copy_aligned(batch), mesh)
+
+
+def shard_in_place(batch: Any, mesh: Mesh) -> jax.Array:
+    """`shard` without the copy, for a batch that nobody writes to any more: on a CPU its own memory is used."""
     local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
     _check_even(batch, local)
     return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), np.asarray(batch))

@@ -318,7 +318,7 @@ def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
         start_step=start_step,
         seed=plan.program.seed,
         workers=plan.program.workers,
-        place=lambda batch: parallel.shard(batch, mesh),
+        place=lambda batch: parallel.shard_in_place(batch, mesh),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from byol_jax.checkpoint.manifest import LeafEntry
 from byol_jax.errors import ConfigurationError
+from byol_jax.memory import fresh_array
 from byol_jax.tree import leaf_names
 from byol_jax.types import PyTree
 
@@ -93,7 +94,7 @@ def from_bytes(data: bytes, entry: LeafEntry, like: Any) -> jax.Array:
     elif key and sharding.is_fully_addressable:
         return jax.device_put(jax.random.wrap_key_data(jnp.array(array), impl=entry.impl), sharding)
     else:  # a mesh's sharding of keys fits their data too, which has one more dimension at the end
-        value = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        value = fresh_array(array, sharding)
     return jax.random.wrap_key_data(value, impl=entry.impl) if key else value
 
 

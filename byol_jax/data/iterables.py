@@ -13,6 +13,7 @@ from byol_jax.data.arrays import check_images, is_float
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
+from byol_jax.memory import copy_aligned
 
 __all__ = ["IterableLoader"]
 
@@ -21,7 +22,8 @@ class IterableLoader:
     """The batches of an iterable from `start_step` on, checked, and placed by a thread that works ahead.
 
     A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple
-    or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images.
+    or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A batch is
+    copied before the next one is asked for, so the iterable may refill its memory; JAX arrays are taken as they are.
 
     Args:
         iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
@@ -101,12 +103,16 @@ def _to_array(batch: Any, what: str) -> Any:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(images, dict):
         raise DataError(f"{what}: a dict of {', '.join(map(str, images))}: give the images alone, or (images, …)")
-    if hasattr(images, "sharding"):  # a JAX array stays where it is
+    if _is_jax_array(images):  # it stays where it is
         return images
     try:
         return np.asarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
         raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
+
+
+def _is_jax_array(images: Any) -> bool:
+    return hasattr(images, "sharding")
 
 
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:
@@ -135,4 +141,4 @@ def _convert_all(
                 f"{what}: shape {images.shape}, dtype {images.dtype}, the first one {first[0]}, {first[1]}: "
                 "give batches of one shape (in torch: drop_last=True), each new one would be compiled anew"
             )
-        yield place(images)
+        yield place(images if _is_jax_array(images) else copy_aligned(images))

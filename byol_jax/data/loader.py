@@ -14,6 +14,7 @@ from byol_jax.data.dataset import Dataset
 from byol_jax.data.order import batches_from, steps_per_epoch
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import ConfigurationError
+from byol_jax.memory import empty_aligned
 
 __all__ = ["Loader", "Place", "check_at_least", "device_put"]
 
@@ -49,7 +50,8 @@ class Loader:
         start_step: the first step to yield; a resumed run gives the position that it had reached.
         workers: threads that decode; batches are bit-identical whatever the number.
         prefetch: batches that may be ready or in the making.
-        place: puts a NumPy batch [n, h, w, C] where the step wants it; None is `jax.device_put`.
+        place: puts a NumPy batch [n, h, w, C], which nobody else writes to, where the step wants it; None is
+            `jax.device_put`.
 
     Attributes:
         position: the step that the next batch is for.
@@ -122,9 +124,12 @@ def _take_all(
     dataset: Dataset, order: Iterator[np.ndarray], workers: int, place: Place, stopped: threading.Event
 ) -> Iterator[Any]:
     for indices in order:
-        pieces = []
+        batch = None
         for start in range(0, len(indices), _PIECE):
             if stopped.is_set():
                 return
-            pieces.append(dataset.take(indices[start : start + _PIECE], workers=workers))
-        yield place(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))  # [n, h, w, C]
+            piece = dataset.take(indices[start : start + _PIECE], workers=workers)  # [≤ 64, h, w, C]
+            if batch is None:
+                batch = empty_aligned((len(indices), *piece.shape[1:]), piece.dtype)
+            batch[start : start + len(piece)] = piece
+        yield place(batch)  # [n, h, w, C]

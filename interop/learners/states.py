@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
+from byol_jax.memory import fresh_array
+from interop.arrays import fresh_copy
 from interop.weights.names import named_leaves
 
 __all__ = ["NETWORKS", "place_like", "replace_networks", "state_leaves"]
@@ -63,11 +65,11 @@ def replace_networks(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def place_like(array: np.ndarray, like: Any) -> Any:
-    """`array` on the devices of `like`; a NumPy array where JAX, as it is set up, can't hold the type."""
+    """A copy of `array` on the devices of `like`; in NumPy where JAX, as it is set up, can't hold the type."""
     import jax
 
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        return array
+        return fresh_copy(array)
     if isinstance(like, jax.Array) and like.committed:
-        return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+        return fresh_array(array, like.sharding)
     return jax.numpy.array(array)

@@ -68,7 +68,7 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
     saved = {path: leaf for path, leaf in leaves.items() if path in names}
     arrays, mismatch = match_leaves(given, saved, names, strict=True, cast_to_like=True)
     mismatch.raise_if_any("the state dict doesn't fit the network")
-    values = [jax.numpy.asarray(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
+    values = [jax.numpy.array(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
 
 

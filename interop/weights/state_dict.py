@@ -270,7 +270,7 @@ def _jax_array(array: np.ndarray) -> Any:
     import jax
 
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        return array
+        return fresh_copy(array)
     return jax.numpy.array(array)
 
 

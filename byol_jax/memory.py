@@ -1,0 +1,64 @@
+"""Memory of one's own: copies that nothing else refers to, made before the call returns.
+
+JAX on a CPU (jaxlib 0.10.2) reads NumPy's memory in place where it starts at a multiple of 64 bytes: `jax.device_put`,
+`make_array_from_callback` and `make_array_from_process_local_data`, whatever `may_alias` says. Other memory it copies
+later, in a thread. Whoever refills a buffer in between (pinned memory, a memory map, a generator) changes what JAX
+computes with. So what isn't ours is copied here first.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["copy_aligned", "empty_aligned", "fresh_array"]
+
+ALIGNMENT = 64
+"""Bytes. Memory that starts at a multiple of this is used in place by JAX on a CPU: no second copy is made of it."""
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array to be filled that starts at a multiple of 64 bytes.
+
+    Example:
+        >>> empty_aligned((2, 3), np.float32).ctypes.data % 64
+        0
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def copy_aligned(array: Any) -> np.ndarray:
+    """A contiguous copy of an array that starts at a multiple of 64 bytes; shape and dtype stay.
+
+    Example:
+        >>> copy_aligned(np.arange(6).reshape(2, 3).T).tolist()
+        [[0, 3], [1, 4], [2, 5]]
+    """
+    array = np.asarray(array)
+    copy = empty_aligned(array.shape, array.dtype)
+    np.copyto(copy, array)
+    return copy
+
+
+def fresh_array(values: np.ndarray, sharding: Any) -> Any:
+    """`values` as a JAX array on this process's devices of `sharding`, in buffers that nothing else refers to.
+
+    Not in copied NumPy memory: a buffer that JAX doesn't own can't be donated to the result of a step.
+
+    Args:
+        values: the whole array, which every process has.
+        sharding: any; the others' parts are theirs to place.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    parts = [
+        jax.device_put(jnp.array(values[index]), SingleDeviceSharding(device, memory_kind=sharding.memory_kind))
+        for device, index in sharding.addressable_devices_indices_map(values.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(values.shape, sharding, parts)
