@@ -60,7 +60,8 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         path: a .safetensors, .pt, .pth, .ckpt or .npz file; its content decides, not its name. For sharded safetensors
             the index (model.safetensors.index.json), the folder that holds one, or the name that the whole file would
             have. Containers (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of
-            wrappers ("module.", "_orig_mod.") are taken off.
+            wrappers ("module.", "_orig_mod.") are taken off. Of what lies beside the weights (hyper-parameters, paths,
+            enums, any object) nothing is made, imported or called.
         max_bytes: the most that the file may unpack to, all shards together; None is 32 times its size, at least
             256 MiB.
 
@@ -72,7 +73,8 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
     Raises:
         CheckpointFormatError: absent, unreadable, truncated, damaged, of a format that isn't known, or without a
             single tensor.
-        UnsafeCheckpointError: pickled code or objects, a bomb, offsets or names that lead out of the file.
+        UnsafeCheckpointError: objects in the weights' place, pickled code, a bomb, offsets or names that lead out of
+            the file.
 
     Example:
         >>> import tempfile
@@ -120,7 +122,7 @@ def file_kind(file: IO[bytes], *, where: str) -> str:
         CheckpointFormatError: none of these.
     """
     beginning = file.read(BEGINNING)
-    if beginning.startswith(torch_file.LEGACY_MAGIC):
+    if torch_file.begins_as_legacy(beginning):
         return "torch-legacy"
     if beginning.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with zipfile.ZipFile(file) as archive:
@@ -150,8 +152,8 @@ def stored_format(path: str | os.PathLike[str]) -> str:
 def torch_container(path: str | os.PathLike[str]) -> Any:
     """All that a PyTorch file holds, the optimiser's state and counters too, without the tensors' values.
 
-    What isn't a number, text, a list or a dict comes as a tuple of `interop.formats.torch_pickle`: a tensor as a
-    `Tensor`, with `dtype` and `shape`.
+    What isn't a number, text, a list or a dict comes as what stands for it in `interop.formats.torch_pickle`: a tensor
+    as a `Tensor`, with `dtype` and `shape`, anything else as an `Object`.
 
     Raises:
         CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from byol_jax.errors import CheckpointFormatError
+from byol_jax.errors import CheckpointFormatError, InteropError, UnsafeCheckpointError
+from interop.formats.torch_pickle import Object
 
 __all__ = ["CONTAINERS", "find_state_dict", "short_list", "without_wrappers"]
 
@@ -35,6 +36,7 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
 
     Raises:
         CheckpointFormatError: there is no state dict, or it holds something beside tensors.
+        UnsafeCheckpointError: the same, and some of it are objects, which would need code to be read.
 
     Example:
         >>> find_state_dict({"epoch": 3, "model": {"w": 0.0}}, where="x", is_tensor=lambda v: isinstance(v, float))
@@ -42,24 +44,35 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
     """
     for _ in range(DEEPEST):
         if not isinstance(loaded, Mapping):
-            raise CheckpointFormatError(f"{where}: holds a {type(loaded).__name__}, not a state dict")
+            raise _refusal([loaded], f"{where}: holds a {_kind(loaded)}, not a state dict")
         inner = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inner is not None:
             loaded = loaded[inner]
             continue
-        others = [f"{name} ({type(value).__name__})" for name, value in loaded.items() if not is_tensor(value)]
+        others = {name: value for name, value in loaded.items() if not is_tensor(value)}
+        words = short_list(f"{name} ({_kind(value)})" for name, value in others.items())
         if others and len(others) == len(loaded):
             expected = f"expected tensors or one of {', '.join(CONTAINERS)}"
-            raise CheckpointFormatError(f"{where}: no state dict found in {short_list(others)}; {expected}")
+            raise _refusal(others.values(), f"{where}: no state dict found in {words}; {expected}")
         if others:
-            raise CheckpointFormatError(
-                f"{where}: holds {short_list(others)} beside tensors; save module.state_dict() by itself"
-            )
+            message = f"{where}: holds {words} beside tensors; save module.state_dict() by itself"
+            raise _refusal(others.values(), message)
         strange = [repr(name) for name in loaded if not isinstance(name, str)]
         if strange:
             raise CheckpointFormatError(f"{where}: names must be text, got {short_list(strange)}")
         return loaded
     raise CheckpointFormatError(f"{where}: more than {DEEPEST} containers inside one another")
+
+
+def _kind(value: Any) -> str:
+    return value.in_words if isinstance(value, Object) else type(value).__name__
+
+
+def _refusal(values: Iterable[Any], message: str) -> InteropError:
+    """The error about values that stand where tensors are wanted."""
+    if any(isinstance(value, Object) and not value.is_tensor for value in values):
+        return UnsafeCheckpointError(f"{message}; nothing was run, save module.state_dict() instead of objects")
+    return CheckpointFormatError(message)
 
 
 def without_wrappers(state_dict: Mapping[str, Any], *, where: str) -> dict[str, Any]:

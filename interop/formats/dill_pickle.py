@@ -25,7 +25,7 @@ from interop.formats.pickle_machine import (
     run_pickle,
 )
 from interop.formats.regular_file import open_regular, refuse_damage
-from interop.formats.torch_file import LEGACY_MAGIC
+from interop.formats.torch_file import begins_as_legacy
 
 __all__ = ["is_plain_pickle", "load_pickle"]
 
@@ -34,10 +34,10 @@ def is_plain_pickle(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a pickle of protocol 2 to 5 and isn't one of torch's."""
     try:
         with open_regular(os.fspath(path)) as (file, _):
-            beginning = file.read(len(LEGACY_MAGIC))
+            beginning = file.read(32)
     except (OSError, CheckpointFormatError):
         return False
-    return begins_as_pickle(beginning) and beginning != LEGACY_MAGIC
+    return begins_as_pickle(beginning) and not begins_as_legacy(beginning)
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:

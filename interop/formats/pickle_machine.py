@@ -1,8 +1,9 @@
 """A pickle's program carried out with plain data as the only result. Python's own unpickler is never asked.
 
 The few instructions that lists, dicts, numbers and text need are done here. What a name, a call, a state or a storage
-means, the caller says (`Meaning`): `dill_pickle` for DeepMind's files, `torch_pickle` for PyTorch's. Any other
-instruction ends the reading.
+means, the caller says (`Meaning`): `dill_pickle` for DeepMind's files, `torch_pickle` for PyTorch's. So are sets,
+byte arrays and what is put into an object, where the caller has something that stands for them. Any other instruction
+ends the reading.
 """
 
 import pickletools
@@ -40,6 +41,8 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 PUT, GET = {"BINPUT", "LONG_BINPUT", "PUT"}, {"BINGET", "LONG_BINGET", "GET"}
+STRANGERS = {"EMPTY_SET": "set", "FROZENSET": "frozenset", "BYTEARRAY8": "bytearray"}
+"""Instructions that make what has no plain form here."""
 NOTHING = {"PROTO", "FRAME", "STOP"}
 
 
@@ -59,6 +62,16 @@ def is_size(number: Any) -> bool:
     return type(number) is int and 0 <= number < 1 << 63
 
 
+def _word(key: Any) -> Any:
+    if not is_word(key):
+        raise ValueError("a dict whose keys aren't text")
+    return key
+
+
+def _never(thing: Any) -> bool:
+    return False
+
+
 class Meaning(NamedTuple):
     """What lies outside the machine. Each function raises for what isn't allowed.
 
@@ -67,14 +80,19 @@ class Meaning(NamedTuple):
         call: `call(target, arguments)` gives what stands for a call's result.
         build: `build(target, state)` does to an object what its state asks for.
         storage: `storage(identity)` gives what stands for something outside the pickle; None where there is nothing.
-        is_key: whether something can be a dict's key.
+        key: `key(thing)` gives what a dict has as its key.
+        stranger: `stranger("set")` gives what stands for a set, a frozen set or a byte array; None where there are
+            none.
+        is_stranger: whether this is something of which only that it is there is known: what is put into it is dropped.
     """
 
     name: Callable[[str], Any]
     call: Callable[[Any, Any], Any]
     build: Callable[[Any, Any], None]
     storage: Callable[[Any], Any] | None = None
-    is_key: Callable[[Any], bool] = is_word
+    key: Callable[[Any], Any] = _word
+    stranger: Callable[[str], Any] | None = None
+    is_stranger: Callable[[Any], bool] = _never
 
 
 class Bounded:
@@ -178,7 +196,8 @@ class _Machine:
             self.set_items(self.pop(2) if name == "SETITEM" else self.pop_to_mark())
         elif name in ("APPEND", "APPENDS"):
             items = self.pop(1) if name == "APPEND" else self.pop_to_mark()
-            list.extend(self.stack[-1], items)
+            if not self.meaning.is_stranger(self.stack[-1]):
+                list.extend(self.stack[-1], items)
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             push(self.meaning.name(argument if name == "GLOBAL" else " ".join(self.pop(2))))
         elif name in ("REDUCE", "NEWOBJ"):
@@ -186,10 +205,30 @@ class _Machine:
         elif name == "BUILD":
             (state,) = self.pop(1)
             self.meaning.build(self.stack[-1], state)
+        elif name == "POP":
+            self.pop(1)
+        elif name == "POP_MARK":
+            self.pop_to_mark()
         elif name == "BINPERSID" and self.meaning.storage is not None:
             push(self.meaning.storage(*self.pop(1)))
+        elif self.meaning.stranger is not None and name in (*STRANGERS, "ADDITEMS", "NEWOBJ_EX"):
+            self.run_strange(name, self.meaning.stranger)
         elif name not in NOTHING:
             raise UnsafeCheckpointError(f"{self.where}: its pickle builds objects ({name}); nothing was run")
+
+    def run_strange(self, name: str, stranger: Callable[[str], Any]) -> None:
+        """One instruction that plain data don't need."""
+        if name == "NEWOBJ_EX":
+            target, arguments, _ = self.pop(3)
+            self.stack.append(self.meaning.call(target, arguments))
+        elif name == "ADDITEMS":
+            self.pop_to_mark()
+            if not self.meaning.is_stranger(self.stack[-1]):
+                raise ValueError("adds to something that isn't a set")
+        else:
+            if name == "FROZENSET":
+                self.pop_to_mark()
+            self.stack.append(stranger(STRANGERS[name]))
 
     def pop(self, count: int) -> list[Any]:
         if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
@@ -209,9 +248,9 @@ class _Machine:
         return None if _is_long(top) or (isinstance(top, tuple) and any(map(_is_long, top))) else top
 
     def set_items(self, items: list[Any]) -> None:
-        keys = items[::2]
-        if not all(map(self.meaning.is_key, keys)):
-            raise ValueError("a dict whose keys aren't text")
+        if self.meaning.is_stranger(self.stack[-1]):
+            return
+        keys = map(self.meaning.key, items[::2])
         dict.update(self.stack[-1], zip(keys, items[1::2], strict=True))
 
 

@@ -1,11 +1,13 @@
 """PyTorch's .pt: a pickle beside raw storages, in a zip archive (since torch 1.6) or one behind another (before).
 
-The pickle is read as data (`torch_pickle`). Then the tensors of the state dict, and no others, are read from the file
-straight into arrays. Reading needs no torch, writing does. TorchScript and .pt2 archives hold code and are refused.
+The pickle is read as data (`torch_pickle`), objects beside the weights among them. Then the tensors of the state dict,
+and no others, are read from the file straight into arrays. Reading needs no torch, writing does. TorchScript and .pt2
+archives hold code and are refused.
 """
 
 import io
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,10 +23,10 @@ from interop.formats.regular_file import read_exactly
 from interop.formats.torch_pickle import Storage, Tensor, meaning_for
 from interop.formats.zip_file import checked_members, member_at
 
-__all__ = ["LEGACY_MAGIC", "read_container", "read_torch_legacy", "read_torch_zip", "write_torch"]
+__all__ = ["begins_as_legacy", "read_container", "read_torch_legacy", "read_torch_zip", "write_torch"]
 
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first of the five pickles that torch before 1.6 wrote (torch.serialization.MAGIC_NUMBER in protocol 2)."""
+LEGACY_MAGIC = re.compile(rb"\x80[\x02-\x05](\x95\x0d\0{7})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
+"""The first of the five pickles that torch before 1.6 wrote (torch.serialization.MAGIC_NUMBER), in any protocol."""
 
 LONGEST_PROGRAM = 64 << 20
 """Bytes of pickle; a network of 1,000 tensors needs about 100 kB."""
@@ -44,6 +46,11 @@ class Parts(NamedTuple):
     order: str
 
 
+def begins_as_legacy(beginning: bytes) -> bool:
+    """Whether a file that begins so, with 32 bytes or more, is one that torch before 1.6 wrote."""
+    return LEGACY_MAGIC.match(beginning) is not None
+
+
 def read_torch_zip(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str, np.ndarray]:
     """The state dict in a torch archive; see `read_torch_legacy` for what is raised."""
     return _read(_parts_of_zip(file, where=where, size=size, limit=limit), where=where, limit=limit)
@@ -53,8 +60,9 @@ def read_torch_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> 
     """The state dict in a file that torch before 1.6 wrote.
 
     Raises:
-        UnsafeCheckpointError: the pickle names anything but tensors' parts, or asks for more bytes than `limit`.
-        CheckpointFormatError: damaged, no state dict in it, or tensors that aren't dense.
+        UnsafeCheckpointError: objects where the weights should be, a name that runs programs, or more bytes than
+            `limit`.
+        CheckpointFormatError: damaged, no state dict in it, or tensors in it that aren't dense.
     """
     return _read(_parts_of_legacy(file, where=where, size=size, limit=limit), where=where, limit=limit)
 
@@ -65,7 +73,7 @@ def read_container(file: IO[bytes], *, where: str, size: int, limit: int) -> Any
     Raises:
         UnsafeCheckpointError, CheckpointFormatError: see `read_torch_legacy`.
     """
-    legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
+    legacy = begins_as_legacy(file.read(32))
     file.seek(0)
     parts = _parts_of_legacy if legacy else _parts_of_zip
     return parts(file, where=where, size=size, limit=limit).loaded

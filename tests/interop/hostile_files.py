@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from interop.formats.torch_file import LEGACY_MAGIC
+LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+"""torch.serialization.MAGIC_NUMBER."""
 
 
 def safetensors(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:

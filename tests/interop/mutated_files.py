@@ -162,9 +162,11 @@ GLOBALS += (
     "_codecs\nencode",
     "dill._dill\n_create_array",
 )
+GLOBALS += ("argparse\nNamespace", "pathlib\nPosixPath", "builtins\ngetattr", "functools\npartial", "a.b\nC.d")
 GLOBALS += ("numpy._core.multiarray\nscalar", "dill._dill\n_create_namedtuple", "torch._utils\n_rebuild_sparse_tensor")
 OPERATIONS = [
     *(code.encode() for code in "(t)}]sueaRbQ\x810N\x88.21lod"),
+    *(bytes([code]) for code in (0x8F, 0x90, 0x91, 0x92)),
     b"\x85",
     b"\x86",
     b"\x87",

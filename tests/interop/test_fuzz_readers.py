@@ -4,6 +4,7 @@ Whatever is in a file: arrays come out, or one of our own errors in one line; no
 more memory is asked for than `ROOM`. Quick tests take hypothesis' smallest files, long ones a fixed set of many.
 """
 
+import argparse
 import codecs
 import contextlib
 import os
@@ -11,6 +12,7 @@ import pickle
 import resource
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,8 +127,10 @@ def originals(tmp_path_factory):
         "p": torch.nn.Parameter(torch.ones(2)),
     }
     container = {"epoch": 3, "state_dict": tensors, "optimizer": {"state": {0: {"step": 1.0}}, "b": b"1", "s": {1}}}
+    objects = {"args": argparse.Namespace(out=Path("x"), kinds={1, "a"}), "metric": np.float64(0.5), **container}
     for name, options in old.items():
         torch.save(container, folder / name, **options)
+        torch.save(objects, folder / f"objects-{name}", pickle_protocol=4, **options)
     np.savez_compressed(folder / "packed.npz", **{name: array for name, array in small.items() if name != "fc.bias"})
     save_state_dict(folder / "m.safetensors", small, max_shard_bytes=300)
     kinds = {
@@ -135,8 +139,8 @@ def originals(tmp_path_factory):
             store(folder, ".safetensors", {"a": np.ones(3, np.int8)}),
         ],
         "npz": [store(folder, ".npz", small), (folder / "packed.npz").read_bytes()],
-        "torch": [store(folder, ".pt", small), (folder / "zip").read_bytes()],
-        "legacy": [(folder / "legacy").read_bytes()],
+        "torch": [store(folder, ".pt", small), *((folder / name).read_bytes() for name in ("zip", "objects-zip"))],
+        "legacy": [(folder / name).read_bytes() for name in ("legacy", "objects-legacy")],
         "pickle": [
             *map(experiment, (2, 4)),
             *(pickles()[f"tiny18/{name}.pkl"][:3000] for name in ("pretrain", "pretrain_2020")),

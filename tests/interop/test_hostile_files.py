@@ -27,7 +27,7 @@ FORMAT_ERRORS = {
     *("deep-header.npz", "lying-size.npz", "header-beyond-the-end.safetensors", "header-not-json.safetensors"),
     *("header-a-list.safetensors", "header-deep.safetensors", "header-long-number.safetensors", "no-dict.safetensors"),
     *("header-not-text.safetensors", "out-of-range.safetensors", "unknown-type.safetensors", "metadata.safetensors"),
-    *("extra-field.safetensors", "bytearray-of-a-gigabyte.pt", "endless-shape.pt", "endless-shape-legacy.pt"),
+    *("extra-field.safetensors", "endless-shape.pt", "endless-shape-legacy.pt"),
     *("module-source.pt", "storage-of-terabytes.pt", "absent-storage.pt", "short-storage.pt"),
 }
 """Not harmful in themselves: damaged, or something else. Everything else must be called unsafe."""
@@ -163,7 +163,7 @@ def test_code_in_files_that_torch_wrote_is_not_run(tmp_path):
         with pytest.raises(UnsafeCheckpointError, match=r"posix\.system, nothing was run"):
             load_state_dict(tmp_path / "x.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(UnsafeCheckpointError, match=r"Linear, nothing was run; save module\.state_dict\(\)"):
+    with pytest.raises(UnsafeCheckpointError, match=r"Linear.*; nothing was run, save module\.state_dict\(\)"):
         load_state_dict(tmp_path / "module.pt")
     assert not sentinel.exists()
 
