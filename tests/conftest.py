@@ -9,6 +9,7 @@ Long tests take two fixtures: `share`, so that a fixed tenth of them can run els
 """
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,9 @@ import jax
 import pytest
 from hypothesis import settings
 
+gc.set_threshold(
+    100_000, 20, 50
+)  # tracing makes millions of objects that last: 13 % of the time went into looking at them
 settings.register_profile("no_clock", deadline=None)  # other work on the machine must not fail a test
 settings.load_profile("no_clock")
 if os.environ["JAX_PLATFORMS"] == "cpu":

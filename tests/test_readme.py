@@ -128,8 +128,11 @@ def test_every_block_has_a_language_that_is_tested():
     assert set(NOT_RUN) <= set(map(label, PYTHON_BLOCKS)), "a block that isn't there needs no reason"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=label)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.long if "resnet" in path.name else pytest.mark.slow) for path in EXAMPLES],
+    ids=label,
+)
 def test_examples_run(path, tmp_path):
     done = check_runs(path, tmp_path)
     assert done.stdout.strip() or list(tmp_path.iterdir()), "an example shows or writes something"

@@ -46,7 +46,7 @@ def prepared(photo: np.ndarray) -> jax.Array:
     return (image - jnp.array([0.485, 0.456, 0.406])) / jnp.array([0.229, 0.224, 0.225])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_network_knows_a_cat_and_a_coffee(weights, tmp_path):
     state_dict = interop.load_state_dict(weights)
     interop.save_state_dict(tmp_path / "net.safetensors", state_dict)

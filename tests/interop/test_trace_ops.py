@@ -91,30 +91,36 @@ def check(case: str, seed: int, transform=lambda function: function) -> None:
         results = several(ours(context, *given, **{k: converted(v, order_of, changing) for k, v in kwargs.items()}))
         return [to_torch_order(results[place]) for place in read]
 
-    arrays = [jnp.asarray(x.detach().numpy()) for x in floats]
-    got, pullback = jax.vjp(transform(run), arrays)
     wanted = [wanted[place] for place in read]
+    smooth = [tensor.is_floating_point() and tensor.requires_grad for tensor in wanted]
+    weights = [Draw(seed + 1).normal(*tensor.shape) for tensor in wanted]
+
+    def run_both_ways(arrays, weights):
+        """The results, and the gradients of the smooth ones' sum with these weights."""
+        got, pullback = jax.vjp(run, arrays)
+        cotangents = [
+            weight * float(is_smooth)
+            if jnp.issubdtype(result.dtype, jnp.floating)
+            else np.zeros(result.shape, jax.dtypes.float0)
+            for result, weight, is_smooth in zip(got, weights, smooth, strict=True)
+        ]
+        return got, pullback(cotangents)[0]
+
+    arrays, factors = ([jnp.asarray(x.detach().numpy()) for x in torchs] for torchs in (floats, weights))
+    got, ours_gradients = transform(run_both_ways)(arrays, factors)
     for result, tensor in zip(got, wanted, strict=True):
         assert result.shape == tuple(tensor.shape)
         assert jnp.issubdtype(result.dtype, jnp.floating) == tensor.is_floating_point()
         close(result, tensor.detach().numpy(), LOOSER.get(case, TOLERANCE))
-    smooth = [tensor.is_floating_point() and tensor.requires_grad for tensor in wanted]
     if any(smooth) and asked and case not in WITHOUT_GRADIENT_IN_TORCH:
-        weights = [Draw(seed + 1).normal(*tensor.shape) for tensor in wanted]
         total = sum((t * w).sum() for t, w, is_smooth in zip(wanted, weights, smooth, strict=True) if is_smooth)
         gradients = iter(torch.autograd.grad(total, asked, allow_unused=True))
-        cotangents = [
-            jnp.asarray(w.numpy()) * float(is_smooth)
-            if jnp.issubdtype(result.dtype, jnp.floating)
-            else np.zeros(result.shape, jax.dtypes.float0)
-            for result, w, is_smooth in zip(got, weights, smooth, strict=True)
-        ]
-        for ours_, x in zip(pullback(cotangents)[0], floats, strict=True):
+        for gradient, x in zip(ours_gradients, floats, strict=True):
             if x.requires_grad:
                 theirs = next(gradients)
                 close(
-                    ours_,
-                    np.zeros(ours_.shape) if theirs is None else theirs.numpy(force=True),
+                    gradient,
+                    np.zeros(gradient.shape) if theirs is None else theirs.numpy(force=True),
                     LOOSER.get(case, TOLERANCE),
                 )
 
@@ -127,14 +133,8 @@ def close(ours, wanted, tolerance: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_operator_is_torchs(case: str) -> None:
-    with jax.enable_x64(True):
-        check(case, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if "pool" in case])
-def test_windows_have_gradients_under_jit(case: str) -> None:
-    """lax only knows them where it sees that sums begin at zero, and under `jit` it sees no JAX array's value."""
+    """Under `jit`, as networks run: there lax sees no array's value, and has a window's gradient only where it sees
+    that the sum begins at zero."""
     with jax.enable_x64(True):
         check(case, 0, jax.jit)
 
@@ -142,6 +142,7 @@ def test_windows_have_gradients_under_jit(case: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_an_operator_is_torchs_on_many_shapes(case: str, share, figure) -> None:
+    """Operation by operation."""
     seeds = range(1, 1 + share(20))
     with jax.enable_x64(True):
         for seed in seeds:
