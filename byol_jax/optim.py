@@ -192,10 +192,24 @@ def _reach_outputs(equation: Any, inputs: list[bool]) -> list[bool]:
     if equation.primitive.name != "scan":
         outputs = _reach(inner, inputs)
         return outputs if len(outputs) == len(equation.outvars) else [any(inputs)] * len(equation.outvars)
-    first, count = equation.params["num_consts"], equation.params["num_carry"]
+    first, count = _count_constants_and_carries(equation, inner)
     while True:
         outputs = _reach(inner, inputs)
         carried = [a or b for a, b in zip(inputs[first : first + count], outputs[:count], strict=True)]
         if carried == inputs[first : first + count]:
             return outputs
         inputs = [*inputs[:first], *carried, *inputs[first + count :]]
+
+
+def _count_constants_and_carries(scan: Any, body: Any) -> tuple[int, int]:
+    """How many inputs of a scan its body gets as they are, and how many values it carries from round to round.
+
+    What is sliced has one axis less inside the loop than outside, what is stacked likewise. The parameters that say it
+    outright have other names from jax 0.11 on.
+    """
+
+    def as_they_are(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
+
+    carries = as_they_are(scan.outvars, body.outvars)
+    return as_they_are(scan.invars, body.invars) - carries, carries

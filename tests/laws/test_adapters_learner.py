@@ -184,6 +184,65 @@ def test_a_network_that_names_nothing_gives_its_output_alone(build):
             learner_of(build(), SHAPE, hidden_layer=layer)
 
 
+class Rows(nn.Module):
+    """Reads an image row by row, over and over."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        rows = x.reshape(*x.shape[:2], -1)  # [N, H, W·C]
+        return nn.RNN(nn.OptimizedLSTMCell(4))(rows)[:, -1]
+
+
+class Layers(nn.Module):
+    """The same layer twice, each time with weights of its own, as a loop over them."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        class Layer(nn.Module):
+            @nn.compact
+            def __call__(self, x, _):
+                return nn.tanh(nn.Dense(768)(x)), None
+
+        layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return layers()(flat(x), None)[0]
+
+
+class NnxRows(nnx.Module):
+    def __init__(self, rngs):
+        self.rnn = nnx.RNN(nnx.LSTMCell(48, 4, rngs=rngs))
+
+    def __call__(self, x):
+        return self.rnn(x.reshape(*x.shape[:2], -1))[:, -1]
+
+
+class NnxLayers(nnx.Module):
+    def __init__(self, rngs):
+        make = nnx.split_rngs(splits=2)(nnx.vmap(lambda rngs: nnx.Linear(768, 768, rngs=rngs)))
+        self.layers = make(rngs)
+
+    def __call__(self, x):
+        return nnx.scan(lambda x, layer: nnx.tanh(layer(x)), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
+            flat(x), self.layers
+        )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: from_linen(Rows()),
+        lambda: from_linen(Layers()),
+        lambda: from_nnx(NnxRows(nnx.Rngs(0))),
+        lambda: from_nnx(NnxLayers(nnx.Rngs(0))),
+    ],
+    ids=["linen RNN", "linen scan", "nnx RNN", "nnx scan"],
+)
+def test_every_weight_of_a_network_with_a_loop_in_it_is_trained(build):
+    learner = learner_of(build(), SHAPE, hidden_layer=-1)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    weights = [leaf.shape for leaf in jax.tree.leaves(state.online.params)]
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(state.opt_state[0].mu)) == sorted(weights)
+
+
 class Pair(nn.Module):
     @nn.compact
     def __call__(self, x):

@@ -209,3 +209,37 @@ def test_depended_on_takes_any_tree_and_several_outputs():
         None,
         {"x": False},
     )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_loop_uses_is_the_closure_of_its_wires(seed):
+    """A loop of random constants, carries, slices and stacks, each of rank 0 to 2; `wires` says what reads what."""
+    rng = np.random.default_rng(seed)
+    constants, carries, slices, stacks = rng.integers(0, 4, 4)
+    carries = max(carries, 1)
+    inputs = constants + carries + slices
+    shapes = [(2,) * rank for rank in rng.integers(0, 3, inputs)]
+    outputs = shapes[constants : constants + carries] + [(2,) * rank for rank in rng.integers(0, 3, stacks)]
+    wires = rng.random((carries + stacks, inputs)) < 0.3
+    kept = rng.random(carries + stacks) < 0.5
+
+    def run(params):
+        def body(carry, slices):
+            values = [jnp.sin(value.sum()) for value in (*params[:constants], *carry, *slices)]
+            found = [
+                jnp.full(shape, sum((value for value, read in zip(values, row, strict=True) if read), jnp.zeros(())))
+                for shape, row in zip(outputs, wires, strict=True)
+            ]
+            return found[:carries], found[carries:]
+
+        last, stacked = jax.lax.scan(body, params[constants : constants + carries], params[constants + carries :], 3)
+        return [value for value, flag in zip([*last, *stacked], kept, strict=True) if flag]
+
+    def param(number, shape):
+        return jax.ShapeDtypeStruct((3, *shape) if number >= constants + carries else shape, jnp.float32)
+
+    reads = np.eye(inputs, dtype=int)  # what a value of this round may depend on in a round before it, and itself
+    reads[constants : constants + carries] += wires[:carries]
+    reached = wires @ np.linalg.matrix_power(reads, inputs) > 0
+    found = find_dependence(run, [param(*numbered) for numbered in enumerate(shapes)])
+    assert found == reached[kept].any(axis=0).tolist()
