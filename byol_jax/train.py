@@ -114,7 +114,10 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Program:
-    """What a run is told beside what it learns and from which images; each value as in `pretrain`."""
+    """What a run is told beside what it learns and from which images; each value as in `pretrain`.
+
+    `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on.
+    """
 
     out: str | Path
     seed: int = 0
@@ -126,6 +129,7 @@ class Program:
     init_from: "str | Path | WeightFile | None" = None
     progress: bool = True
     tensorboard: bool = False
+    advice_when_stopped: str = "go on with --resume"
 
 
 def train_recipe(
@@ -307,7 +311,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             if tally.divergence:
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
     if done < total:
-        plan.log.say(f"stopped after step {done} of {total}; go on with --resume")
+        plan.log.say(f"stopped after step {done} of {total}; {plan.program.advice_when_stopped}")
         raise KeyboardInterrupt
     return state
 

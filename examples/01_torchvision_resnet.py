@@ -46,7 +46,7 @@ def main() -> None:
     until_pool = torch.nn.Sequential(*list(resnet.children())[:-1], torch.nn.Flatten())
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET_MEAN_STD)
     with torch.no_grad():
-        features = until_pool((torch.from_numpy(jax.device_get(images)).permute(0, 3, 1, 2) - mean) / std)
+        features = until_pool((torch.tensor(jax.device_get(images)).permute(0, 3, 1, 2) - mean) / std)
     difference = abs(jax.device_get(learner.embed(state, images)) - features.numpy()).max()
     print(f"{len(written)} tensors written to improved-net.pt; features differ by at most {difference:.1e}")
 

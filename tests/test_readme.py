@@ -136,6 +136,7 @@ def test_every_block_has_a_language_that_is_tested():
 def test_examples_run(path, tmp_path):
     done = check_runs(path, tmp_path)
     assert done.stdout.strip() or list(tmp_path.iterdir()), "an example shows or writes something"
+    assert "Warning" not in done.stderr, done.stderr
 
 
 def test_examples_are_short_and_introduced():

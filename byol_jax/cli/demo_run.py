@@ -4,10 +4,11 @@
 
 Data: the 10,000-image half of Fashion-MNIST in file order; the first 8,000 train (pre-training sees only these, without
 their labels), the last 2,000 test. Network and recipe: `presets.small_grey`. Both controls get the same evaluation: raw
-pixels, and the same network at random initialisation.
+pixels, and the same network at random initialisation. Where PyTorch isn't installed, only the hand-over is left out.
 """
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from byol_jax import evaluate, nets, presets, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import open_dataset
 from byol_jax.disk import write_atomically
-from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError
+from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError, MissingDependencyError
 from byol_jax.hidden import OUTPUT
 from byol_jax.nets.cnn import torch_expression
 from byol_jax.recipe import learner_arguments
+from byol_jax.runs.artifacts import ENCODER
 from byol_jax.runs.folder import run_paths
 from byol_jax.train import Program, train_recipe
 from byol_jax.types import TrainState
@@ -48,10 +50,11 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
 
     Returns:
         {"raw_pixels": {"knn", "linear"}, "random_init": {…}, "byol": {…}, "pytorch": expression}; accuracies in [0, 1].
+        `expression` builds the network that takes the weights in PyTorch.
     """
     if steps is not None and steps < 1:
         raise ConfigurationError(f"steps={steps}: expected at least 1")
-    say = Console(stderr=True, highlight=False, soft_wrap=True).print
+    say = Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print
     out = Path(out)
     recipe = replace(presets.small_grey(), hidden_layer=OUTPUT)  # without a classifier the output is the flattened map
     if steps is not None:
@@ -60,11 +63,21 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
     train = images[:TRAIN_IMAGES]
     length = f"{recipe.steps:,} steps of {recipe.batch_size}"
     say(f"training on {len(train):,} images of {IMAGE_SIZE} x {IMAGE_SIZE}, {length}")
+    missing = _missing_for_hand_over()
+    if missing:
+        say(f"the hand-over to PyTorch at the end is left out: {missing}")
     if overwrite and run_paths(out).config.exists():
         for stale in ("results.json", "improved-net.pt"):
             (out / stale).unlink(missing_ok=True)
     encoder = nets.small_cnn(num_classes=None)
-    program = Program(out=out, seed=seed, overwrite=overwrite, log_every=100, checkpoint_every=5_000)
+    program = Program(
+        out=out,
+        seed=seed,
+        overwrite=overwrite,
+        log_every=100,
+        checkpoint_every=5_000,
+        advice_when_stopped="--overwrite starts the demo anew",
+    )
     network = {"name": recipe.network, "channels": recipe.num_channels, "num_classes": None}
     state = train_recipe(encoder, train, recipe, program, network=network)
     say("measuring: weighted kNN and a linear probe, with both controls")
@@ -80,14 +93,15 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
     _print(scores, test_images=len(images) - TRAIN_IMAGES)
 
     expression = torch_expression(num_classes=None, image_size=IMAGE_SIZE)
-    weights = out / "improved-net.pt"
-    test, expected = images[TRAIN_IMAGES:], features["byol"][TRAIN_IMAGES:]
-    say(_hand_over(weights, expression, state, test, expected, normalize=arguments["normalize"]))
+    weights = run_paths(out).exported / ENCODER if missing else out / "improved-net.pt"
+    if not missing:
+        test, expected = images[TRAIN_IMAGES:], features["byol"][TRAIN_IMAGES:]
+        say(_hand_over(weights, expression, state, test, expected, normalize=arguments["normalize"]))
     results = scores | {"pytorch": expression}
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
     write_atomically(run_paths(out).evaluation, json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
     report.write_report(out, title="byol-jax demo: Fashion-MNIST")
-    say(f"written to {out}: results.json, improved-net.pt, views.png, report.html")
+    say(f"written to {out}: results.json, {weights.relative_to(out)}, views.png, report.html")
     return results
 
 
@@ -112,6 +126,18 @@ def _print(scores: dict[str, dict[str, float]], *, test_images: int) -> None:
     for name, score in scores.items():
         table.add_row(name.replace("_", " "), f"{100 * score['knn']:.1f}", f"{100 * score['linear']:.1f}")
     Console(highlight=False).print(table)
+
+
+def _missing_for_hand_over() -> str | None:
+    """What to install before weights can go to PyTorch, found out by writing a file; None where it is there."""
+    import interop
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            interop.save_state_dict(Path(folder, "number.pt"), {"number": np.ones(1, np.float32)})
+        except MissingDependencyError as error:
+            return str(error)
+    return None
 
 
 def _hand_over(

@@ -77,9 +77,11 @@ class TrainingLog:
 def progress_bar(label: str, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
     """While inside, `update(done, total)` moves a bar on the terminal; nothing is shown elsewhere."""
     console = Console(stderr=True)
+    if not (show and console.is_terminal):
+        yield lambda done, total: None  # a disabled bar of rich before 14.3 ends with an empty line
+        return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    silent = not (show and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -1,6 +1,7 @@
 """All but PyTorch's own files works where PyTorch isn't installed: train, evaluate, export, reload."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import byol_jax
 import interop
 from byol_jax import checkpoint, evaluate, nets
+from byol_jax.cli import demo_run
+from byol_jax.cli.main import main
 
 OPTIONS = {"image_size": 16, "batch_size": 8, "num_channels": 1, "projection_size": 8, "projection_hidden_size": 16}
 
@@ -92,3 +95,26 @@ def test_command_line_from_an_array_to_weights(images, tmp_path):
     exported = command_line("export", tmp_path / "run", "--out", tmp_path / "net.safetensors")
     assert exported.returncode == 0, exported.stderr
     assert interop.load_state_dict(tmp_path / "net.safetensors")
+
+
+def test_the_demo_says_before_it_trains_that_it_leaves_the_hand_over_out(tmp_path, monkeypatch, capsys):
+    images, labels = demo_run._embedded_images()
+    monkeypatch.setattr(demo_run, "_embedded_images", lambda: (images[:300], labels[:300]))
+    monkeypatch.setattr(demo_run, "TRAIN_IMAGES", 200)
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "2"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    left_out = [number for number, line in enumerate(said) if 'pip install "byol-jax[torch]"' in line]
+    compiled = [number for number, line in enumerate(said) if line.startswith("compiled the step")]
+    assert left_out[-1] < compiled[0]
+    assert "exported/encoder.safetensors" in said[-1]
+    assert interop.load_state_dict(tmp_path / "demo" / "exported" / "encoder.safetensors")
+    assert set(json.loads((tmp_path / "demo" / "results.json").read_text())) >= {"raw_pixels", "random_init", "byol"}
+
+
+def test_an_error_is_one_line(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "photos" / name).write_bytes(b"no image")
+    refused = command_line("train", tmp_path / "photos", "--image-size", 16, "--steps", 1, "--out", tmp_path / "run")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
