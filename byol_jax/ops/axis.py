@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["device_count", "device_index", "mean_over", "split_gradient"]
+__all__ = ["device_count", "device_index", "equally_varying", "mean_over", "split_gradient"]
 
 
 def device_count(axis_name: str | None) -> int:
@@ -43,3 +43,18 @@ def mean_over(value: Any, axis_name: str | None) -> Any:
         return reduce(leaf, axis_name)
 
     return jax.tree.map(mean, value)
+
+
+def equally_varying(*arrays: Any) -> tuple[Any, ...]:
+    """Adds a zero of every array to every array, so that all vary over the mapped axes that any of them varies over.
+
+    `shard_map` with `check_vma` asks a hand-written backward pass for gradients that vary exactly as their inputs do.
+    With every input varying, that holds, and the sum over devices of a replicated `scale`'s gradient is left to the
+    transpose of the cast that this addition brings. XLA removes the addition.
+    """
+    zeros = [jnp.zeros_like(array, shape=()) for array in arrays if array is not None]
+
+    def vary(array: Any) -> Any:
+        return array if array is None else sum((zero.astype(array.dtype) for zero in zeros), array)
+
+    return tuple(vary(array) for array in arrays)

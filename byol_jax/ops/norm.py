@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.axis import equally_varying
 from byol_jax.ops.precision import at_least_float32
 
 __all__ = ["batch_norm_eval", "batch_norm_train"]
@@ -64,7 +65,7 @@ def batch_norm_train(
         raise ConfigurationError(
             f"batch norm over {x.shape} has one value per channel in training: use a batch of 2 or more"
         )
-    normalised: Any = _normalise(*_equally_varying(x, scale, bias), epsilon, axis_name, relu)
+    normalised: Any = _normalise(*equally_varying(x, scale, bias), epsilon, axis_name, relu)
     y, (batch_mean, batch_var) = normalised[0], jax.lax.stop_gradient(normalised[1:])
     new_mean = (1 - momentum) * mean + momentum * batch_mean.astype(mean.dtype)
     new_var = (1 - momentum) * var + momentum * (batch_var * (count / (count - 1))).astype(var.dtype)
@@ -155,18 +156,3 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
     """Over all axes but the last and, with `axis_name`, over that mapped axis. `[C]`."""
     mean = x.mean(tuple(range(x.ndim - 1)))
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-
-
-def _equally_varying(*arrays):
-    """Adds a zero of every array to every array, so that all vary over the mapped axes that any of them varies over.
-
-    `shard_map` with `check_vma` asks a hand-written backward pass for gradients that vary exactly as their inputs do.
-    With every input varying, that holds, and the sum over devices of a replicated `scale`'s gradient is left to the
-    transpose of the cast that this addition brings. XLA removes the addition.
-    """
-    zeros = [jnp.zeros_like(array, shape=()) for array in arrays if array is not None]
-
-    def vary(array):
-        return array if array is None else sum((zero.astype(array.dtype) for zero in zeros), array)
-
-    return tuple(vary(array) for array in arrays)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
 from interop.arrays import DTYPE_NAMES, import_torch
 from interop.trace.export import Traced, example_batch, trace
+from interop.trace.gradients import hooks_on_gradients
+from interop.trace.graph import COTANGENT, FUNCTION
 from interop.trace.ops.table import find
 
 __all__ = ["Missing", "Report", "check", "check_module", "find_missing", "missing_ops"]
@@ -25,6 +27,9 @@ def check(
     module: Any, *, image_size: int | Sequence[int] | None = 224, channels: int = 3, example_input: Any = None
 ) -> Report:
     """Whether this module can be imported, and if not everything in the way, with module paths. Nothing is computed.
+
+    Hooks on gradients, and Functions whose backward can't be followed, are among it. What only numbers tell, such as an
+    operator that computes something else, is left to `from_torch_module`'s verification.
 
     Args:
         module, image_size, channels, example_input: as `from_torch_module` takes them.
@@ -94,7 +99,7 @@ def find_missing(traced: Traced) -> Missing:
     operators: dict[str, list[str]] = {}
     for graph in (traced.train, traced.eval):
         for node in graph.nodes:
-            if find(node.op) is None:
+            if find(node.op) is None and node.op not in (COTANGENT, FUNCTION):
                 paths = operators.setdefault(node.op, [])
                 if (node.module or "the network itself") not in paths:
                     paths.append(node.module or "the network itself")
@@ -110,7 +115,11 @@ def check_module(module: Any) -> None:
     torch = import_torch()
     if not isinstance(module, torch.nn.Module):
         raise UnsupportedModuleError(f"expected a torch.nn.Module, got {type(module).__name__}")
-    reasons = [*_lazy_parameters(torch, module), *_cumulative_norms(torch, module)]
+    reasons = [
+        *_lazy_parameters(torch, module),
+        *_cumulative_norms(torch, module),
+        *hooks_on_gradients(torch, module),
+    ]
     if not reasons:  # lazy tensors have no dtype to look at
         reasons = [*_unsupported_dtypes(module)]
     if reasons:

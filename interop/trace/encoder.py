@@ -27,6 +27,7 @@ from interop.trace.graph import Graph, Ref
 from interop.trace.interpret import NO_STAND_INS, Program, interpret, program
 from interop.trace.ops.norm import RAW_BUFFERS
 from interop.trace.ops.operator import Operator
+from interop.trace.uniform import uniform_constants
 from interop.trace.values import Value, from_torch_order, to_torch_order
 from interop.trace.verify import verify_encoder
 
@@ -70,16 +71,19 @@ def from_torch_module(
         image_size: H = W, or (H, W), of the images; fixed from then on. The batch's size stays open.
         channels: C of the images.
         example_input: instead of both, a tensor [n, ...] as the module takes it, for input that isn't images.
-        verify: run both frameworks on the example, in both modes, and refuse where they differ.
+        verify: run both frameworks on the example, in both modes, and refuse where output, buffers or gradients differ:
+            in float64, and in float32 as XLA compiles it by default, for batches of 2 and 8.
 
     Returns:
         An `Encoder` whose `init` gives the module's weights whatever the key, and whose hidden layers are the module's
         named sub-modules. Parameters with `requires_grad=False` get no gradient.
 
     Raises:
-        UnsupportedModuleError: the module can't be written down as one graph; the message says what and where.
+        UnsupportedModuleError: the module can't be written down as one graph, or has hooks on gradients; the message
+            says what and where.
         UnsupportedOpError: operators without a JAX counterpart; all of them, with the modules that use them.
-        ConversionMismatchError: with `verify`, both ran and differ; the first sub-module that does is named.
+        ConversionMismatchError: with `verify`, both ran and differ; the first sub-module or parameter that does is
+            named.
         MissingDependencyError: torch is absent.
 
     Example:
@@ -215,7 +219,14 @@ def _apply(
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
     features, *changed = interpret(
-        nodes, sources, wanted, floating=floating, key=key, axis_name=axis_name, stand_ins=stand_ins
+        nodes,
+        sources,
+        wanted,
+        floating=floating,
+        key=key,
+        axis_name=axis_name,
+        stand_ins=stand_ins,
+        uniform=uniform_constants(graph),
     )
     features = to_torch_order(features)
     if features.shape[:1] != images.shape[:1]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
+from interop.trace.gradients import Followed, follow_gradients
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 
 __all__ = ["Traced", "example_batch", "record_outputs", "trace"]
@@ -77,16 +78,20 @@ def _keep_modes(module: Any) -> Iterator[None]:
 
 def _export(module: Any, example: Any) -> Graph:
     torch = import_torch()
-    wrapper, names = _recording_module(torch, module)
+    followed = Followed()
+    wrapper, names = _recording_module(torch, module, followed)
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
             warnings.simplefilter("ignore")
             exported = torch.export.export(wrapper, (example,), dynamic_shapes=({0: batch},), strict=False)
             _detach_where_no_grad(torch, exported.graph_module)
             exported = exported.run_decompositions({})
     except Exception as error:
+        followed.raise_if_refused(type(module).__name__)
         raise UnsupportedModuleError(_reason(module, error)) from error
+    followed.raise_if_refused(type(module).__name__)
+    followed.warn()
     return _as_graph(torch, module, exported, names)
 
 
@@ -114,9 +119,9 @@ def record_outputs(module: Any) -> Iterator[dict[str, Any]]:
             handle.remove()
 
 
-def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
+def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any, list[str]]:
     """A module that returns the network's output, if that is a tensor, and all sub-modules' outputs; and the list of
-    their names, filled when it runs."""
+    their names, filled when it runs, as `followed` is."""
     names: list[str] = []
 
     class Recording(torch.nn.Module):
@@ -125,7 +130,7 @@ def _recording_module(torch: Any, module: Any) -> tuple[Any, list[str]]:
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
-            with record_outputs(module) as outputs:
+            with record_outputs(module) as outputs, follow_gradients(module, followed):
                 output = module(x)
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
             names[:] = [*whole, *outputs]

@@ -6,7 +6,14 @@ Neither torch nor JAX is needed to hold one. `export.py` makes it from a module,
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Dtype", "Graph", "Node", "Placeholder", "Ref", "nodes_for", "refs"]
+__all__ = ["COTANGENT", "FUNCTION", "Dtype", "Graph", "Node", "Placeholder", "Ref", "nodes_for", "refs"]
+
+COTANGENT = "byol_jax.cotangent.default"
+"""The operator of (y,): what will be the gradient by y."""
+
+FUNCTION = "byol_jax.function.default"
+"""The operator of (inputs, outputs, cotangents, gradients): the outputs; the gradient by each input is what is computed
+from the outputs' cotangents, or zero where there is None. How one comes about: `gradients.py`."""
 
 
 class Ref(NamedTuple):

@@ -1,18 +1,23 @@
 """Runs a traced graph in JAX, node after node. Pure; under `jit` only the operators remain.
 
 `program` prepares the nodes once: it leaves out what `wanted` doesn't need, and where a ReLU is the only reader of a
-batch norm it joins the two, as native networks do. `interpret` runs them.
+batch norm it joins the two, as native networks do; a Function's call gets the nodes of its backward pass
+(`gradients.py`). `interpret` runs them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from byol_jax.errors import UnsupportedOpError
-from interop.trace.graph import Dtype, Graph, Node, Ref, nodes_for, refs
+from byol_jax.ops.axis import equally_varying
+from interop.trace.graph import COTANGENT, FUNCTION, Dtype, Graph, Node, Ref, nodes_for, refs
 from interop.trace.ops.operator import Context, Operator
 from interop.trace.ops.table import find
+from interop.trace.uniform import is_uniform, with_concealed_operands
+from interop.trace.values import Value, arrange
 
 __all__ = ["NO_STAND_INS", "Program", "interpret", "program"]
 
@@ -28,7 +33,7 @@ BATCH_NORMS = (
 
 def program(graph: Graph, wanted: Sequence[Ref]) -> Program:
     """The nodes to run for `wanted`, batch norm and ReLU joined where nothing else reads what is between them."""
-    nodes = nodes_for(graph, wanted)
+    nodes = _with_backward_passes(graph, nodes_for(graph, wanted))
     by_name = {node.name: node for node in nodes}
     readers: dict[str, int] = {ref.name: 2 for ref in wanted}  # a wanted value must stay as it is
     for node in nodes:
@@ -41,6 +46,24 @@ def program(graph: Graph, wanted: Sequence[Ref]) -> Program:
             joined[norm.name] = norm._replace(options=norm.options | {"relu": True})
             joined[node.name] = node._replace(op="aten.alias.default")
     return tuple(joined.get(node.name, node) for node in nodes)
+
+
+def _with_backward_passes(graph: Graph, nodes: Program) -> Program:
+    """Every Function's call with the nodes from its cotangents to its gradients, which go from where they stand."""
+    behind: dict[str, Node] = {}
+    for node in nodes:
+        inputs = {*refs(node.args), *refs(node.options)}
+        if node.op == COTANGENT or (node.op != FUNCTION and not inputs.isdisjoint(behind)):
+            behind[node.name] = node
+    graph = graph._replace(nodes=tuple(behind.values()))
+
+    def with_backward_pass(call: Node) -> Node:
+        wanted = [ref for ref in call.args[3] if ref is not None]
+        backward = tuple(node for node in nodes_for(graph, wanted) if node.op != COTANGENT)
+        return call._replace(options={"backward": backward})
+
+    kept = (node for node in nodes if node.name not in behind)
+    return tuple(with_backward_pass(node) if node.op == FUNCTION else node for node in kept)
 
 
 def _norm_before(node: Node, by_name: Mapping[str, Node], readers: Mapping[str, int]) -> Node | None:
@@ -63,6 +86,7 @@ def interpret(
     key: jax.Array | None,
     axis_name: str | None,
     stand_ins: Mapping[str, Operator] = NO_STAND_INS,
+    uniform: frozenset[str] = frozenset(),
 ) -> list[Any]:
     """The values of `wanted`.
 
@@ -73,21 +97,91 @@ def interpret(
         key: for the operators that draw; each gets its own, folded with its place in `nodes`.
         axis_name: mapped axis to average batch statistics over.
         stand_ins: operators, by name without overload, that go before the table's.
+        uniform: sources that are one number everywhere.
 
     Raises:
         UnsupportedOpError: an operator without a JAX counterpart.
     """
-    values = dict(sources)
+    values = _evaluate(nodes, sources, uniform, _Run(floating, key, axis_name, stand_ins))
+    return [values[ref.name] for ref in wanted]
+
+
+class _Run(NamedTuple):
+    """What all operators of a run share: see `interpret`."""
+
+    floating: Any
+    key: jax.Array | None
+    axis_name: str | None
+    stand_ins: Mapping[str, Operator]
+
+
+def _evaluate(
+    nodes: Sequence[Node], given: Mapping[str, Any], given_uniform: frozenset[str], run: _Run
+) -> dict[str, Any]:
+    """All values by name: those given and the nodes'."""
+    values, uniform = dict(given), set(given_uniform)
     for place, node in enumerate(nodes):
-        operator = stand_ins.get(node.op.rpartition(".")[0]) or find(node.op)
+        own_key = None if run.key is None else jax.random.fold_in(run.key, place)
+        if node.op == FUNCTION:
+            values[node.name] = _call_function(node, values, frozenset(uniform), run._replace(key=own_key))
+            continue
+        operator = run.stand_ins.get(node.op.rpartition(".")[0]) or find(node.op)
         if operator is None:
             raise UnsupportedOpError(f"{node.op} (in {node.module or 'the network itself'}) has no JAX counterpart")
-        own_key = None if key is None else jax.random.fold_in(key, place)
-        context = Context(floating, own_key, axis_name, node.module)
-        args = [_resolve(arg, values) for arg in node.args]
-        options = {name: _resolve(option, values) for name, option in node.options.items()}
+        context = Context(run.floating, own_key, run.axis_name, node.module)
+        shown = with_concealed_operands(node, values, uniform)
+        args = [_resolve(arg, shown) for arg in node.args]
+        options = {name: _resolve(option, shown) for name, option in node.options.items()}
         values[node.name] = operator(context, *args, **options)
-    return [values[ref.name] for ref in wanted]
+        if is_uniform(node, values, uniform):
+            uniform.add(node.name)
+    return values
+
+
+def _call_function(node: Node, values: Mapping[str, Any], uniform: frozenset[str], run: _Run) -> tuple[Value, ...]:
+    """The outputs of a torch.autograd.Function, whose gradient is what its backward pass computes."""
+    inputs, outputs, cotangents, gradients = node.args
+    nodes: tuple[Node, ...] = node.options["backward"]
+    own = {ref.name for ref in cotangents} | {part.name for part in nodes}
+    read = {*refs(gradients), *(name for part in nodes for name in (*refs(part.args), *refs(part.options)))} - own
+    xs, ys = ([values[ref.name] for ref in part] for part in (inputs, outputs))
+    forms, orders = [(x.order, x.dtype) for x in xs], [y.order for y in ys]
+    kept, structure = jax.tree.flatten(({name: values[name] for name in read}, run.key))
+    fixed = [None if isinstance(leaf, jax.Array) else leaf for leaf in kept]
+
+    @jax.custom_vjp
+    def function(xs: list[jax.Array], ys: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
+        return ys
+
+    def forward(xs: list[jax.Array], ys: list[jax.Array], arrays: list[jax.Array]) -> Any:
+        return ys, arrays
+
+    def backward(arrays: list[jax.Array], dys: list[jax.Array]) -> Any:
+        remaining = iter(arrays)
+        leaves = [next(remaining) if leaf is None else leaf for leaf in fixed]
+        given, key = jax.tree.unflatten(structure, leaves)
+        given |= {ref.name: Value(dy, order) for ref, dy, order in zip(cotangents, dys, orders, strict=True)}
+        found = _evaluate(nodes, given, uniform, run._replace(key=key))
+        dxs = [
+            None if ref is None else arrange(found[ref.name], order).astype(dtype)
+            for ref, (order, dtype) in zip(gradients, forms, strict=True)
+        ]
+        return dxs, None, None
+
+    function.defvjp(forward, backward)
+    arrays = [leaf for leaf in kept if isinstance(leaf, jax.Array)]
+    results = function(*_equally_varying([x.array for x in xs], [y.array for y in ys], arrays))
+    return tuple(map(Value, results, orders))
+
+
+def _equally_varying(*lists: list[jax.Array]) -> list[list[jax.Array]]:
+    """`equally_varying` of all floating arrays in the lists; others stay as they are."""
+    leaves, structure = jax.tree.flatten(lists)
+    floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+    varied = iter(equally_varying(*(leaf for leaf, is_float in zip(leaves, floating, strict=True) if is_float)))
+    return jax.tree.unflatten(
+        structure, [next(varied) if is_float else leaf for leaf, is_float in zip(leaves, floating, strict=True)]
+    )
 
 
 def _resolve(argument: Any, values: Mapping[str, Any]) -> Any:

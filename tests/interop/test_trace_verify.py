@@ -10,7 +10,7 @@ from torch import nn
 import interop
 from byol_jax.errors import ConversionMismatchError
 from byol_jax.hidden import OUTPUT
-from interop.trace import verify
+from interop.trace import interpret, verify
 from interop.trace.ops import table
 
 
@@ -65,3 +65,91 @@ def test_whole_numbers_as_input():
     got, _ = encoder.apply(variables, jnp.asarray(tokens, jnp.int32), train=False, hidden_layer=OUTPUT)
     with torch.no_grad():
         np.testing.assert_allclose(got, module(torch.from_numpy(tokens)), atol=1e-6)
+
+
+class Centred(nn.Module):
+    """Subtracts the mean over channels as a product with a matrix of one number, then reduces over positions."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 64, 1)
+        self.number = nn.Parameter(torch.tensor(1 / 64))
+        self.register_buffer("matrix", torch.full((64, 64), 1 / 64), persistent=False)
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)  # [N, 36, 64]
+        match self.kind:
+            case "full":
+                mean = x @ torch.full((64, 64), 1 / 64)
+            case "folded":
+                mean = x @ (torch.ones(64, 64).t() / 64)
+            case "number":
+                mean = x @ self.number.expand(64, 64)
+            case "buffer":
+                mean = nn.functional.linear(x, self.matrix)
+            case _:
+                kernel = torch.full((64, 64, 1), 1 / 64)
+                mean = nn.functional.conv1d(x.transpose(1, 2), kernel).transpose(1, 2)
+        return (x - mean).square().mean(1)
+
+
+@pytest.fixture
+def in_float32_too(monkeypatch):
+    monkeypatch.delenv(verify.IN_FLOAT64_ALONE)
+
+
+@pytest.mark.parametrize("kind", ["full", "folded", "number", "buffer", "convolution"])
+def test_a_product_with_one_number_everywhere_is_right_when_compiled(kind):
+    """XLA:CPU gave NaN or any number (`byol_jax.ops.faults`), in every version from jaxlib 0.10.2 on."""
+    module = Centred(kind)
+    encoder = interop.from_torch_module(module, image_size=6, verify=False)
+    variables = encoder.init(None, (6, 6, 3))
+    images = np.random.default_rng(0).random((2, 6, 6, 3)).astype(np.float32)
+    wanted = module(torch.from_numpy(images.transpose(0, 3, 1, 2))).detach().numpy()
+
+    def outputs(variables, images):
+        return encoder.apply(variables, images, train=True, hidden_layer=OUTPUT, key=None)[0]
+
+    np.testing.assert_allclose(jax.jit(outputs)(variables, images), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_xla_gets_wrong_in_float32_alone_is_refused(monkeypatch, in_float32_too):
+    """In place of a fault that only some versions have: an operator that is right in float64 alone."""
+    cosine = table.OPERATORS["aten.cos"]
+
+    def rounded(context, x):
+        y = cosine(context, x)
+        return y._replace(array=jnp.round(y.array, 2) if y.dtype == jnp.float32 else y.array)
+
+    class Cosine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(48, 4)
+
+        def forward(self, x):
+            return torch.cos(self.layer(x.flatten(1)))
+
+    interop.from_torch_module(Cosine(), image_size=4)
+    monkeypatch.setattr(table, "OPERATORS", table.OPERATORS | {"aten.cos": rounded})
+    with pytest.raises(
+        ConversionMismatchError, match=r"compiled in float32 for 2 inputs: the output is off by .* XLA of jaxlib"
+    ):
+        interop.from_torch_module(Cosine(), image_size=4)
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_installed_xla_is_refused(monkeypatch, in_float32_too):
+    """The same product, not kept out of XLA's way: refused where XLA has the fault, accepted where it hasn't."""
+    monkeypatch.setattr(interpret, "with_concealed_operands", lambda node, values, uniform: values)
+    t = jnp.asarray(np.random.default_rng(0).random((2, 36, 64)), jnp.float32)
+
+    def product(t):
+        return jnp.square(t - t @ jnp.full((64, 64), 1 / 64)).mean(1)
+
+    if np.allclose(jax.jit(product)(t), product(t), rtol=1e-3):
+        interop.from_torch_module(Centred("full"), image_size=6)
+    else:
+        with pytest.raises(ConversionMismatchError, match="Centred in evaluation"):
+            interop.from_torch_module(Centred("full"), image_size=6)
