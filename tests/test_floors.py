@@ -10,7 +10,7 @@ from tests.source_code import PACKAGES, ROOT, functions, imports, modules, parse
 
 FLOORS = {
     "byol_jax": [
-        "types tree hidden image_size memory errors disk",
+        "types tree hidden image_size memory errors disk known_faults",
         "loss ema optim schedules metrics ops augment",
         "nets",
         "settings views byol",

@@ -1,7 +1,8 @@
-"""`byol-jax env`: versions and devices, for a report of a fault."""
+"""`byol-jax env`: versions and devices, for a report of a fault; and a warning of each known fault of this jaxlib."""
 
 import argparse
 import json
+import sys
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -19,10 +20,14 @@ def check(options: argparse.Namespace) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what a run's `environment.json` holds."""
+    """Prints what a run's `environment.json` holds; warns on standard error."""
+    from byol_jax.known_faults import find_faults
     from byol_jax.runs.environment import environment
 
     facts = environment()
+    jaxlib = facts["packages"]["jaxlib"]
+    for fault in find_faults(jaxlib or "", facts["devices"]["platform"]):
+        print(f"byol-jax env: warning: jaxlib {jaxlib}, {fault.name}: {fault.what}", file=sys.stderr)
     if options.json:
         print(json.dumps(facts, indent=2, default=str))
         return 0

@@ -1,0 +1,57 @@
+"""The table of jaxlib's known faults: which release has which, what `byol-jax env` warns of, and its page."""
+
+import json
+
+import pytest
+
+from byol_jax.cli.main import main
+from byol_jax.known_faults import FAULTS, find_faults
+from byol_jax.runs import environment
+from tests.compatibility_table import PAGE, page, table
+
+UNIFORM, CHANNELS, AXES = (
+    "product with a uniform constant",
+    "product of three channels",
+    "sum of a product of seven axes",
+)
+
+
+@pytest.mark.parametrize(
+    ("release", "names"),
+    [
+        ("0.10.0", set()),
+        ("0.10.1", set()),
+        ("0.10.2", {UNIFORM, CHANNELS, AXES}),
+        ("0.11.0", {UNIFORM}),
+        ("0.12.0.1", {UNIFORM}),
+    ],
+)
+def test_a_release_has_the_faults_that_were_seen(release, names):
+    assert {fault.name for fault in find_faults(release, "cpu")} == names
+    assert find_faults(release, "tpu") == ()
+
+
+@pytest.mark.parametrize("words", [["env"], ["env", "--json"]])
+def test_env_warns_of_each_fault_of_the_release_in_a_line(words, monkeypatch, capsys):
+    version = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: "0.10.2" if name == "jaxlib" else version(name))
+    assert main(words) == 0
+    answer = capsys.readouterr()
+    said = answer.err.splitlines()
+    assert len(said) == len(FAULTS)
+    assert all(line.startswith("byol-jax env: warning: jaxlib 0.10.2, ") for line in said)
+    if "--json" in words:
+        assert json.loads(answer.out)["packages"]["jaxlib"] == "0.10.2"
+
+
+def test_env_is_silent_about_a_release_without_faults(monkeypatch, capsys):
+    version = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: "0.10.1" if name == "jaxlib" else version(name))
+    assert main(["env"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_page_has_the_table():
+    text = PAGE.read_text(encoding="utf-8")
+    assert table() in text
+    assert page(text) == text, "python -m tests.compatibility_table writes it anew"
