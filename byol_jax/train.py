@@ -258,8 +258,6 @@ class Plan(NamedTuple):
 
 def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
     """From the first step, or the newest checkpoint, to weights and a report."""
-    if parallel.is_writer():
-        keep_network(plan.paths.network, plan.encoder)
     said = plan.source.say_skipped(plan.log.say)
     if resumed:
         state = _restore(plan, like=state)
@@ -295,6 +293,8 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             if step is None:
                 _record_batch_size(plan, len(images))
                 step = _compile(plan, mesh, state, images, tally)
+                if parallel.is_writer():
+                    _keep_network(plan, state, images)
             state, metrics = step(state, images)
             done += 1
             tally.add(metrics, images=len(images))
@@ -340,6 +340,15 @@ def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally:
     tally.add_compilation(seconds)
     plan.log.say(f"compiled the step in {seconds:.1f} s")
     return step
+
+
+def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
+    """A traced network, once the step has asked it for what it needs: it may be another graph for each size of a batch,
+    and then that for embedding such a batch is kept too."""
+    traced = plan.encoder.facts.traced
+    if traced is not None and not traced.takes_any_batch:
+        jax.eval_shape(plan.learner.embed, state, images)
+    keep_network(plan.paths.network, plan.encoder)
 
 
 def _record(plan: Plan, row: dict[str, Any]) -> None:

@@ -1,14 +1,17 @@
 """What stands in the way of a module: things that no trace would notice, and operators without a JAX counterpart."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
 from interop.arrays import DTYPE_NAMES, import_torch
-from interop.trace.export import Traced, example_batch, trace
+from interop.trace.batch_sizes import trace
+from interop.trace.export import example_batch
 from interop.trace.gradients import hooks_on_gradients
-from interop.trace.graph import COTANGENT, FUNCTION
+from interop.trace.graph import COTANGENT, FUNCTION, Graph
 from interop.trace.ops.table import find
+from interop.trace.side_effects import check_copy, keep_random_states
 
 __all__ = ["Missing", "Report", "check", "check_module", "find_missing", "missing_ops"]
 
@@ -49,6 +52,7 @@ def check(
     """
     try:
         operators = _find_missing_in(module, image_size, channels, example_input).operators
+        check_copy(module)
     except UnsupportedModuleError as error:
         return Report(False, (str(error),))
     problems = tuple(
@@ -75,8 +79,11 @@ def missing_ops(
 
 
 def _find_missing_in(module: Any, image_size: Any, channels: int, example_input: Any) -> "Missing":
-    check_module(module)
-    return find_missing(trace(module, example_batch(import_torch(), module, image_size, channels, example_input)))
+    with keep_random_states(module):
+        check_module(module)
+        example = example_batch(import_torch(), module, image_size, channels, example_input)
+        traced = trace(module, example, 2 if example_input is None else len(example_input))
+    return find_missing(traced.train, traced.eval)
 
 
 class Missing(NamedTuple):
@@ -94,10 +101,10 @@ class Missing(NamedTuple):
         )
 
 
-def find_missing(traced: Traced) -> Missing:
-    """All operators, of both modes, that the table lacks."""
+def find_missing(*graphs: Graph) -> Missing:
+    """All operators of the graphs that the table lacks."""
     operators: dict[str, list[str]] = {}
-    for graph in (traced.train, traced.eval):
+    for graph in graphs:
         for node in graph.nodes:
             if find(node.op) is None and node.op not in (COTANGENT, FUNCTION):
                 paths = operators.setdefault(node.op, [])
@@ -120,8 +127,8 @@ def check_module(module: Any) -> None:
         *_cumulative_norms(torch, module),
         *hooks_on_gradients(torch, module),
     ]
-    if not reasons:  # lazy tensors have no dtype to look at
-        reasons = [*_unsupported_dtypes(module)]
+    if not reasons:  # lazy tensors have no dtype to look at, and no memory
+        reasons = [*_unsupported_dtypes(module), *_overlaps(module)]
     if reasons:
         raise UnsupportedModuleError(f"{type(module).__name__} can't be imported: {'; '.join(reasons)}")
 
@@ -150,3 +157,24 @@ def _unsupported_dtypes(module: Any) -> Sequence[str]:
         for name, tensor in tensors
         if tensor.is_quantized or tensor.is_complex() or str(tensor.dtype).removeprefix("torch.") not in DTYPE_NAMES
     ]
+
+
+def _overlaps(module: Any) -> Sequence[str]:
+    """Tensors that are other ones, but lie in the memory of a parameter: an optimiser would change both."""
+    parameters = {id(tensor) for tensor in module.parameters()}
+    placed = sorted(
+        (tensor.data_ptr(), name, tensor)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if tensor.numel() and not tensor.is_meta and str(tensor.layout) == "torch.strided"
+    )
+    return [
+        f"{second} lies in the memory of {first}: make them one tensor, or give each its own"
+        for (start, first, tensor), (next_start, second, other) in itertools.pairwise(placed)
+        if next_start < start + _extent(tensor) and {id(tensor), id(other)} & parameters
+    ]
+
+
+def _extent(tensor: Any) -> int:
+    """The bytes from the tensor's first element to the end of its last."""
+    steps = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (steps + 1) * tensor.element_size()

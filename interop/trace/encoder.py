@@ -7,7 +7,7 @@ in byol_jax, other inputs as the module takes them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,18 @@ from byol_jax.hidden import OUTPUT
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
+from interop.trace.batch_sizes import SizedGraphs, Traced, resize_batch, trace, trace_batch
 from interop.trace.checks import check_module, find_missing
-from interop.trace.export import Traced, example_batch, trace
+from interop.trace.export import ANY_SIZE, example_batch
 from interop.trace.fixed_draws import FIXED_DRAWS
 from interop.trace.graph import Graph, Ref
 from interop.trace.interpret import NO_STAND_INS, Program, interpret, program
 from interop.trace.ops.norm import RAW_BUFFERS
 from interop.trace.ops.operator import Operator
+from interop.trace.side_effects import copy_module, keep_random_states
 from interop.trace.uniform import uniform_constants
 from interop.trace.values import Value, from_torch_order, to_torch_order
-from interop.trace.verify import verify_encoder
+from interop.trace.verify import is_another_alone, verify_encoder
 
 __all__ = ["TracedNetwork", "from_torch_module", "network_encoder", "traced_network"]
 
@@ -42,16 +44,29 @@ class TracedNetwork:
     """A traced module: everything static. It is `Encoder.facts.traced`, and equal to itself alone.
 
     Attributes:
-        traced: both graphs.
+        traced: both graphs, and for which sizes of the batch they hold.
         input_shape: one input's shape as byol_jax has it, [H, W, C] for images.
         frozen: parameters that don't require gradients.
         state_dict: the keys of the module's state dict, in its order: the leaf that each is kept in, and torch's dtype.
+        further: the graphs for all other sizes; filled as they are met.
     """
 
     traced: Traced
     input_shape: tuple[int, ...]
     frozen: frozenset[str]
     state_dict: Mapping[str, tuple[str, str]]
+    further: SizedGraphs
+
+    @property
+    def takes_any_batch(self) -> bool:
+        """Whether one graph of each mode holds for every size of the batch."""
+        return self.traced.sizes == ANY_SIZE
+
+    def graph(self, train: bool, size: Any) -> Graph:
+        """The graph for a batch of `size` inputs; where none of the kept ones holds for it, it is traced now."""
+        if self.takes_any_batch or int(size) in self.traced.sizes:
+            return self.traced.train if train else self.traced.eval
+        return self.further(train, int(size))
 
 
 def from_torch_module(
@@ -68,7 +83,9 @@ def from_torch_module(
 
     Args:
         module: any `torch.nn.Module` of one input whose code torch.export can follow, on any device.
-        image_size: H = W, or (H, W), of the images; fixed from then on. The batch's size stays open.
+        image_size: H = W, or (H, W), of the images; fixed from then on. The batch's size stays open. (Code that mixes
+            the inputs of a batch may be another graph for each size: then a copy of the module is traced again for each
+            size that is met; compared with torch is the first.)
         channels: C of the images.
         example_input: instead of both, a tensor [n, ...] as the module takes it, for input that isn't images.
         verify: run both frameworks on the example, in both modes, and refuse where output, buffers or gradients differ:
@@ -97,18 +114,43 @@ def from_torch_module(
         (4, 3, 3, 3)
     """
     torch = import_torch()
-    check_module(module)
-    example = example_batch(torch, module, image_size, channels, example_input)
-    traced = trace(module, example)
-    find_missing(traced).raise_if_any(type(module).__name__)
-    shape = tuple(example.shape[1:])
-    input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-    frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
-    network = TracedNetwork(_with_constants(module, traced), input_shape, frozen, _state_dict(module))
-    variables = module_variables(module, network.traced)
-    if verify:
-        verify_encoder(module, network_encoder(network, variables, stand_ins=FIXED_DRAWS), example, variables)
+    with keep_random_states(module):
+        check_module(module)
+        example = example_batch(torch, module, image_size, channels, example_input)
+        traced = trace(module, example, 2 if example_input is None else len(example_input))
+        find_missing(traced.train, traced.eval).raise_if_any(type(module).__name__)
+        changing = frozenset(traced.train.buffers)
+        traced = traced._replace(
+            train=_with_constants(module, traced.train, changing), eval=_with_constants(module, traced.eval, changing)
+        )
+        shape = tuple(example.shape[1:])
+        input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
+        frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
+        further = _further_graphs(module, example, traced)
+        network = TracedNetwork(traced, input_shape, frozen, _state_dict(module), further)
+        variables = module_variables(module, network.traced)
+        if verify:
+            compared = network_encoder(network, variables, stand_ins=FIXED_DRAWS)
+            verify_encoder(module, compared, resize_batch(example, traced.example_size), variables)
+            if 1 in traced.sizes and is_another_alone(module, compared, example, variables):
+                traced = traced._replace(sizes=traced.sizes[traced.sizes.index(1) + 1 :])
+                network = replace(network, traced=traced, further=_further_graphs(module, example, traced))
     return network_encoder(network, variables)
+
+
+def _further_graphs(module: Any, example: Any, traced: Traced) -> SizedGraphs:
+    """What traces a copy of the module, which its owner may change or give up, for the sizes that `traced` lacks."""
+    if traced.sizes == ANY_SIZE:
+        return SizedGraphs({}, None)
+    copied = copy_module(module)
+
+    def make(train: bool, size: int) -> Graph:
+        with keep_random_states(copied):
+            graph = trace_batch(copied.train(train), resize_batch(example, size))
+        find_missing(graph).raise_if_any(type(copied).__name__)
+        return _with_constants(copied, graph, frozenset(traced.train.buffers))
+
+    return SizedGraphs({}, make, traced.sizes)
 
 
 def network_encoder(network: TracedNetwork, variables: Variables, **options: Any) -> Encoder:
@@ -167,26 +209,20 @@ def _as_int32(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _with_constants(module: Any, traced: Traced) -> Traced:
-    """Buffers that are no part of the state and never change become constants of the graphs."""
+def _with_constants(module: Any, graph: Graph, changing: frozenset[str]) -> Graph:
+    """Buffers that are no part of the state and never change become constants of the graph.
+
+    `changing`: those that training changes.
+    """
     persistent = set(module.state_dict(keep_vars=True))
-    fixed = {
-        name: tensor
-        for name, tensor in module.named_buffers()
-        if name not in persistent and name not in traced.train.buffers
+    fixed = {name: tensor for name, tensor in module.named_buffers() if name not in persistent and name not in changing}
+    sources = {
+        value: source._replace(kind="constant") if source.kind == "buffer" and source.target in fixed else source
+        for value, source in graph.sources.items()
     }
-
-    def constant(graph: Graph) -> Graph:
-        sources = {
-            value: source._replace(kind="constant") if source.kind == "buffer" and source.target in fixed else source
-            for value, source in graph.sources.items()
-        }
-        used = {source.target for source in sources.values() if source.target in fixed}
-        arrays = graph.constants | {name: as_numpy(fixed[name], name).copy() for name in used}
-        narrow = {name: _as_int32(array, name) for name, array in arrays.items()}
-        return graph._replace(sources=sources, constants=narrow)
-
-    return traced._replace(train=constant(traced.train), eval=constant(traced.eval))
+    used = {source.target for source in sources.values() if source.target in fixed}
+    arrays = graph.constants | {name: as_numpy(fixed[name], name).copy() for name in used}
+    return graph._replace(sources=sources, constants={name: _as_int32(array, name) for name, array in arrays.items()})
 
 
 def _init(network: TracedNetwork, variables: Variables, key: Any, image_shape: tuple[int, ...]) -> Variables:
@@ -196,7 +232,7 @@ def _init(network: TracedNetwork, variables: Variables, key: Any, image_shape: t
 
 def _apply(
     network: TracedNetwork,
-    programs: dict[tuple[bool, Any], Program],
+    programs: dict[tuple[bool, Any, int | None], Program],
     variables: Variables,
     images: jax.Array,
     *,
@@ -206,15 +242,17 @@ def _apply(
     axis_name: str | None = None,
     stand_ins: Mapping[str, Operator] = NO_STAND_INS,
 ) -> tuple[jax.Array, Any]:
-    """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes and layers are asked for: they never change."""
-    graph = network.traced.train if train else network.traced.eval
+    """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes, layers and batches of other
+    graphs are asked for: they never change."""
     _check_shape(network, images.shape[1:])
+    graph = network.graph(train, images.shape[0])
     wanted = [_layer(graph, network.traced.names, hidden_layer)]
     if train:
         wanted += graph.buffers.values()
-    if (train, hidden_layer) not in programs:
-        programs[train, hidden_layer] = program(graph, wanted)
-    nodes = programs[train, hidden_layer]
+    kind = train, hidden_layer, None if network.takes_any_batch else int(images.shape[0])
+    if kind not in programs:
+        programs[kind] = program(graph, wanted)
+    nodes = programs[kind]
     floating = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.dtype(jnp.float32)
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)

@@ -2,10 +2,13 @@
 
 `torch.export` follows the module's code once with a symbolic batch size and writes down every operator; functional
 form then makes every in-place write a new value and every changed buffer an output. A hook on every sub-module records
-its output, flattened as byol-pytorch's hook flattens it, so that one graph serves all hidden layers.
+its output, flattened as byol-pytorch's hook flattens it, so that one graph serves all hidden layers. For which sizes of
+the batch, `batch_sizes.py` decides.
 """
 
 import contextlib
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,18 +20,26 @@ from interop.arrays import as_numpy, import_torch
 from interop.trace.gradients import Followed, follow_gradients
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 
-__all__ = ["Traced", "example_batch", "record_outputs", "trace"]
+__all__ = ["ANY_SIZE", "Refusal", "example_batch", "export_graph", "record_outputs"]
 
 ROOT = "module"
 """The name that the network has inside the module that is exported."""
 
+ANY_SIZE = range(sys.maxsize)
+"""Of a batch."""
 
-class Traced(NamedTuple):
-    """The graphs of both modes, and all sub-modules' names in order of definition."""
 
-    train: Graph
-    eval: Graph
-    names: tuple[str, ...]
+class Refusal(Exception):
+    """Torch gave up on an example; on a batch of another size it might not.
+
+    Attributes:
+        error: what to raise where it is given up altogether.
+        sizes: the batches that torch says the code is one graph for; None where it doesn't say, or says only one.
+    """
+
+    def __init__(self, error: UnsupportedModuleError, sizes: range | None = None) -> None:
+        super().__init__(str(error))
+        self.error, self.sizes = error, sizes
 
 
 def example_batch(torch: Any, module: Any, image_size: Any, channels: int, example_input: Any) -> Any:
@@ -47,52 +58,117 @@ def example_batch(torch: Any, module: Any, image_size: Any, channels: int, examp
     return example.to(parameter.device, parameter.dtype)
 
 
-def trace(module: Any, example: Any) -> Traced:
-    """Both graphs of `module`, with the batch's size open.
+def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
+    """The graph of `module` in the mode that it is in.
 
     Args:
-        module: a `torch.nn.Module`; its mode, its weights and its hooks are left as they are.
-        example: a tensor [2, ...] as the module takes it.
+        module: a `torch.nn.Module`; its weights and its hooks are left as they are.
+        example: a tensor [n, ...] as the module takes it; n is one of `sizes`.
+        sizes: the numbers of inputs that the graph is to hold for, steps of 1 or multiples of the step; None: n alone.
 
     Raises:
-        UnsupportedModuleError: torch can't write the module's code down as one graph.
+        Refusal: torch can't write the module's code down as one graph for these sizes.
+        UnsupportedModuleError: nor for any others.
     """
-    graphs = {}
-    with _keep_modes(module):
-        for train in (True, False):
-            module.train(train)
-            graphs[train] = _export(module, example)
-    names = tuple(name for name, _ in module.named_modules() if name)
-    return Traced(graphs[True], graphs[False], names)
+    torch = import_torch()
+    followed = Followed()
+    wrapper, noted = _recording_module(torch, module, followed)
+    shapes = None if sizes is None else ({0: _dimension(torch, sizes)},)
+    with _running_parts(module) as running:
+        try:
+            with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
+                warnings.simplefilter("ignore")
+                exported = torch.export.export(wrapper, (example,), dynamic_shapes=shapes, strict=False)
+                _detach_where_no_grad(torch, exported.graph_module)
+                held = dict(exported.constants)
+                _separate_second_names(torch, exported)
+                exported = exported.run_decompositions(_decompositions(torch, exported.graph))
+        except Exception as error:
+            followed.raise_if_refused(type(module).__name__)
+            raise _explanation(module, running, error) from error
+    followed.raise_if_refused(type(module).__name__)
+    followed.warn()
+    return _as_graph(torch, module, exported, noted, {**exported.constants, **held})
+
+
+def _dimension(torch: Any, sizes: range) -> Any:
+    """torch's `Dim` for the sizes; its names are the ones that `_sizes` finds in torch's advice."""
+    last = None if sizes.stop == sys.maxsize else sizes[-1]
+    if sizes.step == 1:
+        return torch.export.Dim("batch", min=sizes.start or None, max=last)
+    return sizes.step * torch.export.Dim("_batch", min=1, max=last and last // sizes.step)
+
+
+def _sizes(advice: str) -> range | None:
+    """The sizes of the batch that torch's advice speaks of; None for a single one, and for advice of another kind.
+
+    Torch looks at none below 2, which may be special; so none below twice the step is taken for a multiple.
+
+    Example:
+        >>> _sizes("Suggested fixes: batch = Dim('batch', min=3)").start
+        3
+        >>> _sizes("Suggested fixes: _batch = Dim('_batch', min=1, max=7) batch = 4*_batch")
+        range(8, 29, 4)
+    """
+    bounds = re.search(r"(_?)batch = Dim\('_?batch'(?:, min=(\d+))?(?:, max=(\d+))?", advice)
+    if bounds is None:
+        return None
+    is_part, low = bounds[1], int(bounds[2] or 0)
+    high = None if bounds[3] is None else int(bounds[3])
+    if not is_part:
+        return range(low, sys.maxsize if high is None else high + 1)
+    multiple = re.search(r"\bbatch = (\d+)\*_batch(?! *[-+])", advice)
+    if multiple is None:
+        return None
+    step = int(multiple[1])
+    return range(step * max(low, 2), sys.maxsize if high is None else step * high + 1, step)
+
+
+def _decompositions(torch: Any, graph: Any) -> dict[Any, Any]:
+    """Operators to be replaced by simpler ones: instance norm, where it would change its buffers without saying so."""
+    norm = torch.ops.aten.instance_norm.default
+    calls = [node.args for node in graph.nodes if node.target is norm]
+    if any(mean is not None and by_input for _, _, _, mean, _, by_input, *_ in calls):
+        return {norm: torch.export.default_decompositions()[norm]}
+    return {}
+
+
+def _separate_second_names(torch: Any, exported: Any) -> None:
+    """Gives each second name of a tensor one of its own: nothing reads it, and functional form takes two names of a
+    tensor that is changed for two tensors in one place, and gives up."""
+    seen: set[int] = set()
+    for kept in (exported.state_dict, exported.constants):
+        for name, tensor in kept.items():
+            if id(tensor) in seen:
+                copied = tensor.detach().clone()
+                is_parameter = isinstance(tensor, torch.nn.Parameter)
+                kept[name] = torch.nn.Parameter(copied, tensor.requires_grad) if is_parameter else copied
+            seen.add(id(tensor))
 
 
 @contextlib.contextmanager
-def _keep_modes(module: Any) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
+def _running_parts(module: Any) -> Iterator[list[str]]:
+    """Inside the context, a list of the sub-modules that are running, innermost last; an error leaves it as it was."""
+    running: list[str] = []
+
+    def enter(name: str) -> Any:
+        def hook(_: Any, __: Any) -> None:
+            running.append(name)
+
+        return hook
+
+    def leave(_: Any, __: Any, ___: Any) -> None:
+        running.pop()
+
+    handles = []
+    for name, part in module.named_modules():
+        if name:
+            handles += [part.register_forward_pre_hook(enter(name), prepend=True), part.register_forward_hook(leave)]
     try:
-        yield
+        yield running
     finally:
-        for part, training in modes:
-            part.training = training
-
-
-def _export(module: Any, example: Any) -> Graph:
-    torch = import_torch()
-    followed = Followed()
-    wrapper, names = _recording_module(torch, module, followed)
-    batch = torch.export.Dim("batch")
-    try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            exported = torch.export.export(wrapper, (example,), dynamic_shapes=({0: batch},), strict=False)
-            _detach_where_no_grad(torch, exported.graph_module)
-            exported = exported.run_decompositions({})
-    except Exception as error:
-        followed.raise_if_refused(type(module).__name__)
-        raise UnsupportedModuleError(_reason(module, error)) from error
-    followed.raise_if_refused(type(module).__name__)
-    followed.warn()
-    return _as_graph(torch, module, exported, names)
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
@@ -119,10 +195,22 @@ def record_outputs(module: Any) -> Iterator[dict[str, Any]]:
             handle.remove()
 
 
-def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any, list[str]]:
-    """A module that returns the network's output, if that is a tensor, and all sub-modules' outputs; and the list of
-    their names, filled when it runs, as `followed` is."""
-    names: list[str] = []
+class Noted(NamedTuple):
+    """What a run of a recording module says beside its outputs.
+
+    Attributes:
+        names: of the outputs, in order; "" for the network's own.
+        assigned: attributes that were tensors before and are other tensors now.
+    """
+
+    names: list[str]
+    assigned: set[str]
+
+
+def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any, Noted]:
+    """A module that returns the network's output, if that is a tensor, and all sub-modules' outputs; and what is noted
+    when it runs, as `followed` is."""
+    noted = Noted([], set())
 
     class Recording(torch.nn.Module):
         def __init__(self) -> None:
@@ -130,15 +218,18 @@ def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any,
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
+            before = _held_tensors(torch, module)
             with record_outputs(module) as outputs, follow_gradients(module, followed):
                 output = module(x)
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
-            names[:] = [*whole, *outputs]
+            noted.names[:] = [*whole, *outputs]
+            after = _held_tensors(torch, module)
+            noted.assigned.update(name for name, tensor in before.items() if after.get(name) is not tensor)
             return [*whole.values(), *outputs.values()]
 
     wrapper = Recording()
     wrapper.training = module.training  # the constructor says True, and export compares
-    return wrapper, names
+    return wrapper, noted
 
 
 def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
@@ -156,21 +247,40 @@ def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
     graph_module.recompile()
 
 
-def _reason(module: Any, error: Exception) -> str:
-    """One line from torch's many."""
+def _explanation(module: Any, running: list[str], error: Exception) -> Exception:
+    """One line from torch's many, and the sub-module that was running."""
     text = one_line(error)
     kind = type(module).__name__
+    where = f"{kind}, in {running[-1]} ({type(module.get_submodule(running[-1])).__name__})" if running else kind
+    if "Constraints violated (" in text:
+        guards = text.partition(" - ")[2].partition(" Suggested fixes")[0]
+        reason = UnsupportedModuleError(f"{kind} isn't one graph for batches of any size: {guards[:300]}")
+        return Refusal(reason, _sizes(text))
     if "data-dependent" in text or "DataDependent" in type(error).__name__ or ".item()" in text:
-        return (
-            f"{kind} decides by the values of its input or buffers what to do, which no fixed graph can: {text[:300]}"
-        )
-    return f"torch.export can't follow {kind}: {type(error).__name__}: {text[:400]}"
+        return _depends_on_values(where, text[:300])
+    if "expected compiled_fn to be GraphModule" in text:
+        text = "a buffer that it changes shares its memory with another tensor: give each its own"
+        return UnsupportedModuleError(f"torch.export can't follow {where}: {text}")
+    return Refusal(UnsupportedModuleError(f"torch.export can't follow {where}: {type(error).__name__}: {text[:400]}"))
 
 
-def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph:
+def _depends_on_values(where: str, detail: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{where}: it decides by the values of its input or buffers what to do, which no fixed graph can; torch.where, "
+        f"which computes both, can: {detail}"
+    )
+
+
+def _as_graph(torch: Any, module: Any, exported: Any, noted: Noted, held: dict[str, Any]) -> Graph:
+    """`held`: the tensors that the code reads and that are no parameters or buffers by name, as the module has them."""
     signature = exported.graph_signature
     first_name = {id(tensor): name for name, tensor in reversed([*_tensors(module)])}
     by_name = dict(_tensors(module))
+    changed = {
+        first_name[id(by_name[spec.target.removeprefix(f"{ROOT}.")])]
+        for spec in signature.output_specs
+        if spec.kind.name == "BUFFER_MUTATION"
+    }
     sources, constants = {}, {}
     for spec in signature.input_specs:
         kind, target = spec.kind.name, (spec.target or "").removeprefix(f"{ROOT}.")
@@ -178,15 +288,16 @@ def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph
             name = first_name[id(by_name[target])]  # tied tensors have one leaf
             sources[spec.arg.name] = Placeholder("param" if kind == "PARAMETER" else "buffer", name)
         elif kind == "CONSTANT_TENSOR":
-            sources[spec.arg.name] = Placeholder("constant", target)
-            constants[target] = as_numpy(exported.constants[spec.target], target)
+            tensor = held[spec.target]
+            source = _held_source(torch, module, tensor, target, assigned=noted.assigned, changed=changed)
+            sources[spec.arg.name] = source
+            if source.kind == "constant":
+                constants[target] = as_numpy(tensor, target)
         elif kind == "USER_INPUT":
             sources[spec.arg.name] = Placeholder("input", "")
         else:
             raise UnsupportedModuleError(f"{type(module).__name__} reads a {kind.lower()} ({target}): not a tensor")
-    nodes = tuple(
-        _node(torch, exported.graph_module, node) for node in exported.graph.nodes if node.op == "call_function"
-    )
+    nodes = tuple(_node(torch, module, node) for node in exported.graph.nodes if node.op == "call_function")
     buffers, outputs = {}, []
     for spec in signature.output_specs:
         kind = spec.kind.name
@@ -199,7 +310,7 @@ def _as_graph(torch: Any, module: Any, exported: Any, names: list[str]) -> Graph
             raise UnsupportedModuleError(
                 f"{type(module).__name__} changes {spec.target} in its forward pass ({kind.lower()}): only buffers may"
             )
-    hidden = dict(zip(names, outputs, strict=True))
+    hidden = dict(zip(noted.names, outputs, strict=True))
     return Graph(sources, nodes, hidden.pop("", None), hidden, buffers, constants)
 
 
@@ -209,10 +320,67 @@ def _tensors(module: Any) -> Iterator[tuple[str, Any]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _node(torch: Any, graph_module: Any, node: Any) -> Node:
+def _held_source(
+    torch: Any, module: Any, tensor: Any, target: str, *, assigned: set[str], changed: set[str]
+) -> Placeholder:
+    """Where a tensor comes from that the code reads and that is no parameter or buffer by name.
+
+    Args:
+        target: its name in the graph.
+        assigned: attributes that the code makes other tensors.
+        changed: buffers that the code changes.
+
+    Raises:
+        UnsupportedModuleError: it wouldn't stay as it is.
+    """
+    kind, place = type(module).__name__, _memory(tensor)
+    kept = {name: value for name, value in _held_tensors(torch, module).items() if place and _memory(value) == place}
+    name = next(iter(kept), target)
+    for own, value in _tensors(module):
+        if not place or _memory(value) != place:
+            continue
+        alike = [(part.shape, part.stride(), part.storage_offset()) for part in (value, tensor)]
+        if not isinstance(value, torch.nn.Parameter) and alike[0] == alike[1] and own not in changed:
+            return Placeholder("buffer", own)
+        raise UnsupportedModuleError(
+            f"{kind} reads {name}, no parameter or buffer, which shares the memory of {own}: read {own} in its place"
+        )
+    if name in assigned:
+        raise UnsupportedModuleError(
+            f"{kind} leaves {name} for its next call, which is no buffer: make it one by register_buffer"
+        )
+    if tensor.grad_fn is not None or any(value.grad_fn is not None for value in kept.values()):
+        raise UnsupportedModuleError(
+            f"{kind} reads {name}, which was computed from parameters before it ran and gives them no gradient: "
+            "compute it in forward, or detach it"
+        )
+    return Placeholder("constant", target)
+
+
+def _held_tensors(torch: Any, module: Any) -> dict[str, Any]:
+    """Tensors that are attributes, but neither parameters nor buffers, by dotted name."""
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _memory(tensor: Any) -> int:
+    """Where the tensor's storage lies; 0 where it has none."""
+    return tensor.untyped_storage().data_ptr() if str(tensor.layout) == "torch.strided" else 0
+
+
+def _node(torch: Any, module: Any, node: Any) -> Node:
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
     stack = node.meta.get("nn_module_stack") or {}
     path = list(stack.values())[-1][0] if stack else ROOT
     path = path.removeprefix(ROOT).removeprefix(".")
+    if free_unbacked_symbols(node.meta.get("val")):
+        where = f"{type(module).__name__}, in {path}" if path else type(module).__name__
+        raise _depends_on_values(where, f"{_operator_name(node.target)} gives a number or a size by what it reads")
     args = tuple(_argument(torch, arg, path) for arg in node.args)
     options = {
         name: _argument(torch, value, path)

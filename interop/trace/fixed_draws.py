@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from interop.trace.ops.linear import attention
 from interop.trace.ops.operator import Context, Operator
 from interop.trace.ops.random import draw, draw_like
-from interop.trace.ops.recurrent import lstm
+from interop.trace.ops.recurrent import recurrent_operators
 from interop.trace.values import Value, from_torch_order
 
 __all__ = ["FIXED_DRAWS", "fixed_draws"]
@@ -45,7 +45,7 @@ FIXED_DRAWS: dict[str, Operator] = {
     "aten.dropout": _dropout,
     "aten.native_dropout": lambda context, x, p, train: (_dropout(context, x, p, train), None),
     "aten.scaled_dot_product_attention": attention(_keep_elements),
-    "aten.lstm": lstm(_keep_elements),
+    **recurrent_operators(_keep_elements),
     "aten.bernoulli": _bernoulli,
     "aten.rand": draw(_fixed_numbers),
     "aten.randn": draw(_fixed_numbers),

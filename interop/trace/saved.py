@@ -3,7 +3,9 @@
     network.json           the graphs as plain data
     network.safetensors    weights, buffers and constants
 
-Nothing in either is executed: operators are looked up by name in this version's own table.
+Nothing in either is executed: operators are looked up by name in this version's own table. A network whose graphs don't
+hold for every size of the batch is kept with the graphs of all sizes that it has met, and says so to older versions by
+its format.
 """
 
 import json
@@ -21,19 +23,25 @@ from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, Variables
 from interop.arrays import DTYPE_NAMES, as_numpy
 from interop.files import read_arrays, write_arrays
+from interop.trace.batch_sizes import SizedGraphs, Traced
 from interop.trace.checks import find_missing
 from interop.trace.encoder import TracedNetwork, network_encoder, traced_network
-from interop.trace.export import Traced
+from interop.trace.export import ANY_SIZE
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 
 __all__ = ["load_network", "save_network"]
 
 FORMAT = 1
+SIZED_FORMAT = 2
+"""Of a network with graphs for some sizes of the batch alone."""
 GRAPH_FILE, TENSOR_FILE = "network.json", "network.safetensors"
 
 
 def save_network(folder: str | Path, encoder: Encoder) -> None:
     """Writes a traced encoder, with the weights that its `init` gives, into `folder`.
+
+    Of a network that is another graph for other sizes of the batch, the graphs are kept that it has met until now: it
+    refuses other sizes when it is loaded.
 
     Args:
         folder: made if it isn't there.
@@ -59,16 +67,21 @@ def save_network(folder: str | Path, encoder: Encoder) -> None:
     tensors: dict[str, np.ndarray] = {}
     for kind, tree in (("param", variables.params), ("stat", variables.stats)):
         tensors |= {f"{kind}/{name}": as_numpy(leaf, name) for name, leaf in flatten(tree).items()}
-    for mode, graph in (("train", network.traced.train), ("eval", network.traced.eval)):
+    graphs = {"train": network.traced.train, "eval": network.traced.eval}
+    graphs |= {_sized_name(*kind): graph for kind, graph in sorted(network.further.known.items())}
+    for mode, graph in graphs.items():
         tensors |= {f"constant/{mode}/{name}": as_numpy(array, name) for name, array in graph.constants.items()}
+    sizes = network.traced.sizes
+    limits = [sizes.start, None if sizes.stop == ANY_SIZE.stop else sizes.stop, sizes.step]
+    further = {} if network.takes_any_batch else {"sizes": limits, "further": [*sorted(network.further.known)]}
     description = {
-        "format": FORMAT,
+        "format": SIZED_FORMAT if further else FORMAT,
         "input_shape": network.input_shape,
         "frozen": sorted(network.frozen),
         "names": network.traced.names,
         "state_dict": [[key, *kept] for key, kept in network.state_dict.items()],
-        "train": _graph_to_json(network.traced.train),
-        "eval": _graph_to_json(network.traced.eval),
+        **further,
+        **{mode: _graph_to_json(graph) for mode, graph in graphs.items()},
     }
     write_arrays(folder / TENSOR_FILE, tensors)
     text = json.dumps(description, allow_nan=False, separators=(",", ":"))
@@ -92,14 +105,21 @@ def load_network(folder: str | Path) -> Encoder:
         raise CheckpointFormatError(f"{path}: no traced network that can be read ({error})") from error
     tensors = read_arrays(Path(folder) / TENSOR_FILE)
     try:
-        if description["format"] != FORMAT:
+        if description["format"] not in (FORMAT, SIZED_FORMAT):
             raise CheckpointFormatError(
-                f"{path}: format {description['format']}, this version reads {FORMAT}: update byol-jax"
+                f"{path}: format {description['format']}, this version reads up to {SIZED_FORMAT}: update byol-jax"
             )
-        graphs = [_graph_from_json(description[mode], tensors, mode) for mode in ("train", "eval")]
-        traced = Traced(graphs[0], graphs[1], tuple(description["names"]))
+        train, evaluation = (_graph_from_json(description[mode], tensors, mode) for mode in ("train", "eval"))
+        start, stop, step = description.get("sizes", (0, None, 1))
+        sizes = range(start, ANY_SIZE.stop if stop is None else stop, step)
+        if not sizes:
+            raise ValueError("it holds for no size of the batch")
+        traced = Traced(train, evaluation, tuple(description["names"]), sizes)
+        named = {(bool(kind), int(size)): _sized_name(kind, size) for kind, size in description.get("further", ())}
+        known = {kind: _graph_from_json(description[name], tensors, name) for kind, name in named.items()}
         state_dict = {key: (leaf, dtype) for key, leaf, dtype in description["state_dict"]}
-        network = TracedNetwork(traced, tuple(description["input_shape"]), frozenset(description["frozen"]), state_dict)
+        shape, frozen = tuple(description["input_shape"]), frozenset(description["frozen"])
+        network = TracedNetwork(traced, shape, frozen, state_dict, SizedGraphs(known, None, sizes))
         parts = [_tensors_under(tensors, kind) for kind in ("param/", "stat/")]
         there = {name.replace("/", ".") for part in parts for name in part}
         if any(leaf not in there or dtype not in DTYPE_NAMES for leaf, dtype in state_dict.values()):
@@ -109,8 +129,13 @@ def load_network(folder: str | Path) -> Encoder:
         if isinstance(error, CheckpointFormatError):
             raise
         raise CheckpointFormatError(f"{path} isn't as it was written ({type(error).__name__}: {error})") from error
-    find_missing(traced).raise_if_any(str(folder))
+    find_missing(train, evaluation, *known.values()).raise_if_any(str(folder))
     return network_encoder(network, variables)
+
+
+def _sized_name(train: bool, size: int) -> str:
+    """What the graph of a mode and a size of the batch is called."""
+    return f"{'train' if train else 'eval'}@{size}"
 
 
 def _tensors_under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

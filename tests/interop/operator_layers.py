@@ -8,18 +8,29 @@ from operator_draws import image
 aten = torch.ops.aten
 
 
-def recurrent(d, *, layers=1, directions=1, batch_first=False, biases=True, projected=0):
+def recurrent(d, *, gates=4, layers=1, directions=1, batch_first=False, biases=True, projected=0):
     """Of five numbers, with cells of four."""
     size, weights = projected or 4, []
     for layer in range(layers):
         inputs = 5 if layer == 0 else size * directions
         for _ in range(directions):
-            weights += [d.normal(16, inputs), d.normal(16, size)]
-            weights += [d.normal(16), d.normal(16)] if biases else []
+            weights += [d.normal(4 * gates, inputs), d.normal(4 * gates, size)]
+            weights += [d.normal(4 * gates), d.normal(4 * gates)] if biases else []
             weights += [d.normal(size, 4)] if projected else []
     states = [d.normal(layers * directions, 2, size), d.normal(layers * directions, 2, 4)]
     sequence = d.normal(2, 3, 5) if batch_first else d.normal(3, 2, 5)
-    return sequence, states, weights, biases, layers, 0.0, False, directions == 2, batch_first
+    first = states if gates == 4 else states[0]
+    return sequence, first, weights, biases, layers, 0.0, False, directions == 2, batch_first
+
+
+def cell(d, *, gates=4, biases=True):
+    """One step of such a cell."""
+    states = [d.normal(2, 4), d.normal(2, 4)]
+    weights = [d.normal(4 * gates, 5), d.normal(4 * gates, 4), *([d.normal(4 * gates) for _ in range(2)] * biases)]
+    return (d.normal(2, 5), states if gates == 4 else states[0], *weights)
+
+
+GATES = {"gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 def new(d, rank, *, least=1):
@@ -189,6 +200,26 @@ CASES = {
             "without biases, projected": {"biases": False, "projected": 3},
         }.items()
     },
+    **{
+        f"{kind} {name}": (getattr(aten, kind).input, partial(recurrent, gates=gates, **options))
+        for kind, gates in GATES.items()
+        for name, options in {"both ways, twice": {"layers": 2, "directions": 2}, "alone": {"biases": False}}.items()
+    },
+    **{
+        f"{kind}_cell": (getattr(aten, f"{kind}_cell").default, partial(cell, gates=gates))
+        for kind, gates in GATES.items()
+    },
+    "lstm_cell": (aten.lstm_cell.default, cell),
+    "lstm_cell without biases": (aten.lstm_cell.default, partial(cell, biases=False)),
+    "glu": (aten.glu.default, lambda d: (d.normal(2, 6, 3, 4), 1)),
+    "matrix_exp": (aten.matrix_exp.default, lambda d: (d.normal(2, 4, 4),)),
+    "householder": (aten.linalg_householder_product.default, lambda d: (d.normal(2, 5, 3), d.normal(2, 3))),
+    "solve": (aten._linalg_solve_ex.default, lambda d: (d.normal(2, 3, 3), d.normal(2, 3, 4))),
+    "solve from the right": (
+        aten._linalg_solve_ex.default,
+        lambda d: (d.normal(3, 3), d.normal(4, 3)),
+        {"left": False},
+    ),
     "_adaptive_avg_pool2d": (aten._adaptive_avg_pool2d.default, lambda d: (image(d), [3, 4])),
     "_adaptive_avg_pool3d": (aten._adaptive_avg_pool3d.default, lambda d: (d.normal(2, 2, 4, 5, 6), [2, 3, 1])),
     "adaptive_max_pool1d": (aten.adaptive_max_pool1d.default, lambda d: (d.normal(2, 3, 7), [3])),

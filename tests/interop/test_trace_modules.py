@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from traced_comparison import as_jax, assert_close, check_the_same, numbers
 from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied
 
 import interop
@@ -17,60 +18,12 @@ from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, Uns
 from byol_jax.tree import flatten
 from interop import from_torch_module
 
-TOLERANCE = 1e-9  # of the largest value, in float64; measured: 2e-14 at most
-
 
 @pytest.fixture(autouse=True)
 def in_double_precision():
     torch.manual_seed(0)
     with jax.enable_x64(True):
         yield
-
-
-def numbers(*shape, seed=1):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def as_jax(x):
-    array = jnp.asarray(x.numpy())
-    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-
-
-def close(ours, wanted, name=""):
-    scale = max(float(np.abs(wanted).max(initial=0)), 1e-3)
-    np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE * scale, err_msg=name)
-
-
-def check_the_same(module, x, *, train, encoder, layer=-1):
-    """Output, gradient of a random sum of it by every parameter, and buffers afterwards."""
-    theirs = copy.deepcopy(module).train(train)
-    kept = {}
-    if layer != -1:
-        hook = theirs.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.update(y=o.reshape(len(x), -1)))
-        theirs(x)
-        hook.remove()
-        theirs = copy.deepcopy(module).train(train)
-        theirs.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.update(y=o.reshape(len(x), -1)))
-    output = theirs(x)
-    wanted = kept["y"] if layer != -1 else output
-    weights = numbers(*wanted.shape, seed=2)
-    (wanted * weights).sum().backward()
-    variables = encoder.init(None, as_jax(x).shape[1:])
-
-    def total(params):
-        features, stats = encoder.apply(
-            variables._replace(params=params), as_jax(x), train=train, hidden_layer=layer, key=jax.random.key(0)
-        )
-        return (features * jnp.asarray(weights.numpy())).sum(), (features, stats)
-
-    (_, (features, stats)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(variables.params)
-    close(features, wanted.detach().numpy(), "output")
-    by_name = flatten(gradients)
-    for name, parameter in theirs.named_parameters():
-        given = by_name[name.replace(".", "/")]
-        close(given, np.zeros(given.shape) if parameter.grad is None else parameter.grad.numpy(), name)
-    for name, leaf in flatten(stats).items():
-        close(np.asarray(leaf, np.float64), dict(theirs.named_buffers())[name.replace("/", ".")].double().numpy(), name)
 
 
 @cache
@@ -150,7 +103,7 @@ def test_chance_comes_from_the_key_alone() -> None:
     assert abs(zero - (1 - 0.7 * 0.5 * 0.8)) < 0.05  # 64 coins of 0.8 decide whole images: 0.05 is one deviation
     with pytest.raises(ConfigurationError, match="needs a key"):
         apply(None)
-    close(apply(None, train=False), module.eval()(torch.ones(64, 3, 4, 4, dtype=torch.float64)).detach().numpy())
+    assert_close(apply(None, train=False), module.eval()(torch.ones(64, 3, 4, 4, dtype=torch.float64)).detach().numpy())
 
 
 @pytest.mark.slow
@@ -279,8 +232,8 @@ def test_gradients_through_pools_are_torchs_under_jit() -> None:
         return jax.grad(total)(params)
 
     ours = gradient(variables.params, as_jax(x), jnp.asarray(weights.numpy()))
-    close(ours["1"]["bias"], theirs[1].bias.grad.numpy())
-    close(ours["1"]["weight"], theirs[1].weight.grad.numpy())
+    assert_close(ours["1"]["bias"], theirs[1].bias.grad.numpy())
+    assert_close(ours["1"]["weight"], theirs[1].weight.grad.numpy())
 
 
 @pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.Identity()], ids=["one pixel", "maps"])
@@ -294,6 +247,6 @@ def test_a_learner_flattens_an_output_of_maps_as_a_named_layer(pool):
     output, named = (make_learner(encoder, hidden_layer=layer, **plain) for layer in (-1, "2"))
     state = jax.jit(output.init)(jax.random.key(0))
     wanted = module(images).detach().flatten(1).numpy()
-    close(output.embed(state, as_jax(images)), wanted)
+    assert_close(output.embed(state, as_jax(images)), wanted)
     np.testing.assert_array_equal(output.embed(state, as_jax(images)), named.embed(state, as_jax(images)))
     assert output.settings.feature_size == named.settings.feature_size == wanted.shape[1]

@@ -23,6 +23,7 @@ LOOSER = {"hardsigmoid": 1e-7}
 ONLY_TORCHS_BACKWARD_READS = {
     "batch norm": (0, 3, 4),
     **dict.fromkeys(("batch norm eval", "batch norm without statistics", "native group norm", "fused rms norm"), (0,)),
+    **dict.fromkeys(("solve", "solve from the right"), (0,)),
     **dict.fromkeys((f"adaptive_max_pool{rank}d" for rank in (1, 2, 3)), (0,)),
     **dict.fromkeys((f"max_pool{rank}d_with_indices" for rank in (2, 3)), (0,)),
 }

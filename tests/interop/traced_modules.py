@@ -1,8 +1,11 @@
 """Hand-written torch modules with the usual tricks, each of which a bridge gets wrong."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 
 class Residual(nn.Module):
@@ -180,5 +183,42 @@ class Signal(nn.Module):
         return self.head(torch.relu(self.norm(self.conv(x))).amax(-1))
 
 
-MODULES = {kind.__name__: kind for kind in (Residual, Tied, Buffers, Parametrised, Stopped, Attention, Windows)}
+class Recomputed(nn.Module):
+    """Weights that are attributes, computed anew before each call: those of weight norm, spectral norm and pruning as
+    torch had them first. They are computed from parameters, so that torch's own copy refuses them."""
+
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would rather have the newer one
+            self.normed = nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1))
+        self.pruned = nn.Conv2d(4, 4, 3, padding=1)
+        prune.l1_unstructured(self.pruned, "weight", 0.5)
+        prune.ln_structured(self.pruned, "weight", 0.25, n=2, dim=0)
+        self.spectral = nn.utils.spectral_norm(nn.Linear(64, 5))
+        self(torch.rand(2, 3, 4, 4))
+
+    def forward(self, x):
+        self.seen = torch.tanh(self.pruned(self.normed(x)))
+        return self.spectral(self.seen.flatten(1))
+
+
+class Shared(nn.Module):
+    """One block with batch norm under two names, run twice; instance norm's running statistics, a gated unit."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
+        self.second = self.first
+        self.norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+        self.gate = nn.GLU(2)
+
+    def forward(self, x):
+        return self.gate(self.norm(self.second(self.first(x)))).flatten(1)
+
+
+MODULES = {
+    kind.__name__: kind
+    for kind in (Residual, Tied, Buffers, Parametrised, Recomputed, Shared, Stopped, Attention, Windows)
+}
 """Those that take [N, 3, 4, 4] and give one tensor."""

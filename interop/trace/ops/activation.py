@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.ops.operator import Context, Operator, pointwise, unary
-from interop.trace.values import Value, from_torch_order, map_array
+from interop.trace.values import Value, from_torch_order, map_array, physical_axes
 
 __all__ = ["TABLE"]
 
@@ -40,6 +40,17 @@ def _prelu(context: Context, x: Value, weight: Value) -> Value:
 def _elu(x: jax.Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> jax.Array:
     negative = alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale)
     return scale * jnp.where(x > 0, x, negative)
+
+
+def _glu(context: Context, x: Value, dim: int = -1) -> Value:
+    """The first half of an axis, times the sigmoid of the second."""
+    (axis,) = physical_axes(x, dim)
+
+    def gate(array: jax.Array) -> jax.Array:
+        value, gate = jnp.split(array, 2, axis)
+        return value * jax.nn.sigmoid(gate)
+
+    return map_array(gate, x)
 
 
 def _softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
@@ -94,6 +105,7 @@ TABLE: dict[str, Operator] = {
     **{f"aten.{name}": unary(function, floating=True) for name, function in FLOATING.items()},
     **{f"aten.{name}": unary(function) for name, function in PLAIN.items()},
     "aten.celu": lambda context, x, alpha=1.0: map_array(lambda a: _elu(a, alpha, 1.0, 1 / alpha), x),
+    "aten.glu": _glu,
     "aten.prelu": _prelu,
     "aten._prelu_kernel": pointwise(lambda a, slope: jnp.where(a > 0, a, slope * a)),
 }

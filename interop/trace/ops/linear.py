@@ -91,7 +91,32 @@ def _cosine(x: jax.Array, y: jax.Array, dim: int = 1, eps: float = 1e-8) -> jax.
     return jnp.sum(x * y, dim) * jax.lax.rsqrt(norms[0]) * jax.lax.rsqrt(norms[1])
 
 
+def _householder_product(a: jax.Array, tau: jax.Array) -> jax.Array:
+    """The first n columns of H₁ · … · Hₖ, Hᵢ = 1 - τᵢ vᵢ vᵢᵀ, [..., m, n]; vᵢ is a column of a below a one."""
+    m, n = a.shape[-2:]
+    vectors = jnp.tril(a, -1) + jnp.eye(m, n, dtype=a.dtype)
+
+    def reflect(product: jax.Array, reflector: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        v, factor = reflector  # [..., m], [...]
+        along = jnp.einsum("...m,...mn->...n", v, product)
+        return product - factor[..., None, None] * v[..., :, None] * along[..., None, :], None
+
+    reflectors = jnp.moveaxis(vectors[..., : tau.shape[-1]], -1, 0), jnp.moveaxis(tau, -1, 0)
+    begin = jnp.broadcast_to(jnp.eye(m, n, dtype=a.dtype), a.shape)
+    return jax.lax.scan(reflect, begin, reflectors, reverse=True)[0]
+
+
+def _solve(a: jax.Array, b: jax.Array, *, left: bool = True, **options: Any) -> tuple[jax.Array, ...]:
+    """x of a · x = b, or of x · a = b; what torch gives beside it, its own backward pass alone reads."""
+    del options
+    x = jnp.linalg.solve(a, b) if left else jnp.swapaxes(jnp.linalg.solve(*map(jnp.matrix_transpose, (a, b))), -1, -2)
+    return x, a, jnp.zeros(a.shape[:-1], jnp.int32), jnp.zeros(a.shape[:-2], jnp.int32)
+
+
 TABLE: dict[str, Operator] = {
+    "aten._linalg_solve_ex": in_torch_order(_solve),
+    "aten.linalg_householder_product": in_torch_order(_householder_product),
+    "aten.matrix_exp": in_torch_order(jax.scipy.linalg.expm),
     "aten.linear": _linear,
     "aten.matmul": _matmul,
     "aten.mm": _matmul,

@@ -1,0 +1,146 @@
+"""What a module does that a graph can't hold is refused by name, and `check` says what `from_torch_module` says; what
+isn't refused leaves module and process as they were."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from traced_modules import Recomputed
+
+import interop
+from byol_jax.errors import UnsupportedModuleError
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.mean() > 0 else -x
+
+
+class Selects(nn.Module):
+    def forward(self, x):
+        return x - x[x > 0].mean()
+
+
+class Counts(nn.Module):
+    def forward(self, x):
+        return x * torch.nonzero(x).shape[0]
+
+
+class Held(nn.Module):
+    """A linear layer beside a tensor that is no parameter and no buffer."""
+
+    def __init__(self, hold, use=lambda self, y: y * self.held):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+        self.register_buffer("table", torch.arange(4.0))
+        self.hold, self.use = hold, use
+        self.held = hold(self)
+
+    def forward(self, x):
+        return self.use(self, self.linear(x.flatten(1)))
+
+
+def remember(self, y):
+    self.held = 0.9 * self.held + 0.1 * y.detach().mean(0)
+    return y + self.held
+
+
+def remember_in_place(self, y):
+    self.held.mul_(0.9).add_(y.detach().mean(0))
+    return y + self.held
+
+
+def halve_table(self, y):
+    self.table.mul_(0.5)
+    return y * self.held
+
+
+class SecondWeight(nn.Module):
+    """A decoder whose weight is another parameter in the memory of the encoder's."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(48, 4), nn.Linear(4, 48)
+        self.decode.weight = nn.Parameter(self.encode.weight.detach().t())
+
+    def forward(self, x):
+        return self.decode(self.encode(x.flatten(1)))
+
+
+REFUSED = {
+    r"Sequential, in 1.0 \(Decides\): it decides by the values": lambda: nn.Sequential(
+        nn.Conv2d(3, 3, 1), nn.Sequential(Decides())
+    ),
+    r"Sequential, in 0: it decides by the values .* aten.index": lambda: nn.Sequential(Selects()),
+    r"Sequential, in 0: it decides by the values .* aten.nonzero": lambda: nn.Sequential(Counts()),
+    r"in 0 \(Linear\): RuntimeError": lambda: nn.Sequential(nn.Linear(5, 2)),
+    r"Held reads held, which was computed from parameters": lambda: Held(lambda self: self.linear.bias.exp()),
+    r"Held reads held, .* memory of linear.weight": lambda: Held(lambda self: self.linear.weight.detach()[:, 0]),
+    r"Held reads held, .* memory of table": lambda: Held(lambda self: self.table[1:]),
+    r"Held leaves held for its next call": lambda: Held(lambda self: torch.zeros(3), remember),
+    r"held is mutated .* register it as buffer": lambda: Held(lambda self: torch.zeros(3), remember_in_place),
+    r"shares its memory with another tensor": lambda: Held(lambda self: self.table[1:], halve_table),
+    r"decode.weight lies in the memory of encode.weight|encode.weight lies in the memory of decode": SecondWeight,
+    r"Held can't be copied .*lock.*verify=False": lambda: Held(lambda self: threading.Lock(), lambda self, y: y),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_it_is_refused_by_name_and_check_says_the_same(reason):
+    module = REFUSED[reason]()
+    with pytest.raises(UnsupportedModuleError, match=reason) as caught:
+        interop.from_torch_module(module, image_size=4)
+    assert "\n" not in str(caught.value)
+    assert interop.check(module, image_size=4).problems == (str(caught.value),)
+
+
+@pytest.mark.slow
+def test_a_tensor_that_nothing_changes_is_taken_as_it_is():
+    """A buffer under another name follows the buffer; what was made in the constructor is a constant."""
+    encoder = interop.from_torch_module(Held(lambda self: self.table, lambda self, y: y + self.held[:3]), image_size=4)
+    variables = encoder.init(None, (4, 4, 3))
+    images = np.zeros((1, 4, 4, 3), np.float32)
+    before, after = (
+        encoder.apply(variables._replace(stats={"table": table}), images, train=False, hidden_layer=-1)[0]
+        for table in (variables.stats["table"], variables.stats["table"] + 1)
+    )
+    np.testing.assert_allclose(after - before, np.ones((1, 3)), atol=1e-6)
+    assert interop.check(Held(lambda self: torch.ones(3)), image_size=4).supported
+
+
+class Noisy(nn.Module):
+    """Draws from three generators of the process."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(48, 3))
+
+    def forward(self, x):
+        random.random()
+        np.random.rand()
+        return self.net(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [interop.from_torch_module, interop.check, interop.missing_ops])
+def test_no_generator_of_the_process_moves(call):
+    module = Noisy()
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    call(module, image_size=4)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.slow
+def test_weights_that_are_recomputed_are_left_as_they_were():
+    module, images = Recomputed(), torch.rand(2, 3, 4, 4)
+    module.eval()
+    before = {name: part.weight.clone() for name, part in module.named_children()}
+    wanted = module(images)
+    interop.from_torch_module(module, image_size=4)
+    assert all(torch.equal(before[name], part.weight) for name, part in module.named_children())
+    assert torch.equal(module(images), wanted)
