@@ -130,7 +130,7 @@ class Learner:
         decay = s.decay(state.step)
 
         def update() -> tuple[Variables, Variables, Any]:
-            online, opt_state = apply_gradient(s.optimizer, gradient, state.opt_state, state.online.params)
+            online, opt_state = apply_gradient(s.optimizer, gradient, state.opt_state, state.online.params, value=value)
             target = ema_update(state.target.params, {name: online[name] for name in state.target.params}, decay)
             return Variables(online, aux.online_stats), Variables(target, aux.target_stats), opt_state
 
@@ -211,6 +211,8 @@ class Learner:
     def embed(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
         """Representations [N, D] in evaluation mode: what the encoder is trained for.
 
+        Of the online network at the parameters of `evaluation_state`.
+
         Args:
             images: [N, H, W, C], uint8 or floating in [0, 1], not normalised.
             which: "online" or "target", the network.
@@ -224,6 +226,22 @@ class Learner:
     def project(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
         """Projections [N, P] in evaluation mode; arguments and errors are those of `embed`."""
         return self._evaluate(state, images, which).projection
+
+    def evaluation_state(self, state: TrainState) -> TrainState:
+        """`state` with the online parameters that are evaluated: `evaluation_params(opt_state, params)`, where given.
+
+        `embed` and `project` take them by themselves, and `pretrain` when it exports. Not a state to go on from.
+
+        Example:
+            >>> from optax import contrib
+            >>> learner = byol_jax.make_learner(
+            ...     byol_jax.nets.small_cnn(), image_size=16, projection_size=8, projection_hidden_size=16,
+            ...     optimizer=contrib.schedule_free_sgd(), evaluation_params=contrib.schedule_free_eval_params)
+            >>> state = learner.init(jax.random.key(0))
+            >>> encoder = byol_jax.encoder_variables(learner.evaluation_state(state))
+        """
+        params = self.settings.select_evaluated(state.opt_state, state.online.params)
+        return state.replace(online=Variables(params, state.online.stats))
 
     def replace(
         self,
@@ -268,7 +286,7 @@ class Learner:
         return jax.tree.map(_alternate, first, second), stats
 
     def _evaluate(self, state: TrainState, images: Images, which: str) -> Outputs:
-        network = _network(state, which)
+        network = _network(self.evaluation_state(state), which)
         return self.target_apply(network, network_input(self.settings, images), train=False)[0]
 
 
@@ -294,6 +312,7 @@ def make_learner(
     views: str = "concatenated",
     num_channels: int | None = 3,
     optimizer: optax.GradientTransformation = ADAM,
+    evaluation_params: Callable | None = None,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> Learner:
@@ -315,7 +334,10 @@ def make_learner(
         sync_batchnorm: average batch-norm statistics over `axis_name`; None: where there is one.
         views: "concatenated": batch norm sees both views together; "separate": view 1, then view 2.
         num_channels: C; None: `image_size` is a whole input shape.
-        optimizer: any optax transformation; it sees only parameters that the loss depends on, None in others' place.
+        optimizer: an optax transformation that updates at every step. It sees only parameters that the loss depends on,
+            None in others' place, and as `value` the loss, where it asks.
+        evaluation_params: `(opt_state, params) -> params`, for optimisers that train at one point and evaluate at
+            another, `optax.contrib.schedule_free_eval_params`; None in the same places. See `Learner.evaluation_state`.
         axis_name: the mapped axis of `pmap` or `shard_map` that the batch is spread over.
         dtype: compute dtype; parameters, statistics and loss stay in promote(float32, dtype).
 
@@ -323,7 +345,8 @@ def make_learner(
         `Learner`, whose methods are pure functions: init, step, loss, online_apply, target_apply, embed, project.
 
     Raises:
-        ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels.
+        ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels, or
+            the optimiser holds updates back (`optax.MultiSteps`) or asks for more than a step has (line searches).
         HiddenLayerNotFoundError: no such layer; the message lists those that exist.
 
     Example:
@@ -351,6 +374,7 @@ def make_learner(
         views=views,
         num_channels=num_channels,
         optimizer=optimizer,
+        evaluation_params=evaluation_params,
         axis_name=axis_name,
         dtype=dtype,
     )
@@ -359,6 +383,8 @@ def make_learner(
 
 def encoder_variables(state: TrainState, which: str = "online") -> Variables:
     """The encoder's `Variables` alone, of the "online" or the "target" network.
+
+    With `evaluation_params`, give `learner.evaluation_state(state)`.
 
     Raises:
         ConfigurationError: another name, or the target of a learner without momentum, which has none.

@@ -4,9 +4,10 @@
 the others out of a tree (None in their place, which JAX takes for an empty branch) and `fill` puts them back. Every
 optax transformation then leaves them alone: no decay, no state. That is what PyTorch does where `grad is None`.
 
-Learning-rate schedules are in `schedules`.
+Learning-rate schedules are in `schedules`, what an optimiser must be able to do in `optimizer_checks`.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax.extend import core
 from byol_jax.errors import ConfigurationError
 from byol_jax.ops.precision import standard_promotion
 
-__all__ = ["apply_gradient", "drop", "fill", "find_dependence", "init_optimizer", "lars", "matrices"]
+__all__ = ["apply_gradient", "drop", "fill", "find_dependence", "init_optimizer", "lars", "matrices", "updates_for"]
 
 
 def matrices(params: Any) -> Any:
@@ -87,24 +88,50 @@ def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
 
 
 def apply_gradient(
-    optimizer: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any
+    optimizer: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, *, value: jax.Array
 ) -> tuple[Any, Any]:
     """One step of `optimizer`: the new parameters and its new state.
 
     Parameters whose `gradient` is None stay as they are; the optimiser doesn't see them.
 
+    Args:
+        value: the loss at `params`, for optimisers that ask for it.
+
     Example:
         >>> optimizer = optax.sgd(0.5)
         >>> params, gradient = {"used": jnp.ones(()), "unused": jnp.ones(())}, {"used": jnp.ones(()), "unused": None}
-        >>> new, _ = apply_gradient(optimizer, gradient, init_optimizer(optimizer, gradient), params)
+        >>> state = init_optimizer(optimizer, gradient)
+        >>> new, _ = apply_gradient(optimizer, gradient, state, params, value=jnp.ones(()))
         >>> new["used"].item(), new["unused"].item()
         (0.5, 1.0)
     """
     has_gradient = jax.tree.map(lambda leaf: leaf is not None, gradient, is_leaf=lambda leaf: leaf is None)
     trained = drop(params, has_gradient)
+    updates, opt_state = updates_for(optimizer, gradient, opt_state, trained, value=value)
     with standard_promotion():
-        updates, opt_state = optimizer.update(gradient, opt_state, trained)
         return fill(optax.apply_updates(trained, updates), params), opt_state
+
+
+def updates_for(
+    optimizer: optax.GradientTransformation, gradient: Any, opt_state: Any, params: Any, *, value: jax.Array
+) -> tuple[Any, Any]:
+    """What `optimizer` would add to `params`, and its new state; all four trees hold None in the same places.
+
+    Of optax's extra arguments a step has two, `value`, the loss, and `grad`, the gradient before any part of a chain
+    has changed it. An optimiser gets those that its `update` takes.
+
+    Example:
+        >>> plateau = optax.contrib.reduce_on_plateau(patience=1)
+        >>> one = jnp.ones(())
+        >>> updates_for(plateau, one, init_optimizer(plateau, one), one, value=one)[0].item()
+        1.0
+    """
+    parameters = inspect.signature(optimizer.update).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = {"value": value, "grad": gradient}
+    asked = {name: known[name] for name in known if takes_all or name in parameters}
+    with standard_promotion():
+        return optimizer.update(gradient, opt_state, params, **asked)
 
 
 def drop(tree: Any, mask: Any) -> Any:

@@ -21,6 +21,7 @@ from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import at_least_float32, compute_in, standard_promotion
+from byol_jax.optimizer_checks import check_evaluation_params, check_optimizer
 from byol_jax.tree import cast, copy_leaves, leaf_names
 from byol_jax.types import Encoder, Images, PyTree, Variables
 
@@ -65,6 +66,7 @@ class Settings:
         mean_std: what network inputs are normalised with, after the augmentation; None: not at all.
         decay: from the step (int32) to the target's decay; 0 without momentum.
         optimizer: the optax transformation.
+        evaluation_params: `(opt_state, params) -> params`, what of the optimiser is evaluated; None: the parameters.
         trained: the encoder's parameters that the features depend on; a pytree of bools.
         use_momentum: whether there is a target network.
         separate_views: whether the networks see view 1, then view 2, or both together.
@@ -84,6 +86,7 @@ class Settings:
     mean_std: tuple[np.ndarray, np.ndarray] | None
     decay: Callable[[jax.Array], Any]
     optimizer: optax.GradientTransformation
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None
     trained: PyTree
     use_momentum: bool
     separate_views: bool
@@ -93,6 +96,14 @@ class Settings:
     def select_trained(self, params: dict[str, Any]) -> dict[str, Any]:
         """Those of `online.params` that the loss depends on; None in the others' place, as PyTorch's `grad is None`."""
         return params | {"encoder": optim.drop(params["encoder"], self.trained)}
+
+    def select_evaluated(self, opt_state: PyTree, params: dict[str, Any]) -> dict[str, Any]:
+        """`online.params` as they are evaluated and exported: where the optimiser says, or as they are."""
+        if self.evaluation_params is None:
+            return params
+        with standard_promotion():
+            evaluated = self.evaluation_params(opt_state, self.select_trained(params))
+        return optim.fill(evaluated, params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +125,7 @@ class Options:
     views: str
     num_channels: int | None
     optimizer: optax.GradientTransformation
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None
     axis_name: str | None
     dtype: Any
 
@@ -150,7 +162,7 @@ class Options:
         projector = make_projector(self.projection_hidden_size, width)
         projector = heads.simplicial(projector) if self.simplicial_embeddings else projector
         predictor = heads.mlp(prediction_hidden_size, width)
-        return Settings(
+        settings = Settings(
             encoder=_encoder(encoder, shape, layer, axis_name, in_dtype, storage),
             projector=_head(projector, feature_size, axis_name, in_dtype, storage),
             predictor=_head(predictor, width, axis_name, in_dtype, storage),
@@ -163,12 +175,15 @@ class Options:
             mean_std=_mean_std(self.normalize, shape[-1], is_default=not has_augmentation),
             decay=_decay(self.moving_average_decay if self.use_momentum else 0.0),
             optimizer=self.optimizer,
+            evaluation_params=self.evaluation_params,
             trained=_used_parameters(seen, layer, variables, shape, compute),
             use_momentum=self.use_momentum,
             separate_views=self.views == "separate",
             axis_name=self.axis_name,
             storage_dtype=storage,
         )
+        _check_optimizer(settings, variables.params)
+        return settings
 
 
 def _encoder(
@@ -201,6 +216,17 @@ def _head(head: heads.Head, input_size: int, axis_name: str | None, in_dtype: Ca
         return head.apply(variables, x, train=train, axis_name=axis_name if train else None)
 
     return Network(init, in_dtype(apply))
+
+
+def _check_optimizer(s: Settings, encoder_params: PyTree) -> None:
+    """The optimiser and what of it is evaluated, on abstract parameters of the online network."""
+    params = {"encoder": encoder_params}
+    for name, head in {"projector": s.projector, "predictor": s.predictor}.items():
+        params[name] = jax.eval_shape(lambda head=head: head.init(jax.random.key(0))).params
+    trained = s.select_trained(params)
+    opt_state = check_optimizer(s.optimizer, params, trained, axis_name=s.axis_name)
+    if s.evaluation_params is not None:
+        check_evaluation_params(s.evaluation_params, opt_state, trained)
 
 
 def _decay(decay: float | Callable) -> Callable[[jax.Array], Any]:

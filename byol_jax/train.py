@@ -15,16 +15,20 @@ import jax
 
 from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
+from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
-from byol_jax.errors import DivergedError
+from byol_jax.errors import ConfigurationError, DivergedError
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
-from byol_jax.runs.config import update_config
+from byol_jax.runs.config import read_config, uncompared, update_config
+from byol_jax.runs.environment import rounding_changes
 from byol_jax.runs.events import event_writer
+from byol_jax.runs.fingerprint import function_fingerprints
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, truncate_metrics
 from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
+from byol_jax.runs.spread import EVALUATION_SPREAD, compile_spread, fixed_images, is_due, warning
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
 from byol_jax.types import Encoder, TrainState
@@ -109,7 +113,10 @@ def pretrain(
     num_channels = learner_options.get("num_channels", 3)
     source = _open(data, Length(steps, epochs, batch_size), program, image_size=image_size, num_channels=num_channels)
     options = learner_options | {"image_size": image_size}
-    return _run(encoder, learner, source, program, options, record={"network": None, "learner": learner_options})
+    image_shape = source.images.image_shape if isinstance(source.images, Dataset) else learner.settings.image_shape
+    fingerprints = function_fingerprints(learner, learner_options, image_shape)
+    record = {"network": None, "learner": learner_options, "fingerprints": fingerprints}
+    return _run(encoder, learner, source, program, options, record=record)
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,7 @@ def _run(
     )
     parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
     with lock(out):
+        doubts = _doubts(out, config) if program.resume and writes else []  # prepare replaces what was stored
         paths, resumed = prepare(out, config, resume=program.resume, overwrite=program.overwrite)
         if writes:
             source.write_list(paths.images)
@@ -237,11 +245,23 @@ def _run(
                 export_encoder(paths.exported / START, encoder, encoder_variables(state), say=lambda line: None)
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=program.progress and writes) as log:
-            for note in notes:
+            for note in [*notes, *doubts] if resumed else notes:
                 log.say(note)
             plan = Plan(encoder, learner, source, program, paths, log, events)
             state = _train(plan, state, resumed)
     return state
+
+
+def _doubts(out: str | Path, config: dict[str, Any]) -> list[str]:
+    """Lines about what may make a run that goes on another one than it would have been, and isn't refused."""
+    try:
+        lines = uncompared(read_config(out), config)
+    except ConfigurationError:  # no run's folder: `prepare` says so
+        return []
+    changes = rounding_changes(run_paths(out).environment)
+    if changes:
+        lines.append(f"from here on not bit for bit what it would have been, rounding differs: {', '.join(changes)}")
+    return lines
 
 
 class Plan(NamedTuple):
@@ -284,7 +304,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     mesh = parallel.make_mesh()
     agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
     done, total = int(state.step), plan.source.total_steps
-    state, step = parallel.replicate(state, mesh), None
+    state, step, spread = parallel.replicate(state, mesh), None, None
     tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
     with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
         stopping = False
@@ -292,6 +312,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             images = next(loader)  # [N, H, W, C], over all devices and processes
             if step is None:
                 _record_batch_size(plan, len(images))
+                spread = _measure_evaluation(plan, state, images, tally)
                 step = _compile(plan, mesh, state, images, tally)
                 if parallel.is_writer():
                     _keep_network(plan, state, images)
@@ -303,6 +324,8 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             last = stopping or done == total
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
+                if spread is not None and is_due(done, log_every=plan.program.log_every, last=last):
+                    row[EVALUATION_SPREAD] = spread(state)
                 _record(plan, row)
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
@@ -351,6 +374,26 @@ def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
     keep_network(plan.paths.network, plan.encoder)
 
 
+def _measure_evaluation(
+    plan: Plan, state: TrainState, images: jax.Array, tally: Tally
+) -> Callable[[TrainState], float] | None:
+    """The spread of projections in evaluation mode, compiled before the step; None in processes that write nothing."""
+    if not parallel.is_writer():
+        return None
+    traced, image_shape = plan.encoder.facts.traced, plan.learner.settings.image_shape
+    if traced is not None and not traced.takes_any_batch:
+        plan.log.say("projections in evaluation mode aren't measured: the network takes batches of certain sizes alone")
+        return None
+    fixed = fixed_images(plan.source.images, images, image_shape)
+    if fixed is None:
+        plan.log.say(f"projections in evaluation mode aren't measured: the data has no images of shape {image_shape}")
+        return None
+    began = time.perf_counter()
+    spread = compile_spread(plan.learner, state, fixed)
+    tally.add_compilation(time.perf_counter() - began)
+    return spread
+
+
 def _record(plan: Plan, row: dict[str, Any]) -> None:
     """One row to all who show or keep it."""
     if parallel.is_writer():
@@ -360,6 +403,8 @@ def _record(plan: Plan, row: dict[str, Any]) -> None:
     plan.log.report(row)
     if row["nonfinite"]:
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
+    if (collapse := warning(row, plan.learner.settings.projection_size)) is not None:
+        plan.log.warn(collapse)
 
 
 def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
@@ -375,7 +420,8 @@ def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
 
 def _finish(plan: Plan, state: TrainState) -> None:
     """Weights for others, and the report."""
-    export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(state), say=plan.log.say)
+    evaluated = plan.learner.evaluation_state(parallel.gather(state))
+    export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
     report.write_report(plan.paths.root)
     plan.log.say(
         f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"

@@ -112,7 +112,7 @@ class TrainState:
     """All that training carries from step to step; a pytree of arrays only.
 
     Attributes:
-        step: int32 scalar, the number of steps done, skipped ones included.
+        step: int32 scalar, the number of calls of `Learner.step`, those that weren't finite included.
         key: typed PRNG key, never changed: every random number of step k comes from `fold_in(key, k)`.
         online: `params` with the top-level keys `encoder, projector, predictor`, `stats` with the same.
         target: `params` and `stats` with `encoder, projector`; `Variables({}, {})` without momentum.

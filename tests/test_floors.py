@@ -11,7 +11,7 @@ from tests.source_code import PACKAGES, ROOT, functions, imports, modules, parse
 FLOORS = {
     "byol_jax": [
         "types tree hidden image_size memory errors disk known_faults",
-        "loss ema optim schedules metrics ops augment",
+        "loss ema optim optimizer_checks schedules metrics ops augment",
         "nets",
         "settings views byol",
         "recipe presets parallel checkpoint data evaluate",

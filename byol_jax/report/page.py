@@ -26,7 +26,8 @@ body { margin: 0 auto; max-width: 1000px; padding: 24px 20px 60px; background: v
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 8px; }
 h3 { font-size: 14px; margin: 0 0 2px; display: flex; justify-content: space-between; gap: 8px; }
-h3 span, p, figcaption { color: var(--muted); font-weight: 400; } h3 .bad { color: var(--bad); } p { margin: 4px 0; }
+h3 span, p, figcaption { color: var(--muted); font-weight: 400; } h3 .bad, p.bad { color: var(--bad); }
+p { margin: 4px 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
 figure { margin: 0; padding: 12px 12px 6px; background: var(--panel); border-radius: 8px; }
 figcaption { font-size: 12px; } img { max-width: 100%; border-radius: 4px; }

@@ -20,6 +20,7 @@ from byol_jax.report.curves import Reference, line_chart
 from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
 from byol_jax.runs.folder import run_paths
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.spread import EVALUATION_SPREAD, SETTLED_STEPS
 from byol_jax.tree import flatten
 
 __all__ = ["write_report"]
@@ -42,6 +43,12 @@ CURVES = (
     Curve(
         "feature_std", "Feature spread", "", "standard deviation of the normalised projections, mean over dimensions"
     ),
+    Curve(
+        EVALUATION_SPREAD,
+        "Feature spread in evaluation mode",
+        "",
+        "the same with running statistics, as the network is used; every 1,000 steps, on up to 64 training images",
+    ),
     Curve("grad_norm", "Gradient norm", "", "Euclidean, over all trained parameters"),
     Curve("param_norm", "Parameter norm", "", "Euclidean, over the online network"),
     Curve("learning_rate", "Learning rate", "", "of the optimiser"),
@@ -56,8 +63,8 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
 
     Args:
         run_folder: a run's folder. A row of its metrics.jsonl has "step" and any of loss, feature_std, grad_norm,
-            param_norm, learning_rate, decay, images_per_second, data_wait (part of the time, in [0, 1]), seconds,
-            compile_seconds, epoch, nonfinite.
+            evaluation_feature_std, param_norm, learning_rate, decay, images_per_second, data_wait (part of the time, in
+            [0, 1]), seconds, compile_seconds, epoch, nonfinite.
         title: the page's heading; the folder's name by default.
 
     Raises:
@@ -82,6 +89,7 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
     views = _views(paths.views, notes)
     sections = [
         _summary(rows),
+        _collapse(rows, flatten(config)),
         "".join(f"<p>Note: {escape(note)}.</p>" for note in notes),
         evaluation_section(evaluation),
         _charts(rows, flatten(config)),
@@ -141,22 +149,41 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return f"<p>{' · '.join(facts)}</p>"
 
 
+def _collapse(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
+    """In red, where the last measure in evaluation mode says so; training mode can look healthy all the while."""
+    measured = [row for row in rows if EVALUATION_SPREAD in row]
+    if not measured or measured[-1]["step"] < SETTLED_STEPS:
+        return ""
+    spread = number(measured[-1][EVALUATION_SPREAD])
+    if spread is not None and not _is_low(spread, _spread_levels(config)):
+        return ""
+    how = "aren't finite" if spread is None else f"are all alike (spread {spread:.4g})"
+    return (
+        f'<p class="bad">Collapsed: in evaluation mode, as the network is used, projections of different images {how}.'
+        " Lower the learning rate or the weight decay.</p>"
+    )
+
+
 def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
     figures = []
     for curve in CURVES:
         points = [(row["step"], scale(row.get(curve.key), curve.factor)) for row in rows]
-        last = next((value for _, value in reversed(points) if value is not None), None)
-        references = _spread_levels(config) if curve.key == "feature_std" else ()
+        step, last = next(((step, value) for step, value in reversed(points) if value is not None), (0, None))
+        references = _spread_levels(config) if curve.key in ("feature_std", EVALUATION_SPREAD) else ()
         chart = line_chart(points, name=f"{curve.title} by step", references=references)
         if last is None or not chart:
             continue
-        low = curve.key == "feature_std" and any(level.kind == "bad" and last < level.value for level in references)
-        value = (
-            f'<span class="bad">collapsed: {last:.4g}</span>' if low else f"<span>last: {last:,.4g} {curve.unit}</span>"
-        )
+        judged = curve.key != EVALUATION_SPREAD or step >= SETTLED_STEPS
+        value = f"<span>last: {last:,.4g} {curve.unit}</span>"
+        if judged and _is_low(last, references):
+            value = f'<span class="bad">collapsed: {last:.4g}</span>'
         heading = f"<h3>{curve.title} {value}</h3>"
         figures.append(f"<figure>{heading}{chart}<figcaption>{curve.caption}</figcaption></figure>")
     return f'<h2>Training</h2>\n<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _is_low(spread: float, levels: Sequence[Reference]) -> bool:
+    return any(level.kind == "bad" and spread < level.value for level in levels)
 
 
 def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:

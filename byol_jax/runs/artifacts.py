@@ -37,8 +37,12 @@ def run_config(
     training: dict[str, Any],
     unimportant: dict[str, Any],
     init_from: "WeightFile | None",
+    fingerprints: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """config.json: everything that decides a run, as JSON. Functions are named; weights are known by their hash."""
+    """config.json: everything that decides a run, as JSON. Functions are named; weights are known by their hash.
+
+    Functions given from Python are known by their `fingerprints` too.
+    """
     weights = None
     if init_from is not None:
         weights = {"file": init_from.path and Path(init_from.path).name, "sha256": init_from.sha256}
@@ -51,6 +55,7 @@ def run_config(
         **_to_json(training),
         "init_from": weights,
         **unimportant,
+        **({"fingerprints": fingerprints} if fingerprints else {}),
     }
 
 

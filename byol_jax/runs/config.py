@@ -20,6 +20,7 @@ __all__ = [
     "encode_config",
     "read_config",
     "refuse_differences",
+    "uncompared",
     "update_config",
 ]
 
@@ -33,6 +34,9 @@ MAY_GROW = frozenset({"steps", "epochs"})
 
 _FOR_PEOPLE = frozenset({"init_from/file", "init_from/index_sha256"})
 """Of the weights that a run starts from, which are known by their hash."""
+
+_FINGERPRINTS = "fingerprints"
+"""Of functions that a run was given from Python; see fingerprint.py. They are compared among themselves."""
 
 _MARK = {"format": "byol_jax.run", "version": 1}
 
@@ -95,7 +99,11 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     index = (given.get("init_from") or {}).get("index_sha256")
     if index is not None and before.get("init_from/sha256") == index:  # earlier runs hashed a sharded set's index alone
         now["init_from/sha256"] = index
-    found = []
+    found = [
+        f"{name}: it computes otherwise than the one that the run began with"
+        for name, verdict in _compare_functions(stored, given).items()
+        if verdict == "differs"
+    ]
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
         if name in MAY_GROW and isinstance(old, int) and isinstance(new, int):
@@ -104,6 +112,30 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
         elif _value(name, before) != _value(name, now):
             found.append(f"{name}: stored {_value(name, before)}, given {_value(name, now)}")
     return found
+
+
+def uncompared(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """A line for a person about each thing that a run from Python was given and that isn't compared when it goes on.
+
+    Example:
+        >>> uncompared({}, {"fingerprints": {"optimizer": "5e0c", "code": {}}})
+        ['optimizer: not compared with the run so far, which began before fingerprints were kept']
+    """
+    then, now = (config.get(_FINGERPRINTS, {}).get("code", {}) for config in (stored, given))
+    changed = [f"{name} {then[name]} then, {now[name]} now" for name in now if name in then and then[name] != now[name]]
+    reasons = {
+        "no fingerprint": ", which began before fingerprints were kept",
+        "other code": f": {', '.join(changed)}",
+        "not traced": ": it can't be traced without its images",
+    }
+    lines = [
+        f"{name}: not compared with the run so far{reasons[verdict]}"
+        for name, verdict in _compare_functions(stored, given).items()
+        if verdict in reasons
+    ]
+    if given.get("network", "by name") is None:
+        lines.append("encoder: names, shapes and dtypes of its parameters are compared, its code isn't")
+    return lines
 
 
 def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], given: dict[str, Any]) -> None:
@@ -121,8 +153,25 @@ def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], give
 
 def _decisive_keys(config: dict[str, Any]) -> dict[str, Any]:
     """The keys that are compared, flat."""
-    compared = flatten({name: value for name, value in config.items() if name not in NEVER_COMPARED | set(_MARK)})
+    apart = NEVER_COMPARED | {_FINGERPRINTS, *_MARK}
+    compared = flatten({name: value for name, value in config.items() if name not in apart})
     return {name: value for name, value in compared.items() if name not in _FOR_PEOPLE}
+
+
+def _compare_functions(stored: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
+    """For each function given: "same", "differs", or why nobody can tell."""
+    before, now = stored.get(_FINGERPRINTS, {}), given.get(_FINGERPRINTS, {})
+
+    def verdict(name: str) -> str:
+        if name not in before:
+            return "no fingerprint"
+        if before[name] is None or now[name] is None:
+            return "not traced"
+        if before[name] == now[name]:
+            return "same"
+        return "differs" if before.get("code") == now["code"] else "other code"
+
+    return {name: verdict(name) for name in now if name != "code"}
 
 
 def _value(name: str, config: dict[str, Any]) -> str:

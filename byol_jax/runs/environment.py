@@ -1,10 +1,11 @@
 """`environment.json`: what a result may depend on besides its configuration: versions, devices, the command.
 
-For people who compare two runs: the program writes it, shows it in the report and never compares it. It holds no
-secrets and no host names.
+For people who compare two runs: the program writes it and shows it in the report. It never refuses another one; a run
+that goes on where rounding may differ says so. It holds no secrets and no host names.
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment"]
+__all__ = ["environment", "rounding_changes"]
 
 _PACKAGES = ("byol-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "torch", "torchvision")
 _HIDDEN = re.compile(r"--?[\w-]*(token|secret|password|passwd|credential|key|address|host)[\w-]*", re.IGNORECASE)
@@ -27,7 +28,7 @@ def environment() -> dict[str, Any]:
 
     Example:
         >>> sorted(environment())
-        ['command', 'cpu_count', 'devices', 'git', 'packages', 'platform', 'processes', 'python']
+        ['command', 'cpu_count', 'devices', 'git', 'packages', 'platform', 'processes', 'python', 'usable_cpu_count']
     """
     import jax
 
@@ -37,11 +38,46 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
+        "usable_cpu_count": _usable_cpu_count(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
         "git": _git(Path(__file__).parent),
         "command": _without_secrets(sys.argv),
     }
+
+
+def rounding_changes(before: str | os.PathLike[str]) -> list[str]:
+    """What of this environment computes with other last bits than that in the file `before`, an environment.json.
+
+    Versions of jax and jaxlib, kind and number of devices, and on CPU the number of cores that the process may use: XLA
+    shares a reduction among them, and sums that are shared otherwise round otherwise. What the file doesn't say, or a
+    file that can't be read, changes nothing.
+
+    Returns:
+        A text for each, "usable_cpu_count 2 then, 1 now".
+    """
+    try:
+        then = json.loads(Path(before).read_bytes())
+        facts = [_rounding_facts(one) for one in (then, environment())]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return []
+    then, now = facts
+    return [f"{name} {then[name]} then, {now[name]} now" for name in now if then.get(name) not in (None, now[name])]
+
+
+def _rounding_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    devices = facts["devices"]
+    cores = {"usable_cpu_count": facts.get("usable_cpu_count")} if devices["platform"] == "cpu" else {}
+    versions = {name: facts["packages"][name] for name in ("jax", "jaxlib")}
+    return versions | {f"devices/{name}": devices[name] for name in ("kind", "count")} | cores
+
+
+def _usable_cpu_count() -> int | None:
+    """Cores that XLA computes with: what PJRT_NPROC or NPROC say, else those that this process may run on."""
+    for name in ("PJRT_NPROC", "NPROC"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(name: str) -> str | None:

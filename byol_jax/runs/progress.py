@@ -50,6 +50,12 @@ class TrainingLog:
         if self._console is not None:
             self._console.print(line, markup=False)
 
+    def warn(self, line: str) -> None:
+        """`say`, in red on the screen and marked in the file."""
+        self._write(f"WARNING: {line}")
+        if self._console is not None:
+            self._console.print(line, markup=False, style="bold red")
+
     def advance(self, step: int) -> None:
         """Moves the line on a terminal."""
         if self._bar is not None:

@@ -3,15 +3,17 @@
 Runs on folders: test_resume_anywhere.py, test_killed_training.py.
 """
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from tiny_run import SMALL
+from tiny_run import SMALL, contents
 
-from byol_jax import checkpoint, nets, pretrain
+from byol_jax import ConfigurationError, checkpoint, nets, pretrain
 from byol_jax.errors import DivergedError
 
 
@@ -50,3 +52,30 @@ def test_a_run_that_never_is_finite_gives_up_and_keeps_its_state(tmp_path: Path)
     newest = checkpoint.latest(tmp_path / "run" / "checkpoints")
     assert newest is not None
     assert int(newest.name) == 22, "20 bad steps after the first, seen when the row of step 22 was written"
+
+
+def edit(path, change):
+    facts = json.loads(path.read_text())
+    change(facts)
+    path.write_text(json.dumps(facts))
+
+
+def test_another_optimizer_is_refused_and_what_is_not_compared_is_said(tmp_path: Path) -> None:
+    """Fingerprints tell the rate of an optimiser; a run that was written before there were any goes on."""
+    run, batches = tmp_path / "run", np.random.default_rng(1).random((6, 8, 16, 16, 1), np.float32)
+    options = {name: value for name, value in OPTIONS.items() if name != "batch_size"} | {"out": run}
+    pretrain(nets.small_cnn(), list(batches), steps=3, optimizer=optax.adam(1e-3), **options)
+    before = contents(run)
+    with pytest.raises(ConfigurationError, match=r"another configuration: optimizer: it computes otherwise .*; give"):
+        pretrain(nets.small_cnn(), list(batches), steps=4, resume=True, optimizer=optax.adam(2e-3), **options)
+    assert contents(run) == before
+    pretrain(nets.small_cnn(), list(batches), steps=4, resume=True, optimizer=optax.adam(1e-3), **options)
+    assert "optimizer: " not in (run / "train.log").read_text()
+
+    edit(run / "config.json", lambda config: config.pop("fingerprints"))
+    edit(run / "environment.json", lambda facts: facts.update(usable_cpu_count=97))
+    pretrain(nets.small_cnn(), list(batches), steps=5, resume=True, optimizer=optax.adam(1e-3), **options)
+    log = (run / "train.log").read_text()
+    assert "optimizer: not compared with the run so far, which began before fingerprints were kept" in log
+    assert "from here on not bit for bit what it would have been, rounding differs: usable_cpu_count 97 then" in log
+    assert json.loads((run / "config.json").read_text())["fingerprints"]["optimizer"]
