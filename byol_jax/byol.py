@@ -233,12 +233,15 @@ class Learner:
         `embed` and `project` take them by themselves, and `pretrain` when it exports. Not a state to go on from.
 
         Example:
+            >>> import byol_jax
             >>> from optax import contrib
             >>> learner = byol_jax.make_learner(
-            ...     byol_jax.nets.small_cnn(), image_size=16, projection_size=8, projection_hidden_size=16,
+            ...     byol_jax.nets.small_cnn((4,)), image_size=16, projection_size=8, projection_hidden_size=16,
             ...     optimizer=contrib.schedule_free_sgd(), evaluation_params=contrib.schedule_free_eval_params)
-            >>> state = learner.init(jax.random.key(0))
-            >>> encoder = byol_jax.encoder_variables(learner.evaluation_state(state))
+            >>> state = jax.eval_shape(learner.init, jax.random.key(0))
+            >>> evaluated = jax.eval_shape(learner.evaluation_state, state)
+            >>> sorted(byol_jax.encoder_variables(evaluated).params)
+            ['0', '1', 'fc']
         """
         params = self.settings.select_evaluated(state.opt_state, state.online.params)
         return state.replace(online=Variables(params, state.online.stats))
