@@ -241,7 +241,7 @@ class Learner:
             >>> state = jax.eval_shape(learner.init, jax.random.key(0))
             >>> evaluated = jax.eval_shape(learner.evaluation_state, state)
             >>> sorted(byol_jax.encoder_variables(evaluated).params)
-            ['0', '1', 'fc']
+            ['0', '1', '4']
         """
         params = self.settings.select_evaluated(state.opt_state, state.online.params)
         return state.replace(online=Variables(params, state.online.stats))
