@@ -244,7 +244,8 @@ class Learner:
             ['0', '1', '4']
         """
         params = self.settings.select_evaluated(state.opt_state, state.online.params)
-        return state.replace(online=Variables(params, state.online.stats))
+        online = Variables(params, state.online.stats)
+        return TrainState(state.step, state.key, online, state.target, state.opt_state)
 
     def replace(
         self,

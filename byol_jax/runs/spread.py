@@ -62,7 +62,7 @@ def fixed_images(images: Any, batch: jax.Array, image_shape: tuple[int, ...]) ->
         return None
     if isinstance(images, data.Dataset):
         chosen = np.linspace(0, len(images) - 1, min(MEASURED_IMAGES, len(images))).astype(int)
-        found = data.evaluation_images(images, chosen, image_shape[:2])
+        found = data.evaluation_images(images, chosen, (image_shape[0], image_shape[1]))
     else:
         local = [np.asarray(shard.data) for shard in batch.addressable_shards]
         found = np.concatenate(local)[:MEASURED_IMAGES]  # [n, …]
@@ -125,6 +125,6 @@ def _local(learner: Learner, state: TrainState) -> TrainState:
             return jax.random.wrap_key_data(local(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return leaf.addressable_data(0)
 
-    opt_state = None if learner.settings.evaluation_params is None else jax.tree.map(local, state.opt_state)
-    online = jax.tree.map(local, state.online)
-    return state.replace(step=None, key=None, online=online, target=None, opt_state=opt_state)
+    nothing: Any = None
+    opt_state = nothing if learner.settings.evaluation_params is None else jax.tree.map(local, state.opt_state)
+    return TrainState(nothing, nothing, jax.tree.map(local, state.online), nothing, opt_state)
