@@ -6,6 +6,7 @@ from types import ModuleType
 
 from interop.trace.ops import table
 from interop.trace.ops.table import OPERATORS
+from tests.torch_layers import REFUSED, TRACED
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
 HEAD = """# Operators of PyTorch that have a JAX counterpart
@@ -19,6 +20,19 @@ a module uses beyond these is listed by `interop.missing_ops(module)` and added 
 |---|---|
 """
 
+LAYERS = """
+
+## Layers of torch.nn that take one tensor
+
+All that are found in `torch.nn`, made with plain arguments. `interop.check` finds nothing in the way of {count}, whose
+operators are compared with torch one by one as above: {exact}.
+
+The others are refused by name. A lazy layer is one of these once it has run, and refused before.
+
+| layer | why |
+|---|---|
+"""
+
 
 def families() -> dict[str, list[str]]:
     """{"pointwise": ["aten.add", …], …}, each name in the file that has the last word on it."""
@@ -28,7 +42,9 @@ def families() -> dict[str, list[str]]:
 
 def page() -> str:
     rows = [f"| {family} | {', '.join(f'`{name}`' for name in names)} |" for family, names in families().items()]
-    return HEAD.format(count=len(OPERATORS)) + "\n".join(rows) + "\n"
+    refused = [f"| `{name}` | {reason} |" for name, reason in sorted(REFUSED.items())]
+    layers = LAYERS.format(exact=", ".join(f"`{name}`" for name in sorted(TRACED)), count=len(TRACED))
+    return HEAD.format(count=len(OPERATORS)) + "\n".join(rows) + layers + "\n".join(refused) + "\n"
 
 
 if __name__ == "__main__":
