@@ -17,6 +17,7 @@ from interop.learners.cut_names import find_renaming
 from interop.learners.library import Difference, Origin, match_roots, whole_names
 from interop.learners.reading import without_owner
 from interop.weights.architectures import recognise
+from interop.weights.hugging_face import HUGGING_FACE, is_hugging_face, left_out, torchvision_arrays
 
 __all__ = ["UNREAD", "difference", "find_origin", "learner_arrays", "network_arrays"]
 
@@ -82,7 +83,7 @@ def network_arrays(
     Args:
         arrays: what `learner_arrays` gave.
         which: "online" or "target".
-        wanted: the names that the network to load into has, where it may be a cut one itself.
+        wanted: the names that the network to load into has, where it may be a cut one itself, or have Hugging Face's.
 
     Returns:
         The arrays; none where there is no such network.
@@ -94,6 +95,8 @@ def network_arrays(
     """
     front = f"{which}.encoder."
     network = {name.removeprefix(front): array for name, array in arrays.items() if name.startswith(front)}
+    if is_hugging_face(network) and not set(wanted) & set(network):
+        network = torchvision_arrays(network)
     rename = find_renaming(network, wanted)
     return {rename(name): array for name, array in network.items()}
 
@@ -107,7 +110,8 @@ def _with_owner(origin: Origin, owner: str) -> Origin:
 def _network(kind: str, keys: Collection[str]) -> Origin:
     """A network by itself, or the network of a learner that isn't read."""
     if kind not in UNREAD:
-        return Origin("", {name: f"online.encoder.{name}" for name in keys}, {})
+        omitted = dict.fromkeys(left_out(keys) if kind in HUGGING_FACE else (), "no part of torchvision's network")
+        return Origin("", {name: f"online.encoder.{name}" for name in keys}, omitted)
     roots = {root: f"{network}.encoder." for root, network in UNREAD[kind].items()}
     names = whole_names(match_roots(keys, roots))
     reason = "only the networks of such a file are read, not its heads"

@@ -7,12 +7,23 @@ holds. Other families (whole BYOL learners among them) are recognised by a few t
 import math
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from byol_jax.errors import ConfigurationError, nearest
+from interop.weights.hugging_face import HUGGING_FACE
 from interop.weights.transformers import TRANSFORMERS, Transformer, transformer_shapes
 
-__all__ = ["ARCHITECTURES", "HEADS", "Residual", "expected_shapes", "find_architecture", "is_head", "recognise"]
+__all__ = [
+    "ARCHITECTURES",
+    "HEADS",
+    "LEARNERS",
+    "Residual",
+    "expected_shapes",
+    "find_architecture",
+    "is_head",
+    "recognise",
+]
 
 HEADS = ("fc", "heads.head", "head", "head.fc", "classifier")
 """What torchvision and timm call a linear layer that is a whole classifier."""
@@ -172,6 +183,10 @@ def _has_each(*prefixes: str):
     return lambda keys: all(_has_any(keys, prefix) for prefix in prefixes)
 
 
+def _has_match(pattern: re.Pattern[str], keys: Collection[str]) -> bool:
+    return any(pattern.fullmatch(key) for key in keys)
+
+
 def _is_residual(keys: Collection[str]) -> bool:
     return "conv1.weight" in keys and "layer1.0.conv1.weight" in keys
 
@@ -203,5 +218,9 @@ FAMILIES = (
     ("ResNet cut with Sequential", _is_cut_residual),
     ("vision transformer, torchvision", _has_each("conv_proj.weight", "encoder.pos_embedding")),
     ("vision transformer, timm", _has_each("patch_embed.proj.weight", "blocks.0.attn.")),
+    *((kind, partial(_has_match, pattern)) for kind, pattern in HUGGING_FACE.items()),
 )
 """Tell-tale names, tested in this order."""
+
+LEARNERS = tuple(kind for kind, _ in FAMILIES if kind.startswith("BYOL") or kind.endswith("VISSL"))
+"""Those in which a network is a part, or has names of its own."""

@@ -12,13 +12,22 @@ import numpy as np
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.arrays import as_numpy, fresh_copy
-from interop.weights.architectures import HEADS, TRANSFORMERS, expected_shapes, is_head
+from interop.weights.architectures import HEADS, LEARNERS, TRANSFORMERS, expected_shapes, is_head, recognise
+from interop.weights.hugging_face import is_hugging_face, torchvision_arrays
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import Leaf, named_leaves, native_order, torch_dtype, torch_names, torch_order, torch_shape
 from interop.weights.packing import PARTS, own_rows, pack, whole_key
 from interop.weights.transformers import timm_key, torchvision_key
 
-__all__ = ["cast", "cast_problem", "from_torch_state_dict", "match_leaves", "to_torch_array", "to_torch_state_dict"]
+__all__ = [
+    "cast",
+    "cast_problem",
+    "from_torch_state_dict",
+    "is_floating",
+    "match_leaves",
+    "to_torch_array",
+    "to_torch_state_dict",
+]
 
 
 def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
@@ -77,7 +86,8 @@ def from_torch_state_dict(
 
     Args:
         state_dict: torch's names to NumPy arrays, JAX arrays or torch tensors. Of a vision transformer, torchvision's
-            names (also older ones) and timm's are read.
+            names (also older ones) and timm's are read, of a ResNet too Hugging Face transformers' (but for its
+            transformer's pooler and mask token, which have no place here).
         like: the network's `Variables`, arrays or `jax.ShapeDtypeStruct`s, which decide structure, shapes and types.
         arch: a name from `interop.weights.architectures.ARCHITECTURES`: the file's keys must be exactly that
             network's, or with strict=False at least those; the classifier may be left out as a whole.
@@ -113,11 +123,14 @@ def from_torch_state_dict(
         _check_architecture(state_dict, arch, strict=strict)
     leaves = named_leaves(like)
     names = torch_names(leaves)
-    state_dict = _rename_keys(state_dict, {whole_key(leaf.key) for leaf in names.values()})
+    given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
+    if is_hugging_face(state_dict) and not wanted & set(state_dict):
+        state_dict = torchvision_arrays(state_dict)
+    state_dict = _rename_keys(state_dict, wanted)
     if head == "drop":
         state_dict = _with_own_head(state_dict, leaves, names)
     arrays, mismatch = match_leaves(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
-    hint = _hint(mismatch, dtype=dtype, head=head)
+    hint = _hint(mismatch, given, dtype=dtype, head=head)
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
     return jax.tree.unflatten(jax.tree.structure(like), [_jax_array(array) for array in arrays.values()])
 
@@ -153,9 +166,15 @@ def _with_own_head(
     return kept | {key: to_torch_array(as_numpy(leaves[path], path), names[path].rule) for key, path in values.items()}
 
 
-def _hint(mismatch: Mismatch, *, dtype: str | None, head: str) -> str:
+def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, dtype: str | None, head: str) -> str:
     """What to do about it, where that can be told; else ""."""
     hints = []
+    kind = recognise({key: tuple(value.shape) for key, value in given.items()}) if mismatch.missing else ""
+    if kind in LEARNERS:
+        hints.append(
+            f"names tell: {kind}; interop.open_weights(FILE).variables(encoder, like=variables) takes its network out, "
+            "as byol-jax import FILE does"
+        )
     differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
     if differing and all(is_head(entry.partition(" ")[0]) for entry in differing):
         if head == "drop":
@@ -171,7 +190,7 @@ def _hint(mismatch: Mismatch, *, dtype: str | None, head: str) -> str:
             "positions for another image size: load with a like of the file's size, then nets.resize_positions"
         )
     if mismatch.dtypes and dtype is None:
-        hints.append('dtype="like" converts types')
+        hints.append('dtype="like" converts types (byol-jax import: --dtype float32)')
     return "; ".join(hints)
 
 
@@ -236,7 +255,7 @@ def cast_problem(array: np.ndarray, dtype: np.dtype) -> str:
         limits = np.iinfo(dtype)
         fits = array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
         return "" if fits else f"values up to {int(array.max())} don't fit {dtype}"
-    if _is_floating(array.dtype) and _is_floating(dtype):
+    if is_floating(array.dtype) and is_floating(dtype):
         overflow = bool(np.any(np.isfinite(array) & ~np.isfinite(cast(array, dtype))))
         return f"values too large for {dtype}" if overflow else ""
     return f"{array.dtype} can't become {dtype}"
@@ -252,7 +271,8 @@ def _is_integer(dtype: np.dtype) -> bool:
     return dtype.kind in "iu"
 
 
-def _is_floating(dtype: np.dtype) -> bool:
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is a type of real, floating numbers, bfloat16 and float8 among them."""
     return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
