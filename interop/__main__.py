@@ -8,10 +8,11 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from byol_jax.errors import InteropError
+from byol_jax.errors import InteropError, one_line
 from interop.inspect.commands import convert_file, inspect_file, inspection_text
 
 __all__ = ["main"]
@@ -30,12 +31,28 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn_in_one_line
+        return _run(options)
+
+
+def _warn_in_one_line(message: Any, *_: Any) -> None:
+    print(f"interop: warning: {one_line(message)}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if options.command == "convert":
-            done = convert_file(options.source, options.target, overwrite=options.overwrite)
+            done = convert_file(
+                options.source,
+                options.target,
+                overwrite=options.overwrite,
+                which_weights=options.which_weights,
+                prefix=options.prefix,
+            )
             print(f"{done['target']}: {done['tensors']} tensors, {done['bytes']:,} bytes, {done['kind']}")
         else:
-            inspection = inspect_file(options.file)
+            inspection = inspect_file(options.file, which_weights=options.which_weights, prefix=options.prefix)
             print(json.dumps(inspection, allow_nan=False) if options.json else inspection_text(inspection))
         sys.stdout.flush()
     except InteropError as error:
@@ -62,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         "with its statistics, and what wouldn't convert.",
     )
     inspect.add_argument("file", metavar="FILE", help=f"{READ}; told by content")
+    for command in (convert, inspect):
+        command.add_argument(
+            "--which-weights", metavar="NAME", help="the entry of a PyTorch file to take, as inspect lists them"
+        )
+        command.add_argument("--prefix", metavar="PREFIX", help="take what stands below this, without it")
     inspect.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser
 

@@ -9,24 +9,28 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.disk import replacement
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, UnsafeCheckpointError
 from interop.arrays import as_contiguous, as_numpy, import_torch
+from interop.errors import warn_caller
 from interop.formats import npz_file, safetensors_file, torch_file
-from interop.formats.containers import without_wrappers
+from interop.formats.containers import Choice, below_prefix, without_wrappers
 from interop.formats.pickle_machine import begins_as_pickle
 from interop.formats.regular_file import open_regular, refuse_damage, refuse_folders
 from interop.formats.sharded_file import index_for, looks_like_index, read_sharded, write_sharded
 
 __all__ = [
     "EXTENSIONS",
+    "SeveralWeightsWarning",
+    "WeightSet",
     "file_kind",
     "load_state_dict",
     "read_arrays",
+    "read_weight_set",
     "save_state_dict",
     "stored_format",
     "torch_container",
@@ -46,14 +50,34 @@ EMPTY = "an archive without a single tensor; expected the weights of a network o
 BEGINNING = 64
 """Bytes that tell the format."""
 
-READERS = {
-    "torch": torch_file.read_torch_zip,
-    "torch-legacy": torch_file.read_torch_legacy,
-    "npz": npz_file.read_npz,
-}
+TORCH_READERS = {"torch": torch_file.read_torch_zip, "torch-legacy": torch_file.read_torch_legacy}
 
 
-def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> dict[str, np.ndarray]:
+class SeveralWeightsWarning(UserWarning):
+    """A file holds several sets of weights of one network, and nobody said which to take."""
+
+
+class WeightSet(NamedTuple):
+    """Weights out of a file.
+
+    Attributes:
+        arrays: torch's names to values.
+        entry: where they lay in the file, "state_dict_ema" say; "" where the file holds nothing but them.
+        beside: whether other weights lie beside them, of whatever network.
+    """
+
+    arrays: dict[str, np.ndarray]
+    entry: str = ""
+    beside: bool = False
+
+
+def load_state_dict(
+    path: str | os.PathLike[str],
+    *,
+    which_weights: str | None = None,
+    prefix: str | None = None,
+    max_bytes: int | None = None,
+) -> dict[str, np.ndarray]:
     """The state dict in a weight file, bit for bit, as NumPy arrays.
 
     Args:
@@ -62,6 +86,12 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
             have. Containers (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of
             wrappers ("module.", "_orig_mod.") are taken off. Of what lies beside the weights (hyper-parameters, paths,
             enums, any object) nothing is made, imported or called.
+        which_weights: of a PyTorch file that holds several sets of weights, the entry to take: "state_dict_ema",
+            "model_ema", "teacher" and so on, `python -m interop inspect` lists them. None: the first that is there of
+            `interop.formats.containers.CONTAINERS`, but timm's average where timm's own scripts wrote the file, and a
+            warning says which.
+        prefix: take only what stands below it, and take it off the names: "encoder_q" of a file of MoCo's. Wrappers'
+            prefixes may be left out.
         max_bytes: the most that the file may unpack to, all shards together; None is 32 times its size, at least
             256 MiB.
 
@@ -70,9 +100,12 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         and float8 are `ml_dtypes`' types. Each array is read straight into its memory, so reading needs no more memory
         than the arrays, and of a PyTorch checkpoint only the weights are read.
 
+    Warns:
+        SeveralWeightsWarning: several sets of weights of one network, and `which_weights` isn't given.
+
     Raises:
         CheckpointFormatError: absent, unreadable, truncated, damaged, of a format that isn't known, or without a
-            single tensor.
+            single tensor; no weights of that name or below that prefix.
         UnsafeCheckpointError: objects in the weights' place, pickled code, a bomb, offsets or names that lead out of
             the file.
 
@@ -83,33 +116,63 @@ def load_state_dict(path: str | os.PathLike[str], *, max_bytes: int | None = Non
         >>> load_state_dict(path)
         {'fc.bias': array([0., 0., 0.], dtype=float32)}
     """
-    arrays = read_arrays(path, max_bytes=max_bytes)
-    if not arrays:
-        raise CheckpointFormatError(f"{os.fspath(path)}: {EMPTY}")
-    return arrays
+    return read_weight_set(path, which_weights=which_weights, prefix=prefix, max_bytes=max_bytes).arrays
 
 
-def read_arrays(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> dict[str, np.ndarray]:
-    """`load_state_dict` of what may be empty: the tensors of a network without weights."""
+def read_weight_set(
+    path: str | os.PathLike[str],
+    *,
+    which_weights: str | None = None,
+    prefix: str | None = None,
+    max_bytes: int | None = None,
+) -> WeightSet:
+    """`load_state_dict`, and which of the file's weights these are."""
     where = os.fspath(path)
+    arrays, choice = _read_file(where, which=which_weights, max_bytes=max_bytes)
+    if not arrays:
+        raise CheckpointFormatError(f"{where}: {EMPTY}")
+    if choice is not None and choice.sentence(where):
+        warn_caller(SeveralWeightsWarning(choice.sentence(where)))
+    if prefix is not None:
+        with refuse_damage(where):
+            arrays = below_prefix(arrays, prefix, where=where)
+    return WeightSet(arrays) if choice is None else WeightSet(arrays, choice.name, choice.beside)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """What a file holds that may be empty: the tensors of a network without weights."""
+    return _read_file(os.fspath(path), which=None, max_bytes=None)[0]
+
+
+def _read_file(where: str, *, which: str | None, max_bytes: int | None) -> tuple[dict[str, np.ndarray], Choice | None]:
+    """The arrays, wrappers' prefixes taken off, and of a file with entries how they were chosen."""
     with refuse_damage(where):
         where = index_for(where)
         with open_regular(where) as (file, size):
             if max_bytes is not None and size > max_bytes:
                 raise UnsafeCheckpointError(f"{where}: {size} bytes, more than max_bytes={max_bytes}")
-            arrays = _read(file, where=where, size=size, max_bytes=max_bytes)
-        return without_wrappers(arrays, where=where)
+            arrays, choice = _read(file, where=where, size=size, max_bytes=max_bytes, which=which)
+        return without_wrappers(arrays, where=where), choice
 
 
-def _read(file: IO[bytes], *, where: str, size: int, max_bytes: int | None) -> dict[str, np.ndarray]:
+def _read(
+    file: IO[bytes], *, where: str, size: int, max_bytes: int | None, which: str | None
+) -> tuple[dict[str, np.ndarray], Choice | None]:
     limit = max(ROOM, GROWTH * size) if max_bytes is None else max_bytes
     kind = file_kind(file, where=where)
     file.seek(0)
+    if kind in TORCH_READERS:
+        return TORCH_READERS[kind](file, where=where, size=size, limit=limit, which=which)
+    if which is not None:
+        raise CheckpointFormatError(
+            f"{where}: has no entries to take {which!r} of, as PyTorch's files have; "
+            "prefix (--prefix) takes names that begin alike"
+        )
     if kind == "safetensors":
-        return safetensors_file.read_safetensors(file, where=where, size=size)
+        return safetensors_file.read_safetensors(file, where=where, size=size), None
     if kind == "safetensors-index":
-        return read_sharded(file, where=where, size=size, limit=max_bytes)
-    return READERS[kind](file, where=where, size=size, limit=limit)
+        return read_sharded(file, where=where, size=size, limit=max_bytes), None
+    return npz_file.read_npz(file, where=where, size=size, limit=limit), None
 
 
 def file_kind(file: IO[bytes], *, where: str) -> str:

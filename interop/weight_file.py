@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byol_jax.errors import CheckpointFormatError, InteropError
+from byol_jax.errors import CheckpointFormatError, ConfigurationError, InteropError, StateDictMismatchError
 from interop.arrays import as_numpy
+from interop.errors import warn_caller
+from interop.formats.containers import find_prefixes, short_list
 from interop.formats.regular_file import open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
 from interop.inspect.anatomy import Architecture, architecture, head_layers
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
 from interop.learners.checkpoint import load_learner
-from interop.learners.fitting import warn_caller
 from interop.learners.library import Difference, Origin, difference_in
 from interop.learners.reading import read_weights
+from interop.weights.architectures import HEADS, is_head
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder, TrainState, Variables
@@ -33,6 +35,9 @@ TORCHVISION = ("conv1.weight",)
 
 CLASSIFIER = ("fc.weight", "fc.bias")
 """A learner's linear classifier, in its network or beside it, is this in a ResNet here."""
+
+INNER_HEADS = tuple(f"{head}." for head in HEADS)
+"""What a head in a classifier's place begins with."""
 
 BEGINNING = 64
 """Bytes that tell an index from other files."""
@@ -49,6 +54,8 @@ class WeightFile:
         state_dict: the file's own names to arrays, wrappers' prefixes taken off.
         file_sha256: `sha256`, where there is a file.
         index_sha256: of a sharded set's index alone; None for anything else.
+        entry: of a file that holds several sets of weights, the entry that these are, "state_dict_ema" say; else "".
+        prefix: what was taken off all names, where one was asked for; else "".
     """
 
     path: str | None
@@ -57,6 +64,8 @@ class WeightFile:
     state_dict: Mapping[str, Any] = field(repr=False)
     file_sha256: str | None = None
     index_sha256: str | None = None
+    entry: str = ""
+    prefix: str = ""
 
     @property
     def title(self) -> str:
@@ -134,7 +143,8 @@ class WeightFile:
         """
         own = _leaves_by_key(encoder, like)
         network = self.network(own, which=which)
-        if self.title:
+        self._check_prefix(network, own)
+        if self.title or self.prefix:
             for name in CLASSIFIER:
                 if name not in own:
                     network.pop(name, None)
@@ -150,17 +160,35 @@ class WeightFile:
 
         return from_torch_state_dict(network, like=like, dtype=dtype)
 
-    def learner(self, encoder: "Encoder", *, like: "TrainState") -> "TrainState":
+    def _check_prefix(self, network: Collection[str], own: Collection[str]) -> None:
+        """Refuses a network whose names all have something in front that isn't the encoder's, and says what.
+
+        Raises:
+            StateDictMismatchError: see above.
+        """
+        prefixes = [] if set(network) & set(own) else find_prefixes(network, own)
+        if prefixes:
+            raise StateDictMismatchError(
+                f"{self.where}: none of its names is the network's; those below {short_list(prefixes)} are: "
+                f"prefix={prefixes[0]!r} (--prefix {prefixes[0]}) takes them"
+            )
+
+    def learner(self, encoder: "Encoder", *, like: "TrainState", dtype: str | None = None) -> "TrainState":
         """The training state `like` with all of a learner: see `load_byol_checkpoint`.
 
         Args:
             encoder: that of `like`'s learner.
             like: the state to go on with.
+            dtype: None: types must be `like`'s. "like": floating types are rounded to that of `like`'s parameters.
 
         Raises:
             CheckpointFormatError, StateDictMismatchError: no learner, or one with other heads or another network.
+            ConfigurationError: `dtype` isn't known.
         """
-        return load_learner(self.state_dict, like=like, source=self.source or "auto", encoder=encoder, where=self.where)
+        if dtype not in (None, "like"):
+            raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
+        state_dict = self.state_dict if dtype is None else _with_types_of(self.state_dict, like)
+        return load_learner(state_dict, like=like, source=self.source or "auto", encoder=encoder, where=self.where)
 
     def start(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
         """`state` with as much of the file as fits: a whole learner, or else the encoder.
@@ -231,15 +259,28 @@ class WeightFile:
         return replace(state, online=with_weights(state.online), target=with_weights(state.target))
 
 
-def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | WeightFile") -> WeightFile:
+def open_weights(
+    path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | WeightFile",
+    *,
+    which_weights: str | None = None,
+    prefix: str | None = None,
+) -> WeightFile:
     """A file of weights, read: PyTorch's, ours or DeepMind's, of a network or of a whole learner.
 
     Args:
         path_or_dict: as in `load_state_dict`; one of DeepMind's pickles; or a dict of names to NumPy arrays, JAX arrays
             or torch tensors. What this function returned comes back as it is.
+        which_weights: as in `load_state_dict`: "state_dict_ema", "teacher" and so on.
+        prefix: as in `load_state_dict`: "encoder_q", say. The network below it was part of something: what it has in
+            its classifier's place is no classifier, and is left out where it isn't a linear layer.
+
+    Warns:
+        SeveralWeightsWarning: see `load_state_dict`.
+        UserWarning: something in the classifier's place was left out.
 
     Raises:
         CheckpointFormatError: see `load_state_dict`; or there is no tensor.
+        ConfigurationError: `which_weights` or `prefix` of weights that are open already.
         UnsafeCheckpointError: see `load_state_dict`.
 
     Example:
@@ -250,14 +291,26 @@ def open_weights(path_or_dict: "str | os.PathLike[str] | Mapping[str, Any] | Wei
         ('solo-learn (1.0.3 and later)', ['conv1.weight'])
     """
     if isinstance(path_or_dict, WeightFile):
+        if which_weights is not None or prefix is not None:
+            raise ConfigurationError(f"{path_or_dict.where}: open already, choose weights and prefix in opening it")
         return path_or_dict
-    where, state_dict = read_weights(path_or_dict)
-    if not state_dict:
+    where, weights = read_weights(path_or_dict, which_weights=which_weights, prefix=prefix)
+    if not weights.arrays:
         raise CheckpointFormatError(f"{where}: holds no tensor; expected the weights of a network or a learner")
+    state_dict = weights.arrays if prefix is None else _without_inner_head(weights.arrays, where=where)
+    facts = {"entry": weights.entry if weights.beside else "", "prefix": (prefix or "").rstrip(".")}
     origin = find_origin(state_dict)
     if isinstance(path_or_dict, Mapping):
-        return WeightFile(None, where, origin, state_dict)
-    return WeightFile(where, where, origin, state_dict, *_file_hashes(where))
+        return WeightFile(None, where, origin, state_dict, **facts)
+    return WeightFile(where, where, origin, state_dict, *_file_hashes(where), **facts)
+
+
+def _without_inner_head(state_dict: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The network without the layers of a head that stands where its classifier was, as MoCo v2 has one."""
+    head = [name for name in state_dict if name.startswith(INNER_HEADS) and not is_head(name)]
+    if head:
+        warn_caller(UserWarning(f"{where}: a head in the classifier's place is left out: {short_list(head)}"))
+    return {name: value for name, value in state_dict.items() if name not in head}
 
 
 def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, np.ndarray]:
@@ -283,6 +336,27 @@ def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, 
     from interop.weights.state_dict import to_torch_state_dict
 
     return to_torch_state_dict(variables)
+
+
+def _with_types_of(state_dict: Mapping[str, Any], state: "TrainState") -> dict[str, np.ndarray]:
+    """The state dict with its floating arrays in the type of the state's parameters; others are left for loading.
+
+    Raises:
+        StateDictMismatchError: lists all arrays with values too large for that type.
+    """
+    import jax
+
+    from interop.weights.mismatch import Mismatch
+    from interop.weights.state_dict import cast, cast_problem, is_floating
+
+    wanted = np.dtype(jax.tree.leaves(state.online.params)[0].dtype)
+    arrays = {name: as_numpy(value, name) for name, value in state_dict.items()}
+    floating = [name for name, array in arrays.items() if is_floating(array.dtype)]
+    problems = {name: cast_problem(arrays[name], wanted) for name in floating}
+    Mismatch(values=[f"{name} ({problem})" for name, problem in problems.items() if problem]).raise_if_any(
+        "the learner's values don't fit the type"
+    )
+    return arrays | {name: cast(arrays[name], wanted) for name in floating}
 
 
 def _leaves_by_key(encoder: "Encoder", like: "Variables") -> dict[str, tuple[Any, str]]:

@@ -10,6 +10,7 @@ from byol_jax.cli.networks import ALL_NETWORKS, any_network_name
 
 __all__ = [
     "add_channels",
+    "add_choice",
     "add_network",
     "add_output",
     "add_run",
@@ -61,6 +62,20 @@ def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, de
         type=values.weight_file,
         metavar="FILE",
         help="start from these weights: a network's or a whole BYOL learner's",
+    )
+    add_choice(parser, "--init-from's file")
+
+
+def add_choice(parser: argparse.ArgumentParser | argparse._ArgumentGroup, file: str) -> None:
+    """Adds `--which-weights` and `--prefix`: which of a file's weights are taken."""
+    parser.add_argument(
+        "--which-weights",
+        metavar="NAME",
+        help=f"where {file} holds several sets of weights, the entry to take: state_dict_ema, teacher and so on, as "
+        "python -m interop inspect lists them (the first; timm's average in timm's files)",
+    )
+    parser.add_argument(
+        "--prefix", metavar="PREFIX", help=f"of {file} take what stands below this, without it: encoder_q of MoCo's"
     )
 
 

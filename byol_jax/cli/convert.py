@@ -7,12 +7,12 @@ import argparse
 import json
 
 from byol_jax.cli import values
-from byol_jax.cli.common import check_output, folder_for
+from byol_jax.cli.common import add_choice, check_output, folder_for
 from byol_jax.cli.export import WRITABLE_WEIGHTS
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
-USAGE = "IN OUT [--overwrite] [--json]"
+USAGE = "IN OUT [options]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help=f"a file in {', '.join(WRITABLE_WEIGHTS)}",
     )
+    add_choice(parser, "IN")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -43,7 +44,13 @@ def run(options: argparse.Namespace) -> int:
     import interop
 
     with folder_for(options.target):
-        summary = interop.convert_file(options.source, options.target, overwrite=options.overwrite)
+        summary = interop.convert_file(
+            options.source,
+            options.target,
+            overwrite=options.overwrite,
+            which_weights=options.which_weights,
+            prefix=options.prefix,
+        )
     if options.json:
         print(json.dumps(summary, default=str))
     else:

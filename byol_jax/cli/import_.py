@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_output, add_which, check_output, folder_for
+from byol_jax.cli.common import add_choice, add_output, add_which, check_output, folder_for
 from byol_jax.cli.export import add_layout, check_layout
 from byol_jax.cli.networks import NETWORKS, SMALL_IMAGES, encoder_from, network_from, network_name
 from byol_jax.errors import ConfigurationError
@@ -22,6 +22,7 @@ __all__ = ["USAGE", "add_arguments", "check", "run"]
 
 USAGE = "FILE --out FILE [--network NAME] [--which online|target | --layout NAME] [options]"
 UNTOLD = "resnet18"
+DTYPES = ("float32", "keep")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,20 +44,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=values.image_size, default=224, metavar="N", help="pixels; matters for small_cnn (224)"
     )
+    parser.add_argument(
+        "--dtype",
+        type=values.one_of(DTYPES),
+        metavar="TYPE",
+        help="of a file in other types than float32: float32 converts, keep writes them as they are (refused)",
+    )
+    add_choice(parser, "FILE")
     add_which(parser)
     add_layout(parser)
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite) + check_layout(options)
+    problems = check_output(options.out, overwrite=options.overwrite) + check_layout(options)
+    if options.layout is not None and options.dtype == "keep":
+        problems.append("--dtype keep with --layout: a learner is float32 throughout, give --dtype float32")
+    return problems
 
 
 def run(options: argparse.Namespace) -> int:
     """Checks and writes; prints what was written and the file's name."""
     import interop
 
-    weights = interop.open_weights(options.file)
+    weights = interop.open_weights(options.file, which_weights=options.which_weights, prefix=options.prefix)
     network = weights.network(which=options.which)
     if not network:
         raise ConfigurationError(f"{options.file}: holds no {options.which} network")
@@ -94,8 +105,12 @@ def _write_network(options: argparse.Namespace, name: str, encoder: "Encoder", w
     import interop
 
     like = jax.eval_shape(lambda: encoder.init(jax.random.key(0), _image_shape(options)))
-    variables = weights.variables(encoder, like=like, which=options.which, dtype=None)
+    dtype = None if options.dtype is None else "like"
+    variables = weights.variables(encoder, like=like, which=options.which, dtype=dtype)
     state_dict = interop.encoder_state_dict(encoder, variables)
+    if options.dtype == "keep":
+        own = weights.network(state_dict, which=options.which)
+        state_dict = {name: own.get(name, array) for name, array in state_dict.items()}
     interop.save_state_dict(options.out, state_dict)
     weights.warn_of_difference(encoder)
     return f"{len(state_dict)} tensors of {name}"
@@ -129,7 +144,8 @@ def _write_learner(options: argparse.Namespace, name: str, encoder: "Encoder", w
         if width == jax.eval_shape(learner.embed, shapes, images).shape[-1]:
             break
     like = shapes.replace(step=jnp.zeros((), jnp.int32), key=jax.random.key(0))
-    interop.save_byol_checkpoint(options.out, weights.learner(encoder, like=like), layout=options.layout)
+    state = weights.learner(encoder, like=like, dtype=None if options.dtype is None else "like")
+    interop.save_byol_checkpoint(options.out, state, layout=options.layout)
     return f"learner of {name} as {options.layout} has it"
 
 

@@ -16,6 +16,7 @@ import io
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "network_from",
     "network_name",
     "starts_random",
+    "warn_of_layer",
 ]
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -91,6 +93,11 @@ def any_network_name(word: str) -> str:
 def check_network(options: argparse.Namespace, *, network: str | None) -> list[str]:
     """What is wrong with `--weights` and `--init-from` beside this network, as far as the command line tells."""
     weights = options.weights
+    if options.init_from is None:
+        choices = {"--which-weights": options.which_weights, "--prefix": options.prefix}
+        problems = [f"{option} needs --init-from" for option, value in choices.items() if value is not None]
+        if problems:
+            return problems
     if network is None or weights is None:
         return []
     if Path(weights).suffix in READABLE_WEIGHTS or Path(weights).is_file():
@@ -139,6 +146,16 @@ def find_network(
 
     with _stdout_aside():
         return partial(_trace, name, weights, interop.find_module(name, weights=weights))
+
+
+def warn_of_layer(network: Mapping[str, Any], hidden_layer: int | str) -> None:
+    """Says that the layer before the last isn't the pooled one, where the weights brought no classifier with them."""
+    if hidden_layer == -2 and network.get("num_classes", ...) is None:
+        warnings.warn(
+            "the weights have no classifier, and so neither has the network: --hidden-layer -2 is a layer inside it; "
+            "give -1 for its output, the pooled features, which -2 is where there is a classifier",
+            stacklevel=2,
+        )
 
 
 def starts_random(network: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from byol_jax.byol import Learner, encoder_variables, make_learner
-from byol_jax.cli.networks import NamedNetwork
+from byol_jax.cli.networks import NamedNetwork, warn_of_layer
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
 from byol_jax.image_size import image_sides
@@ -55,10 +55,13 @@ def open_network(
     """
     import interop
 
-    weights = None if options.init_from is None else interop.open_weights(options.init_from)
+    weights = None
+    if options.init_from is not None:
+        weights = interop.open_weights(options.init_from, which_weights=options.which_weights, prefix=options.prefix)
     start = None if weights is None else weights.network()
     hidden_layer = DEFAULT.hidden_layer if options.hidden_layer is None else options.hidden_layer
     network, encoder = make_network(image_size=image_size, channels=channels, seed=seed, start=start)
+    warn_of_layer(network, hidden_layer)
     view, _ = augmentations("none", image_size)
     learner = make_learner(
         encoder,

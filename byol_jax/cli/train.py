@@ -10,7 +10,7 @@ from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_channels, add_network, check_folder
-from byol_jax.cli.networks import NamedNetwork, check_network, find_network
+from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.recipe import DEFAULT, Recipe
 
@@ -107,13 +107,16 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     data, recipe = _open_array(options, recipe)
     if options.resume:
         recipe = _keep_old_rate(recipe, options.out)
-    weights = None if options.init_from is None else interop.open_weights(options.init_from)
+    weights = None
+    if options.init_from is not None:
+        weights = interop.open_weights(options.init_from, which_weights=options.which_weights, prefix=options.prefix)
     network = make_network(
         image_size=recipe.image_size,
         channels=recipe.num_channels,
         seed=options.seed,
         start=None if weights is None else weights.network(),
     )
+    warn_of_layer(network.description, recipe.hidden_layer)
     program = train.Program(
         init_from=weights,
         **{name: value for name, value in vars(options).items() if name in PROGRAM and value is not None},

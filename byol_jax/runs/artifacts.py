@@ -48,6 +48,8 @@ def run_config(
         weights = {"file": init_from.path and Path(init_from.path).name, "sha256": init_from.sha256}
         if init_from.index_sha256 is not None:
             weights["index_sha256"] = init_from.index_sha256
+        chosen = {"entry": init_from.entry, "prefix": init_from.prefix}
+        weights |= {name: value for name, value in chosen.items() if value}
     return {
         "network": network,
         "learner": _to_json(learner),

@@ -99,6 +99,8 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     index = (given.get("init_from") or {}).get("index_sha256")
     if index is not None and before.get("init_from/sha256") == index:  # earlier runs hashed a sharded set's index alone
         now["init_from/sha256"] = index
+    if "init_from/sha256" in before and "init_from/entry" not in before:  # earlier runs didn't note it
+        now.pop("init_from/entry", None)
     found = [
         f"{name}: it computes otherwise than the one that the run began with"
         for name, verdict in _compare_functions(stored, given).items()

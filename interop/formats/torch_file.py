@@ -17,7 +17,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named, fresh_copy, import_torch, tensor_view
-from interop.formats.containers import find_state_dict
+from interop.formats.containers import Choice, choose_weights
 from interop.formats.pickle_machine import Bounded, run_pickle
 from interop.formats.regular_file import read_exactly
 from interop.formats.torch_pickle import Storage, Tensor, meaning_for
@@ -51,20 +51,27 @@ def begins_as_legacy(beginning: bytes) -> bool:
     return LEGACY_MAGIC.match(beginning) is not None
 
 
-def read_torch_zip(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str, np.ndarray]:
-    """The state dict in a torch archive; see `read_torch_legacy` for what is raised."""
-    return _read(_parts_of_zip(file, where=where, size=size, limit=limit), where=where, limit=limit)
+def read_torch_zip(
+    file: IO[bytes], *, where: str, size: int, limit: int, which: str | None = None
+) -> tuple[dict[str, np.ndarray], Choice]:
+    """The state dict in a torch archive, and which it is; see `read_torch_legacy`."""
+    return _read(_parts_of_zip(file, where=where, size=size, limit=limit), where=where, limit=limit, which=which)
 
 
-def read_torch_legacy(file: IO[bytes], *, where: str, size: int, limit: int) -> dict[str, np.ndarray]:
-    """The state dict in a file that torch before 1.6 wrote.
+def read_torch_legacy(
+    file: IO[bytes], *, where: str, size: int, limit: int, which: str | None = None
+) -> tuple[dict[str, np.ndarray], Choice]:
+    """The state dict in a file that torch before 1.6 wrote, and which of the file's it is.
+
+    Args:
+        which: the entry to take, as in `containers.choose_weights`.
 
     Raises:
         UnsafeCheckpointError: objects where the weights should be, a name that runs programs, or more bytes than
             `limit`.
         CheckpointFormatError: damaged, no state dict in it, or tensors in it that aren't dense.
     """
-    return _read(_parts_of_legacy(file, where=where, size=size, limit=limit), where=where, limit=limit)
+    return _read(_parts_of_legacy(file, where=where, size=size, limit=limit), where=where, limit=limit, which=which)
 
 
 def read_container(file: IO[bytes], *, where: str, size: int, limit: int) -> Any:
@@ -148,18 +155,20 @@ def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
             pass
 
 
-def _read(parts: Parts, *, where: str, limit: int) -> dict[str, np.ndarray]:
+def _read(parts: Parts, *, where: str, limit: int, which: str | None) -> tuple[dict[str, np.ndarray], Choice]:
     def is_tensor(value: Any) -> bool:
         return isinstance(value, Tensor)
 
-    tensors: Mapping[str, Tensor] = find_state_dict(parts.loaded, where=where, is_tensor=is_tensor)
+    choice = choose_weights(parts.loaded, where=where, is_tensor=is_tensor, which=which)
+    tensors: Mapping[str, Tensor] = choice.state_dict
     total = sum(max(tensor.size, tensor.reach) * dtype_named(tensor.dtype).itemsize for tensor in tensors.values())
     if total > limit:  # a few bytes seen through a stride of 0
         raise UnsafeCheckpointError(f"{where}: its tensors unfold to {total} bytes, more than {limit}")
     swapped = parts.order != sys.byteorder
-    return {
+    arrays = {
         name: _values(tensor, parts.find, name=f"{where}: {name}", swapped=swapped) for name, tensor in tensors.items()
     }
+    return arrays, choice
 
 
 def _values(tensor: Tensor, find: Find, *, name: str, swapped: bool) -> np.ndarray:

@@ -69,7 +69,9 @@ def runs_programs(text: str) -> bool:
         (True, False, False)
     """
     module, _, name = text.partition(" ")
-    return module.partition(".")[0] in RUNNERS or (module in BUILTINS and name.partition(".")[0] in RUNNING)
+    if module in RUNNERS or module.startswith(("importlib.", "ctypes.")):
+        return True
+    return module in BUILTINS and name.partition(".")[0] in RUNNING
 
 
 class Storage(NamedTuple):

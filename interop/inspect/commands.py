@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.files import EXTENSIONS, save_state_dict
+from interop.errors import warn_caller
+from interop.files import EXTENSIONS, SeveralWeightsWarning, save_state_dict
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
 from interop.inspect.contents import Contents, read_contents
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
@@ -29,7 +30,12 @@ LISTED = 4
 
 
 def convert_file(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, overwrite: bool = False
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    which_weights: str | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Any]:
     """Reads `source`, whatever its format, and writes `target` in the format of its ending; the same bits.
 
@@ -37,6 +43,7 @@ def convert_file(
         source: see `interop.load_state_dict`; containers and wrapper prefixes are taken off.
         target: ends in .safetensors, .npz, .pt, .pth or .ckpt.
         overwrite: replace a `target` that exists.
+        which_weights, prefix: as in `interop.load_state_dict`.
 
     Returns:
         `source, target, kind` (what the network is), `tensors` and `bytes` (of values).
@@ -58,7 +65,10 @@ def convert_file(
         raise CheckpointFormatError(f"{target}: unknown ending; use {', '.join(EXTENSIONS)}")
     if os.path.lexists(target) and not overwrite:
         raise CheckpointFormatError(f"{target}: exists already; give another name or --overwrite")
-    state_dict = read_contents(source).state_dict
+    contents = read_contents(source, which_weights=which_weights, prefix=prefix)
+    state_dict = contents.state_dict
+    if contents.sentence:
+        warn_caller(SeveralWeightsWarning(contents.sentence))
     try:
         save_state_dict(target, state_dict)
     except OSError as error:
@@ -72,12 +82,20 @@ def convert_file(
     }
 
 
-def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect_file(
+    path: str | os.PathLike[str], *, which_weights: str | None = None, prefix: str | None = None
+) -> dict[str, Any]:
     """What is in a weight file, as a JSON-able dict.
+
+    Args:
+        which_weights, prefix: as in `interop.load_state_dict`.
 
     Returns:
         `path`; `format`; `kind`, the network or learner as far as its names and shapes tell; `prefixes`, taken off the
         names by loading, and `owner`, what still stands before all of them.
+
+        `weights`: `taken`, the entry of the container that all this is said of ("state_dict_ema"; "" where there are no
+        entries), and `sets`, every entry with weights to the number of its tensors: what `which_weights` may be.
 
         `source`: whose learner it is, with its layout and releases; "" where it is none. `architecture`: `name`,
         `details` (what differs from torchvision's network of that name), `features` (of the pooled representation)
@@ -101,7 +119,7 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> inspect_file(path)["problems"]
         ['fc.bias: 1 NaN of 2 values']
     """
-    contents = read_contents(path)
+    contents = read_contents(path, which_weights=which_weights, prefix=prefix)
     state_dict = contents.state_dict
     origin = find_origin(state_dict)
     leaves = [_leaf(name, array) for name, array in state_dict.items()]
@@ -110,6 +128,7 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         "path": os.fspath(path),
         "format": contents.format,
         "kind": _kind(origin, state_dict),
+        "weights": {"taken": contents.entry, "sets": contents.sets},
         **_parts(origin, contents),
         "tensors": len(leaves),
         "parameters": sum(parameters),
@@ -216,7 +235,10 @@ def _facts(inspection: Mapping[str, Any]) -> list[str]:
     told = network["name"] != "unknown"
     beside = [*container["beside"]]
     beside += [f"{name} {container[name]}" for name in ("step", "epoch") if container[name] is not None]
+    taken, sets = inspection["weights"]["taken"], inspection["weights"]["sets"]
+    counted = [f"{name} ({count} tensors{', taken' if name == taken else ''})" for name, count in sets.items()]
     facts = {
+        "weights, by --which-weights": ", ".join(counted) if len(sets) > 1 else "",
         "taken off the names": ", ".join(inspection["prefixes"]),
         "before all names": inspection["owner"],
         "architecture": ", ".join(known) if told else "",

@@ -5,18 +5,20 @@ file's container is looked at after its pickle was found harmless, without its t
 """
 
 import os
+import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
-from interop.files import load_state_dict, stored_format, torch_container
-from interop.formats.containers import CONTAINERS, find_state_dict, without_wrappers
+from interop.files import SeveralWeightsWarning, load_state_dict, stored_format, torch_container
+from interop.formats.containers import Choice, choose_weights, weight_sets, without_wrappers
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 from interop.formats.sharded_file import index_names
 from interop.learners import deepmind
+from interop.learners.reading import refuse_choice
 
 __all__ = ["Contents", "read_contents"]
 
@@ -35,12 +37,18 @@ class Contents(NamedTuple):
         state_dict: torch's names to arrays, wrappers' prefixes taken off; DeepMind's come under `deepmind.flat_names`.
         prefixes: what was taken off the front of all names, or out of some ("module.", "_orig_mod").
         beside: names of what the container holds beside the weights, in its order.
+        entry: where the weights lie in the container, "state_dict_ema" say; "" where they are all of it.
+        sets: every set of weights in the container, the names of its entries to how many tensors each has.
+        sentence: which of several was taken, where nobody said which; else "".
     """
 
     format: str
     state_dict: dict[str, np.ndarray]
     prefixes: tuple[str, ...]
     beside: dict[str, Any]
+    entry: str
+    sets: dict[str, int]
+    sentence: str
 
     def facts(self) -> dict[str, Any]:
         """JSON: `beside` (names), `optimiser` (whether its state is there), `step`, `epoch` and `lightning`, the
@@ -53,8 +61,13 @@ class Contents(NamedTuple):
         return facts | {"lightning": version if isinstance(version, str) else None}
 
 
-def read_contents(path: str | os.PathLike[str]) -> Contents:
+def read_contents(
+    path: str | os.PathLike[str], *, which_weights: str | None = None, prefix: str | None = None
+) -> Contents:
     """A weight file, or one of DeepMind's pickles.
+
+    Args:
+        which_weights, prefix: as in `load_state_dict`; nothing is said about a choice, which is in the result.
 
     Raises:
         CheckpointFormatError, UnsafeCheckpointError, MissingDependencyError: see `load_state_dict`.
@@ -69,18 +82,25 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     """
     where = os.fspath(path)
     if is_plain_pickle(where):
+        refuse_choice(which_weights, prefix, where=where)
         return _read_pickle(where)
-    state_dict = load_state_dict(where)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SeveralWeightsWarning)
+        state_dict = load_state_dict(where, which_weights=which_weights, prefix=prefix)
     kind = stored_format(where)
+    beside, entry, sets, sentence = {}, "", {}, ""
     if kind.startswith("torch"):
-        stored, beside = _torch_container(where)
+        choice, beside, sets = _torch_container(where, which_weights)
+        stored, entry, sentence = list(choice.state_dict), choice.name, choice.sentence(where)
     elif kind == "npz":
         with zipfile.ZipFile(where) as archive:
-            stored, beside = [name.removesuffix(".npy") for name in archive.namelist()], {}
+            stored = [name.removesuffix(".npy") for name in archive.namelist()]
     else:
-        index = kind == "safetensors-index"
-        stored, beside = index_names(where) if index else _safetensors_names(where), {}
-    return Contents(kind, state_dict, _removed_names(stored, where), beside)
+        stored = index_names(where) if kind == "safetensors-index" else _safetensors_names(where)
+    removed = _removed_names(stored, where)
+    if prefix is not None:
+        removed = (*removed, f"{prefix.rstrip('.')}.")
+    return Contents(kind, state_dict, removed, beside, entry, sets, sentence)
 
 
 def _read_pickle(where: str) -> Contents:
@@ -95,19 +115,23 @@ def _read_pickle(where: str) -> Contents:
     fields = experiment if isinstance(experiment, Mapping) else {}
     optimisers = {name: value for name, value in fields.items() if name.endswith("opt_state")}
     others = {name: value for name, value in content.items() if name != "experiment_state"}
-    return Contents("pickle", state_dict, (), others | optimisers)
+    return Contents("pickle", state_dict, (), others | optimisers, "", {}, "")
 
 
-def _torch_container(where: str) -> tuple[Collection[str], dict[str, Any]]:
-    """The names of the weights as stored, and all else that the file holds; tensors without values."""
+def _torch_container(where: str, which: str | None) -> tuple[Choice, dict[str, Any], dict[str, int]]:
+    """Which weights are taken, tensors without values; all else that the file holds; and `Contents.sets`."""
     inner = torch_container(where)
-    stored = find_state_dict(inner, where=where, is_tensor=lambda value: hasattr(value, "dtype"))
+    choice = choose_weights(inner, where=where, is_tensor=_is_tensor, which=which)
+    sets = {name: len(tensors) for name, tensors in weight_sets(inner, is_tensor=_is_tensor).items()}
     beside = {}
-    while inner is not stored:  # inwards, as `find_state_dict` goes
-        holder = next(name for name in CONTAINERS if isinstance(inner.get(name), Mapping))
+    for holder in choice.steps:  # inwards
         beside |= {str(name): value for name, value in inner.items() if name != holder}
         inner = inner[holder]
-    return list(stored), beside
+    return choice, beside, sets
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "dtype")
 
 
 def _safetensors_names(where: str) -> list[str]:

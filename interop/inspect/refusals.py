@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interop.learners.checkpoint import SOURCES
-from interop.learners.fitting import ENCODERS
+from interop.learners.fitting import CONVERT, ENCODERS
 from interop.learners.library import Origin
 from interop.learners.states import NETWORKS
 
@@ -93,7 +93,7 @@ def _learner_types(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iter
         if counter and dtype.kind not in "iu":
             yield Refusal(name, REFUSED, f"{dtype}, where a counter is an integer")
         elif not counter and dtype != np.float32:
-            yield Refusal(name, REFUSED, f"{dtype}, where a learner has float32: convert it first")
+            yield Refusal(name, REFUSED, f"{dtype}, where a learner has float32: {CONVERT} converts")
 
 
 def _network_types(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> Iterator[Refusal]:

@@ -12,7 +12,8 @@ releases up to 0.0.2 right after an update, which take a fresh copy then. Source
 from collections.abc import Mapping
 from typing import Any
 
-from interop.learners.fitting import AbsentTargetWarning, EmbeddingsWarning, warn_caller
+from interop.errors import warn_caller
+from interop.learners.fitting import AbsentTargetWarning, EmbeddingsWarning
 
 __all__ = ["OLDER", "as_current", "as_older"]
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
+from interop.errors import warn_caller
 from interop.learners.byol_history import BELOW, OLDER, as_current, as_older
 from interop.learners.fitting import (
     MLP,
@@ -28,9 +29,8 @@ from interop.learners.fitting import (
     own_names,
     prefix_names,
     shape_hints,
-    warn_caller,
 )
-from interop.learners.library import Library, Origin, match_roots
+from interop.learners.library import NETWORK_ALONE, Library, Origin, match_roots
 from interop.learners.states import replace_networks, state_leaves
 from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
@@ -177,8 +177,7 @@ def _load_trainer_network(state_dict: Mapping[str, Any], like: Any, where: str) 
     if not {leaf.key for leaf in named.values()} & set(state_dict):
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
-            f"{where}: no byol-pytorch learner, nor the network of this one (names tell: {kind}); "
-            "another network is loaded by interop.from_torch_state_dict"
+            f"{where}: no byol-pytorch learner, nor the network of this one (names tell: {kind}); {NETWORK_ALONE}"
         )
     arrays, mismatch = match_leaves(
         state_dict, {path: leaves[path] for path in named}, named, strict=True, cast_to_like=False

@@ -7,7 +7,7 @@ from typing import Any
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
 from interop.files import save_state_dict
 from interop.learners import byol_pytorch, deepmind, lightly, solo_learn
-from interop.learners.library import warn_of_difference
+from interop.learners.library import NETWORK_ALONE, warn_of_difference
 from interop.learners.reading import read_weights, without_owner
 from interop.weights.architectures import recognise
 
@@ -49,6 +49,8 @@ def load_byol_checkpoint(
         StemWarning: the network has a ReLU behind its stem, the one that was trained has none (lightly's for CIFAR).
         EmbeddingsWarning: byol-pytorch 0.9.0's simplicial embeddings, behind the heads, are left out.
         AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
+        SeveralWeightsWarning: the file holds several sets of weights; which is taken. `open_weights(...).learner` takes
+            another.
 
     Raises:
         CheckpointFormatError: the file can't be read, or holds no learner, or one with other heads than `like`; the
@@ -70,8 +72,8 @@ def load_byol_checkpoint(
     """
     names = {"auto": "auto"} | {name: name for name in SOURCES}
     wanted = _choose(source, names, "source")
-    where, state_dict = read_weights(path_or_dict)
-    return load_learner(state_dict, like=like, source=wanted, encoder=encoder, where=where)
+    where, weights = read_weights(path_or_dict)
+    return load_learner(weights.arrays, like=like, source=wanted, encoder=encoder, where=where)
 
 
 def load_learner(state_dict: Mapping[str, Any], *, like: Any, source: str, encoder: Any, where: str) -> Any:
@@ -89,7 +91,7 @@ def load_learner(state_dict: Mapping[str, Any], *, like: Any, source: str, encod
         kind = recognise({key: tuple(value.shape) for key, value in state_dict.items()})
         raise CheckpointFormatError(
             f"{where}: no learner of {' or '.join(SOURCES)} (names tell: {kind}); "
-            "a network by itself is loaded by interop.from_torch_state_dict, and with source='byol_pytorch'"
+            f"{NETWORK_ALONE}, and with source='byol_pytorch' it goes into both encoders"
         )
     return SOURCES[source].from_state_dict(state_dict, like=like, where=where)
 

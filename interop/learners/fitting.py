@@ -7,8 +7,6 @@ another shape or type is one error. Files are opened elsewhere.
 """
 
 import re
-import sys
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.arrays import as_numpy
+from interop.errors import warn_caller
 from interop.learners.states import NETWORKS, replace_networks, state_leaves
 from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
@@ -42,7 +41,6 @@ __all__ = [
     "own_names",
     "prefix_names",
     "shape_hints",
-    "warn_caller",
 ]
 
 ENCODERS = ("online.encoder.", "target.encoder.")
@@ -77,14 +75,6 @@ class StemWarning(UserWarning):
     """The network has another activation behind its stem than the one that the weights were trained in."""
 
 
-def warn_caller(warning: Warning) -> None:
-    """`warnings.warn`, said of the first line outside these two packages that led here."""
-    frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("interop", "byol_jax"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(warning, stacklevel=level)
-
-
 def prefix_names(prefix: str, *names: Iterable[str]) -> frozenset[str]:
     """All names with `prefix` in front."""
     return frozenset(prefix + name for group in names for name in group)
@@ -94,6 +84,9 @@ STATS = ("running_mean", "running_var", "num_batches_tracked")
 LINEAR, NORM = ("weight", "bias"), ("weight", "bias", *STATS)
 MLP = prefix_names("0.", LINEAR) | prefix_names("1.", NORM) | prefix_names("3.", LINEAR)
 """Keys of `byol_jax.nets.heads.mlp`: Linear, batch norm, ReLU, Linear."""
+
+CONVERT = "byol-jax import FILE --layout NAME --dtype float32"
+"""What changes the types of a whole learner's file."""
 
 WIDTH = "a hidden_layer (or image_size) that gives {} features"
 OPTIONS = {
@@ -220,7 +213,7 @@ def shape_hints(
             hints += [f"{option.format(a)} (not {b})" for option, a, b in pairs if option and a != b]
     if hints:
         return f"make the learner with {', '.join(hints)}"
-    return "convert the file's tensors to the learner's types first" if mismatch.dtypes else ""
+    return f"convert the file's tensors first, as {CONVERT} does" if mismatch.dtypes else ""
 
 
 def definition_rank(key: str) -> tuple[tuple[int, int, int, str], ...]:

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from interop.arrays import as_numpy
+from interop.errors import warn_caller
 from interop.learners.cut_names import find_renaming
-from interop.learners.fitting import ENCODERS, MLP, warn_caller
+from interop.learners.fitting import ENCODERS, MLP
 from interop.learners.states import state_leaves
 
 __all__ = [
+    "NETWORK_ALONE",
     "Difference",
     "Library",
     "Origin",
@@ -21,6 +23,12 @@ __all__ = [
     "warn_of_difference",
     "whole_names",
 ]
+
+NETWORK_ALONE = (
+    "its network alone is read by interop.open_weights(FILE).variables(encoder, like=variables), and on the command "
+    "line by byol-jax import FILE --out encoder.safetensors"
+)
+"""The advice about a file that holds no learner that can be read, whatever its network's names."""
 
 SETTLE = "; encoder= tells how it pads, and settles it"
 

@@ -25,14 +25,15 @@ POSITIONALS = {
 }
 OPTIONS = {
     "train": "network image-size batch-size steps epochs seed out checkpoint-every log-every resume overwrite init-from"
-    " weights workers hidden-layer moving-average-decay learning-rate projection-size num-processes process-id"
-    " coordinator-address preset views augment optimizer weight-decay schedule warmup-steps",
+    " which-weights prefix weights workers hidden-layer moving-average-decay learning-rate projection-size"
+    " num-processes process-id coordinator-address preset views augment optimizer weight-decay schedule warmup-steps",
     "evaluate": "data json which k labels",
-    "embed": "data out which project overwrite network weights init-from image-size channels hidden-layer",
+    "embed": "data out which project overwrite network weights init-from which-weights prefix image-size channels"
+    " hidden-layer",
     "export": "out which layout overwrite",
-    "import": "out network which layout overwrite",
-    "convert": "overwrite json",
-    "preview": "out image-size augment seed count network weights init-from hidden-layer",
+    "import": "out network which layout overwrite which-weights prefix dtype",
+    "convert": "overwrite json which-weights prefix",
+    "preview": "out image-size augment seed count network weights init-from which-weights prefix hidden-layer",
     "presets": "json",
     "bench": "out",
     "demo": "out overwrite steps seed",

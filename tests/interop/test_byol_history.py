@@ -70,7 +70,7 @@ def test_a_trainers_state_has_the_network_outside_too():
             leaves(interop.load_byol_checkpoint(trainer, like=like)),
             leaves(interop.load_byol_checkpoint(plain, like=like)),
         )
-    with pytest.raises(CheckpointFormatError, match=r"nor the network of this one .*interop\.from_torch_state_dict"):
+    with pytest.raises(CheckpointFormatError, match=r"nor the network of this one .*interop\.open_weights\(FILE\)"):
         interop.load_byol_checkpoint(outside, like=like, source="byol-pytorch")
 
 
