@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from byol_jax.known_faults import FAULTS
+from byol_jax.ops.known_faults import FAULTS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 HEAD = "| jaxlib | where | what goes wrong | known from |\n|---|---|---|---|\n"

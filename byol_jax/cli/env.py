@@ -21,7 +21,7 @@ def check(options: argparse.Namespace) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     """Prints what a run's `environment.json` holds; warns on standard error."""
-    from byol_jax.known_faults import find_faults
+    from byol_jax.ops.known_faults import find_faults
     from byol_jax.runs.environment import environment
 
     facts = environment()

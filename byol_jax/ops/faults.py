@@ -1,4 +1,4 @@
-"""Faults of XLA that a network can meet, and how each is kept out of its way.
+"""How a network is kept out of the way of a fault of XLA; `known_faults` lists the releases that have one.
 
 A product with a uniform operand. XLA:CPU makes one kernel of a dot or a convolution, the element-wise work behind it,
 and a reduction. Where one operand is a single number everywhere, as `jnp.full((64, 64), 1 / 64)` is, that kernel reads

@@ -331,6 +331,7 @@ def test_random_networks_have_torchs_gradient_or_are_refused(share, figure):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # a checkpoint in another one
 def test_verification_alone_finds_what_the_trace_has_lost(monkeypatch, share, figure):
     """Where nothing is followed, every network whose gradient isn't torch's is refused."""
     monkeypatch.setattr(export, "follow_gradients", nothing_is_followed)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from byol_jax.cli.main import main
-from byol_jax.known_faults import FAULTS, find_faults
+from byol_jax.ops.known_faults import FAULTS, find_faults
 from byol_jax.runs import environment
 from tests.compatibility_table import PAGE, page, table
 

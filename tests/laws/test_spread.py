@@ -141,7 +141,7 @@ def test_a_tenth_of_the_even_spread_is_the_line(spread, step, words, tmp_path):
 
 @pytest.mark.long
 def test_runs_that_learn_are_never_called_collapsed(tmp_path, share, figure):
-    images, spreads = fashion_mnist()[0][:2000, ..., None], []
+    images, spreads = fashion_mnist()[0][:2000], []
     small_vit = partial(nets.vit, 2, width=16, num_heads=2, patch_size=7)
     makers = [nets.small_cnn, partial(nets.resnet, (1, 1), width=8), small_vit]
     cases = share([(seed, make) for seed in range(10) for make in makers])
