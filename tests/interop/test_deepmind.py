@@ -90,7 +90,7 @@ def leaves(state):
 def test_the_average_is_taken_and_counters_are_kept(folder, state_of):
     """`hidden`, not yet debiased after 8 views, would be wrong by a factor of 1 - 0.9⁸."""
     state = state_of("tiny18")
-    tree = read_weights(folder / "tiny18/pretrain.pkl")[1]
+    tree = read_weights(folder / "tiny18/pretrain.pkl")[1].arrays
     root = "online_state/projector/batch_norm/~"
     stats = state.online.stats["projector"]["1"]
     np.testing.assert_array_equal(stats["mean"], tree[f"{root}/mean_ema/average"][0])
@@ -146,7 +146,7 @@ def test_states_of_earlier_releases_go_on(state_of, tmp_path):
         restored, _ = checkpoint.restore(tmp_path, like=like)
         assert_identical(leaves(restored), leaves(state))
         assert jax.tree.structure(restored) == jax.tree.structure(like)
-    again = interop.load_byol_checkpoint(read_weights(pickled(tmp_path))[1], like=old, encoder=encoder_of("tiny18"))
+    again = interop.load_byol_checkpoint(read_weights(pickled(tmp_path))[1].arrays, like=old, encoder=encoder_of("tiny18"))
     assert_identical(leaves(again), leaves(state))
 
 

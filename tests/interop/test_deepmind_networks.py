@@ -177,7 +177,7 @@ def test_basic_blocks_need_the_extra_shortcut():
 
 
 def test_pre_activation_networks_are_refused(tiny18):
-    _, state_dict = read_weights(tiny18)
+    state_dict = read_weights(tiny18)[1].arrays
     final = {
         f"online_params/tiny_res_net/~/final_batchnorm/{leaf}": np.ones((1, 1, 1, 8)) for leaf in ("scale", "offset")
     }
@@ -186,7 +186,7 @@ def test_pre_activation_networks_are_refused(tiny18):
 
 
 def test_what_does_not_fit_is_named(tiny18):
-    _, state_dict = read_weights(tiny18)
+    state_dict = read_weights(tiny18)[1].arrays
     like = blank(learner_of("tiny18"))
     strange = {"online_params/logits/w": np.ones((8, 5), np.float32)}
     with pytest.raises(StateDictMismatchError, match="1 unexpected: online_params/logits/w"):

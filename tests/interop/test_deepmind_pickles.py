@@ -85,7 +85,7 @@ def test_pythons_own_pickles_of_arrays_are_read(protocol, tmp_path):
 
 def test_an_experiment_unpickled_by_others_is_read():
     experiment = Experiment(tree(), tree(1), None)
-    _, given = read_weights({"experiment_state": experiment, "step": 3})
+    given = read_weights({"experiment_state": experiment, "step": 3})[1].arrays
     names = [f"{trees}/classifier/{leaf}" for trees in ("online_params", "target_params") for leaf in "bw"]
     assert list(given) == names
     np.testing.assert_array_equal(given["target_params/classifier/b"], tree(1)["classifier"]["b"])
