@@ -57,6 +57,8 @@ def pretrain(
     init_from: "str | Path | WeightFile | None" = None,
     progress: bool = True,
     tensorboard: bool = False,
+    fit: str = "cover",
+    layout: str | None = None,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -78,6 +80,8 @@ def pretrain(
             encoder's, or a whole learner's, of which heads and target are taken where their sizes are the same.
         progress: show progress on stderr.
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
+        fit: how a folder's images get one shape, "cover", "contain" or "none", as in `data.open_dataset`.
+        layout: of an array, "NHWC" or "NCHW", where its axes leave doubt.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -108,6 +112,8 @@ def pretrain(
         init_from=init_from,
         progress=progress,
         tensorboard=tensorboard,
+        fit=fit,
+        layout=layout,
     )
     learner = make_learner(encoder, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
@@ -121,7 +127,7 @@ def pretrain(
 
 @dataclass(frozen=True)
 class Program:
-    """What a run is told beside what it learns and from which images; each value as in `pretrain`.
+    """What a run is told beside what it learns, and its data; each value as in `pretrain`.
 
     `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on.
     """
@@ -137,6 +143,8 @@ class Program:
     progress: bool = True
     tensorboard: bool = False
     advice_when_stopped: str = "go on with --resume"
+    fit: str = "cover"
+    layout: str | None = None
 
 
 def train_recipe(
@@ -191,6 +199,8 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         length,
         image_size=image_size,
         num_channels=num_channels,
+        fit=program.fit,
+        layout=program.layout,
         workers=program.workers,
         known=run_paths(program.out).images if program.resume else None,
         show=program.progress,
@@ -224,6 +234,7 @@ def _run(
             "steps": source.total_steps,
             "batch_size": source.batch_size,
             "seed": program.seed,
+            **({} if program.fit == "cover" else {"fit": program.fit}),  # earlier runs have no such key
         },
         unimportant={
             "out": str(out),
@@ -279,6 +290,7 @@ class Plan(NamedTuple):
 def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
     """From the first step, or the newest checkpoint, to weights and a report."""
     said = plan.source.say_skipped(plan.log.say)
+    plan.source.say_doubts(plan.log.say)
     if resumed:
         state = _restore(plan, like=state)
     state = _loop(plan, state)

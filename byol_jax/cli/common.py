@@ -9,16 +9,22 @@ from byol_jax.cli import values
 from byol_jax.cli.networks import ALL_NETWORKS, any_network_name
 
 __all__ = [
+    "add_array_layout",
     "add_channels",
     "add_choice",
+    "add_fit",
     "add_network",
     "add_output",
     "add_run",
     "add_which",
+    "check_data",
     "check_folder",
     "check_output",
     "folder_for",
 ]
+
+FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
+"""The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +44,47 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def add_channels(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds `--channels 1|3`."""
+    """Adds `--channels`."""
     parser.add_argument(
-        "--channels", type=values.channels, metavar="N", help="1 for grey, 3 for colour (3; that of arrays)"
+        "--channels",
+        type=values.positive_int,
+        metavar="N",
+        help="1 for grey, 3 for colour; of an array as many as it has (3; that of arrays)",
     )
+
+
+def add_array_layout(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--layout`."""
+    parser.add_argument(
+        "--layout",
+        type=values.one_of(LAYOUTS),
+        metavar="AXES",
+        help="NHWC or NCHW: where an array has its channels (NHWC; asked for where the shape leaves doubt)",
+    )
+
+
+def add_fit(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--fit`."""
+    parser.add_argument(
+        "--fit",
+        type=values.one_of(FITS),
+        metavar="HOW",
+        help="how image files get one shape: cover (the longer side is cut), contain (black is added) or none (neither:"
+        " each side is resized to what the folder has in common) (cover)",
+    )
+
+
+def check_data(data: str, options: argparse.Namespace) -> list[str]:
+    """What is wrong with the options that say how `data` is read, those of them that the command has."""
+    channels, layout, fit = (getattr(options, name, None) for name in ("channels", "layout", "fit"))
+    folder, problems = values.is_folder(data), []
+    if folder and channels not in (None, 1, 3):
+        problems.append(f"--channels {channels}: image files give 1 or 3; give other channels as an array (.npy)")
+    if layout is not None and (folder or data == values.EMBEDDED):
+        problems.append(f"--layout {layout}: only .npy and .npz files have a layout")
+    if fit is not None and not folder:
+        problems.append(f"--fit {fit}: only for a folder of image files; an array's images keep their size")
+    return problems
 
 
 def add_network(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, default: str | None = None) -> None:

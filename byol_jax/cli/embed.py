@@ -5,15 +5,26 @@ With `--network` instead of RUN: the features of a network that wasn't trained h
 
 import argparse
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, add_network, add_output, add_which, check_output, folder_for
+from byol_jax.cli.common import (
+    add_array_layout,
+    add_channels,
+    add_fit,
+    add_network,
+    add_output,
+    add_which,
+    check_data,
+    check_output,
+    folder_for,
+)
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_hidden_layer
 
-__all__ = ["USAGE", "add_arguments", "check", "run"]
+__all__ = ["USAGE", "add_arguments", "check", "names_path", "run"]
 
 USAGE = "RUN|--network NAME --data DIR --out FILE [options]"
 
@@ -31,8 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder of images, .npz, .npy, fashion-mnist",
     )
     add_output(
-        parser, ".npz", ".npy", text="embeddings [N, D] float32 (in .npz also names, and labels and classes if known)"
+        parser,
+        ".npz",
+        ".npy",
+        text="embeddings [N, D] float32; in .npz also names, and labels and classes if known; beside .npy the names in"
+        " FILE.names.txt, a line for each row",
     )
+    add_array_layout(parser)
     add_which(parser)
     parser.add_argument("--project", action="store_true", help="the projector's output instead of the encoder's")
     parser.add_argument(
@@ -45,18 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(network)
+    add_fit(network)
     add_hidden_layer(network)
 
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
     problems = check_output(options.out, overwrite=options.overwrite)
+    problems += [] if (names := names_path(options.out)) is None else check_output(names, overwrite=options.overwrite)
+    problems += check_data(options.data, options)
     if options.run is None and options.network is None:
         problems.append("RUN is missing, the folder that byol-jax train wrote to; or give --network NAME")
     elif options.run is not None and options.network is not None:
         problems.append("give either RUN or --network, not both")
     elif options.run is not None:
-        problems += needs_network(options, "weights", "init_from", "image_size", "channels", "hidden_layer")
+        problems += needs_network(options, "weights", "init_from", "image_size", "channels", "fit", "hidden_layer")
     elif options.project or options.which != "online":
         problems.append(f"{'--project' if options.project else '--which target'} needs RUN: a network has no such part")
     return problems + check_network(options, network=options.network)
@@ -66,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     """Writes the embeddings; prints their shape and the file's name."""
     import numpy as np
 
-    from byol_jax.cli.images import features_of
+    from byol_jax.cli.images import features_of, say_late
 
     source = _from_network(options) if options.run is None else _from_run(options)
     embeddings = features_of(
@@ -77,8 +96,9 @@ def run(options: argparse.Namespace) -> int:
         image_size=source.image_size,
         batch_size=options.batch_size,
     )
-    _write(options.out, _arrays(embeddings, source.dataset))
-    print(f"{embeddings.shape[0]} x {embeddings.shape[1]}: {options.out}")
+    arrays = _arrays(embeddings, source.dataset, left_out=say_late(source.dataset))
+    _write(options.out, arrays)
+    print(f"{len(arrays['embeddings'])} x {embeddings.shape[1]}: {options.out}")
     return 0
 
 
@@ -101,6 +121,8 @@ def _from_run(options: argparse.Namespace) -> FeatureSource:
         image_size=trained.image_size,
         num_channels=trained.config["learner"]["num_channels"],
         with_labels=values.has_classes(options.data),
+        fit=trained.evaluation_fit,
+        layout=options.layout,
         workers=options.workers,
     )
     function = trained.projection() if options.project else trained.embedding()
@@ -119,14 +141,21 @@ def _from_network(options: argparse.Namespace) -> FeatureSource:
         options.image_size,
         options.channels,
         with_labels=values.has_classes(options.data),
+        fit=options.fit or "cover",
+        layout=options.layout,
         workers=options.workers,
     )
     network = open_network(options, make_network, image_size=image_size, channels=channels)
     return FeatureSource(jax.jit(network.learner.embed), network.state, dataset, image_size)
 
 
-def _arrays(embeddings: Any, dataset: Any) -> dict[str, Any]:
-    """What the file holds, `embeddings` first; nothing in it needs pickle."""
+def names_path(out: Path) -> Path | None:
+    """Where the names of the rows go: beside an .npy file; None for .npz, which holds them."""
+    return out.with_name(f"{out.name}.names.txt") if out.suffix.lower() == ".npy" else None
+
+
+def _arrays(embeddings: Any, dataset: Any, *, left_out: Collection[str]) -> dict[str, Any]:
+    """What the file holds, `embeddings` first, without the rows of files that failed; nothing in it needs pickle."""
     import numpy as np
 
     arrays = {"embeddings": embeddings}
@@ -134,20 +163,42 @@ def _arrays(embeddings: Any, dataset: Any) -> dict[str, Any]:
         arrays["names"] = np.asarray(dataset.names, dtype=np.str_)
     if dataset.labels is not None:
         arrays["labels"] = dataset.labels
+    if left_out:
+        kept = [row for row, name in enumerate(arrays["names"].tolist()) if name not in left_out]
+        arrays = {key: array[kept] for key, array in arrays.items()}
     if dataset.class_names is not None:
         arrays["class_names"] = np.asarray(dataset.class_names, dtype=np.str_)
     return arrays
 
 
-def _write(path: Any, arrays: dict[str, Any]) -> None:
+def _write(path: Path, arrays: dict[str, Any]) -> None:
     import numpy as np
 
     from byol_jax import disk
 
-    buffer = io.BytesIO()
-    if path.suffix.lower() == ".npz":
+    buffer, names = io.BytesIO(), names_path(path)
+    if names is None:
         np.savez(buffer, **arrays)  # numpy before 2.2 would take allow_pickle for an array
     else:
         np.save(buffer, arrays["embeddings"], allow_pickle=False)
     with folder_for(path):
+        if names is not None:
+            _write_names(names, arrays.get("names", ()))
         disk.write_atomically(path, buffer.getvalue())
+
+
+def _write_names(path: Path, names: Iterable[str]) -> None:
+    """One line a name; a character that would break the line, or can't be printed, as its escape sequence.
+
+    An array's images have no names: then a file that tells those of an earlier run goes.
+    """
+    from byol_jax import disk
+
+    lines = [
+        "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(name)) + "\n"
+        for name in names
+    ]
+    if lines:
+        disk.write_atomically(path, "".join(lines).encode())
+    else:
+        path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_run, add_which
+from byol_jax.cli.common import add_array_layout, add_run, add_which, check_data
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a .npy of whole numbers, for an .npy or .npz without",
     )
+    add_array_layout(parser)
     add_which(parser)
     parser.add_argument("--k", type=values.positive_int, default=20, metavar="N", help="neighbours of the kNN (20)")
     parser.add_argument(
@@ -49,15 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
+    problems = check_data(options.data, options)
     if options.labels is not None and values.is_folder(options.data):
-        return ["--labels with a folder: a folder's labels are its sub-folders"]
-    return []
+        problems.append("--labels with a folder: a folder's labels are its sub-folders")
+    return problems
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures; prints a table or JSON and writes RUN/evaluation.json."""
     from byol_jax import disk, evaluate, report
-    from byol_jax.cli.images import open_labelled
+    from byol_jax.cli.images import open_labelled, say_late
     from byol_jax.cli.open_run import open_run
     from byol_jax.runs.folder import run_paths
 
@@ -68,9 +70,13 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         image_size=opened.image_size,
         num_channels=opened.config["learner"]["num_channels"],
+        fit=opened.evaluation_fit,
+        layout=options.layout,
         workers=options.workers,
     )
     parts = _features(options, opened, train, test)
+    for dataset in {id(part.dataset): part.dataset for part in (train, test)}.values():
+        say_late(dataset)
     scores = evaluate.compare(parts, train.labels, test.labels, k=min(options.k, len(train.labels)), seed=options.seed)
     facts = {
         "which": options.which,

@@ -1,5 +1,9 @@
-"""Images for the sub-commands: opened with a progress bar, split where labels are needed, turned into features."""
+"""Images for the sub-commands: opened with a progress bar, split where labels are needed, turned into features.
 
+Which of a folder's files can't be used is said on stderr, as `byol-jax train` says it.
+"""
+
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,11 +13,20 @@ import numpy as np
 
 from byol_jax.cli.values import is_folder
 from byol_jax.data import Dataset, EvaluationImages, open_dataset
-from byol_jax.errors import DataError
+from byol_jax.errors import DataError, one_line
 from byol_jax.evaluate import extract, raw_pixels
 from byol_jax.runs.progress import progress_bar
+from byol_jax.runs.source import say_skipped
 
-__all__ = ["LabelledImages", "features_of", "open_images", "open_labelled", "open_training_images", "pixels_of"]
+__all__ = [
+    "LabelledImages",
+    "features_of",
+    "open_images",
+    "open_labelled",
+    "open_training_images",
+    "pixels_of",
+    "say_late",
+]
 
 IMAGE_SIZE = 224
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -35,18 +48,38 @@ def open_images(
     image_size: int | tuple[int, int] | None,
     num_channels: int | None,
     with_labels: bool = False,
+    fit: str = "cover",
+    layout: str | None = None,
     workers: int = 2,
 ) -> Dataset:
-    """`open_dataset` with a bar for folders, which take a while to be looked through."""
+    """`open_dataset` with a bar for folders, which take a while to be looked through; says what was skipped."""
     with progress_bar("looking through images") as update:
-        return open_dataset(
+        dataset = open_dataset(
             str(source),
             image_size=image_size,
             num_channels=num_channels,
             with_labels=with_labels,
+            fit=fit if is_folder(str(source)) else "cover",  # arrays keep their size
+            layout=layout,
             workers=workers,
             progress=update,
         )
+    say_skipped(dataset.skipped, _say)
+    return dataset
+
+
+def say_late(dataset: Dataset) -> tuple[str, ...]:
+    """Says which files failed only when their images were taken, and gives their names; another took their place.
+
+    A folder of very many files isn't decoded before (`open_dataset`), and files may change.
+    """
+    late = [(name, reason) for name, reason in dataset.skipped if name in set(dataset.names or ())]
+    say_skipped(late, _say)
+    return tuple(name for name, _ in late)
+
+
+def _say(line: str) -> None:
+    print(one_line(line), file=sys.stderr)
 
 
 def open_training_images(

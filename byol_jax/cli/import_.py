@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"what they must fit, one of {', '.join(NETWORKS)} (what the file's names tell, else {UNTOLD})",
     )
-    parser.add_argument("--channels", type=values.channels, default=3, metavar="N", help="1 for grey, 3 for colour (3)")
+    parser.add_argument(
+        "--channels", type=values.positive_int, default=3, metavar="N", help="1 for grey, 3 for colour (3)"
+    )
     parser.add_argument(
         "--image-size", type=values.image_size, default=224, metavar="N", help="pixels; matters for small_cnn (224)"
     )

@@ -35,6 +35,11 @@ class Run(NamedTuple):
     state: TrainState
     which: str
 
+    @property
+    def evaluation_fit(self) -> str:
+        """How image files get one shape: as in training, but for "none" by the centre, as evaluations take it."""
+        return "contain" if self.config.get("fit") == "contain" else "cover"
+
     def embedding(self) -> Callable[[TrainState, jax.Array], jax.Array]:
         """A compiled function from a state and images to features [N, D] of the network asked for."""
         return jax.jit(lambda state, images: self.learner.embed(state, images, which=self.which))

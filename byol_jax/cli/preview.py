@@ -6,7 +6,16 @@ With `--network` it also checks that the network takes such images, and prints w
 import argparse
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, add_network, add_output, check_output, folder_for
+from byol_jax.cli.common import (
+    add_array_layout,
+    add_channels,
+    add_fit,
+    add_network,
+    add_output,
+    check_data,
+    check_output,
+    folder_for,
+)
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_augment, add_hidden_layer
 from byol_jax.recipe import DEFAULT, augmentations
@@ -26,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(parser)
+    add_array_layout(parser)
+    add_fit(parser)
     add_augment(parser, "the random changes")
     add_network(parser)
     add_hidden_layer(parser)
@@ -35,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    problems = check_output(options.out, overwrite=options.overwrite)
+    problems = check_output(options.out, overwrite=options.overwrite) + check_data(options.data, options)
     problems += needs_network(options, "weights", "init_from", "hidden_layer")
     return problems + check_network(options, network=options.network)
 
@@ -44,18 +55,21 @@ def run(options: argparse.Namespace) -> int:
     """Draws the picture; prints its name, and with `--network` what the network makes of such images."""
     import jax
 
-    from byol_jax.cli.images import open_training_images
+    from byol_jax.cli.images import open_training_images, say_late
     from byol_jax.cli.open_network import open_network, summary
     from byol_jax.data import epoch_order
     from byol_jax.runs.pictures import sample_grid
 
     make_network = find_network(options.network, options.weights) if options.network else None
-    dataset, image_size, channels = open_training_images(options.data, options.image_size, options.channels)
+    dataset, image_size, channels = open_training_images(
+        options.data, options.image_size, options.channels, fit=options.fit or "cover", layout=options.layout
+    )
     lines = []
     if make_network is not None:
         network = open_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
         lines = summary(options.network, network)
     images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
+    say_late(dataset)
     first, second = augmentations(options.augment or DEFAULT.augmentation, image_size)
     with folder_for(options.out):
         sample_grid(images, first, second, jax.random.fold_in(jax.random.key(options.seed), 0), options.out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_channels, add_network, check_folder
+from byol_jax.cli.common import add_array_layout, add_channels, add_fit, add_network, check_data, check_folder
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.recipe import DEFAULT, Recipe
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(network)
+    add_array_layout(network)
+    add_fit(network)
     add_recipe(parser)
     processes = parser.add_argument_group("several processes (the same command in each, but for --process-id)")
     processes.add_argument("--num-processes", type=positive, metavar="N", help="how many processes train together")
@@ -63,7 +65,7 @@ def check(options: argparse.Namespace) -> list[str]:
     problems += check_folder(options.out, replaceable=options.resume or options.overwrite, hint="--resume, --overwrite")
     if recipe.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
-    problems += check_network(options, network=recipe.network)
+    problems += check_network(options, network=recipe.network) + check_data(options.data, options)
     return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
 
 
@@ -131,7 +133,7 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     )
 
 
-PROGRAM = ("out", "seed", "resume", "overwrite", "workers", "checkpoint_every", "log_every", "tensorboard")
+PROGRAM = ("out", "seed", "resume", "overwrite", "workers", "checkpoint_every", "log_every", "tensorboard", "fit")
 """Options that are `train.Program`'s; what isn't given has its default there."""
 
 
@@ -146,9 +148,22 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
 
     said = options.preset is not None
     size = recipe.image_size if said else options.image_size
-    channels = recipe.num_channels if said else options.channels
-    dataset, size, channels = open_training_images(options.data, size, channels, workers=options.workers)
+    channels = recipe.num_channels if said else options.channels or _known_channels(options)
+    dataset, size, channels = open_training_images(
+        options.data, size, channels, layout=options.layout, workers=options.workers
+    )
     return dataset, replace(recipe, image_size=size, num_channels=channels)
+
+
+def _known_channels(options: argparse.Namespace) -> int | None:
+    """The channels of a run that goes on: they settle an array's layout without a question."""
+    from byol_jax.runs.config import read_config
+    from byol_jax.runs.folder import has_checkpoint, run_paths
+
+    if not options.resume or not has_checkpoint(run_paths(options.out)):
+        return None
+    learner = read_config(options.out).get("learner")
+    return learner.get("num_channels") if isinstance(learner, dict) else None
 
 
 def _keep_old_rate(recipe: Recipe, run: Path) -> Recipe:

@@ -15,7 +15,6 @@ from byol_jax.errors import nearest
 
 __all__ = [
     "EMBEDDED",
-    "channels",
     "data_source",
     "existing_file",
     "has_classes",
@@ -96,11 +95,6 @@ def hidden_layer(word: str) -> int | str:
         return int(word)
     except ValueError:
         return word
-
-
-def channels(word: str) -> int:
-    """1 or 3."""
-    return int(one_of(("1", "3"))(word))
 
 
 def data_source(word: str) -> str:

@@ -2,7 +2,7 @@
 
 from byol_jax.data import embedded
 from byol_jax.data.dataset import Dataset, EvaluationImages, evaluation_images
-from byol_jax.data.decode import load_size
+from byol_jax.data.fit import load_size
 from byol_jax.data.iterables import IterableLoader
 from byol_jax.data.loader import Loader
 from byol_jax.data.order import batch_indices, batches_from, epoch_order, steps_per_epoch

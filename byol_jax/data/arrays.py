@@ -9,7 +9,10 @@ import numpy as np
 from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.errors import DataError, one_line
 
-__all__ = ["array_dataset", "check_images", "is_float", "read_array_file"]
+__all__ = ["LAYOUTS", "array_dataset", "check_images", "is_float", "read_array_file"]
+
+LAYOUTS = ("NHWC", "NCHW")
+"""Where an array [N, ., ., .] may have its channels: last, as everything here has them, or first, as torch has them."""
 
 _IMAGE_KEYS = ("images", "x", "x_train", "arr_0")
 _LABEL_KEYS = ("labels", "y", "y_train")
@@ -37,9 +40,6 @@ def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
     shape, dtype = images.shape, np.dtype(images.dtype)
     if len(shape) != 4 or 0 in shape:
         raise DataError(f"{what}: shape {shape}, expected [N, H, W, C] with at least one image")
-    wanted = (1, 3) if num_channels is None else (num_channels,)
-    if shape[3] not in wanted and shape[1] in wanted and shape[2] == shape[3] > 4:
-        raise DataError(f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)")
     if num_channels is not None and shape[3] != num_channels:
         raise DataError(f"{what}: images of {shape[3]} channels (shape {shape}), but num_channels is {num_channels}")
     if dtype == np.uint8:
@@ -51,6 +51,34 @@ def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
         raise DataError(f"{what}: dtype {dtype} with values {low} to {high}, expected uint8 or floats in [0, 1]")
     if not (low >= 0 and high <= 1):  # NaN fails both
         raise DataError(f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8)")
+
+
+def _channels_last(images: np.ndarray, *, num_channels: int | None, layout: str | None, what: str) -> np.ndarray:
+    """A view [N, H, W, C] of an array of rank 4: by its layout where that is said, else as it is, if that alone can be.
+
+    The channels' number, or else 1 and 3, decides where one axis alone has it. Otherwise the last axis is taken for the
+    channels where it is shorter than the rows and not longer than the columns: as channels the rows were too many.
+
+    Raises:
+        DataError: the channels are first, or could be.
+    """
+    if layout == "NCHW":
+        return images.transpose(0, 2, 3, 1)  # [N, H, W, C]
+    _, first, second, third = images.shape
+    known = (1, 3) if num_channels is None else (num_channels,)
+    if layout == "NHWC" or (third in known and first not in known):
+        return images
+    if first in known and third not in known and min(second, third) > 1:
+        raise DataError(
+            f"{what}: shape {images.shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1), or"
+            " say layout NCHW (--layout, layout=)"
+        )
+    if third < first and third <= second:
+        return images
+    raise DataError(
+        f"{what}: shape {images.shape} may be {first} × {second} pixels of {third} channels (NHWC) or"
+        f" {second} × {third} pixels of {first} channels (NCHW): say which layout (--layout, layout=)"
+    )
 
 
 def _check_labels(labels: Any, count: int, what: str) -> np.ndarray:
@@ -78,6 +106,7 @@ def array_dataset(
     what: str = "array",
     kind: str = "array",
     class_names: tuple[str, ...] | None = None,
+    layout: str | None = None,
 ) -> Dataset:
     """An array of images as a `Dataset`; nothing is copied until images are taken.
 
@@ -86,9 +115,11 @@ def array_dataset(
             `take` gives as float32. Up to 1 GiB all values are checked, above that evenly spaced images.
         labels: [N] whole numbers, or None.
         num_channels: compared with C where given.
+        layout: "NHWC" or "NCHW", [N, C, H, W]; None where there is no doubt.
 
     Raises:
-        DataError: another shape, dtype, range or number of channels or labels; the message says which.
+        DataError: another shape, dtype, range or number of channels or labels, or a shape that could be either layout;
+            the message says which.
 
     Example:
         >>> array_dataset(np.zeros((10, 32, 32, 3), np.uint8)).image_shape
@@ -98,7 +129,10 @@ def array_dataset(
         images = np.asanyarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
         raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
-    images = images[..., None] if images.ndim == 3 else images  # [N, H, W, C]
+    if images.ndim == 3:
+        images = images[..., None]  # [N, H, W, 1]
+    elif images.ndim == 4:
+        images = _channels_last(images, num_channels=num_channels, layout=layout, what=what)
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
     looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]

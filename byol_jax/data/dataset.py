@@ -31,6 +31,7 @@ class Dataset:
         names: a file name for each image, relative to the folder, or None.
         evaluation_crop: `(H, W)` of the centre crop that an evaluation takes; None where images are taken whole.
         list_skipped: gives `skipped`, which grows when bad files turn up while training.
+        remarks: lines for a person about images that are used, and may not be what they seem.
     """
 
     take: Callable[..., np.ndarray]
@@ -42,6 +43,7 @@ class Dataset:
     names: tuple[str, ...] | None = None
     evaluation_crop: tuple[int, int] | None = None
     list_skipped: Callable[[], tuple[tuple[str, str], ...]] = tuple
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count

@@ -8,16 +8,34 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from byol_jax.data.decode import EXTENSIONS, UnusableImageError
+from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["Listing", "Verdict", "identity_of", "judge", "list_images", "load_verdict", "save_verdict", "scan"]
+__all__ = [
+    "Listing",
+    "Verdict",
+    "identity_of",
+    "is_image_name",
+    "judge",
+    "list_images",
+    "load_verdict",
+    "save_verdict",
+    "scan",
+]
+
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+"""What macOS, Python, Synology, Windows and Linux leave in folders: copies, thumbnails and waste, no images and no
+class. Hidden folders are treated alike, Jupyter's .ipynb_checkpoints for instance."""
+
+JPEG_EXTENSIONS = (".jfif", ".jpe", ".jif")
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _WINDOW = 1024
@@ -30,8 +48,9 @@ class Listing(NamedTuple):
     Attributes:
         files: (name, bytes) of each regular file with an image's extension, sorted by name; names are relative to
             the folder, with "/" between parts.
-        skipped: (name, reason) of everything else with such an extension, and of folders that can't be read.
-        others: a few names without such an extension, for a message.
+        skipped: (name, reason) of everything else with such an extension, of images with another one, and of folders
+            that can't be read or aren't entered.
+        others: a few names without an extension of `EXTENSIONS`, for a message.
     """
 
     files: tuple[tuple[str, int], ...]
@@ -40,10 +59,17 @@ class Listing(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`files`: (name, bytes) of what is used, sorted by name; `skipped`: (name, reason), sorted by name."""
+    """What is used of a folder, and what isn't.
+
+    Attributes:
+        files: (name, bytes) of what is used, sorted by name.
+        skipped: (name, reason), sorted by name.
+        shape: (height, width) that the pictures have in common, where they get it (`fit.common_shape`).
+    """
 
     files: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
+    shape: tuple[int, int] | None = None
 
     def additions(self, listing: Listing) -> tuple[tuple[str, str], ...]:
         """(name, reason) of each file that was added to the folder after the verdict, and so isn't used."""
@@ -55,19 +81,37 @@ def list_images(root: Path) -> Listing:
     """Lists a folder and the folders in it.
 
     The order depends on names alone, and no file is opened. Only names with an extension of `EXTENSIONS` count, in
-    either case. Links are followed and must lead to a regular file. Names may hold anything that a file system allows,
+    either case; hidden folders and those that systems make beside somebody's images (`SYSTEM_FOLDERS`) aren't entered.
+    Links are followed and must lead to a regular file. Names may hold anything that a file system allows,
     newlines and undecodable bytes included.
     """
     names, refused = _walk(root)
-    found = {name: _reason_or_size(root / name) for name in sorted(names) if _is_image_name(name.rsplit("/")[-1])}
+    found = {name: _reason_or_size(root / name) for name in sorted(names) if is_image_name(name)}
     files = tuple((name, size) for name, size in found.items() if isinstance(size, int))
     skipped = refused | {name: reason for name, reason in found.items() if isinstance(reason, str)}
+    skipped |= {name: _unread(name) for name in names if _has_extension(name, OTHER_EXTENSIONS)}
     return Listing(files, tuple(sorted(skipped.items())), tuple(sorted(set(names) - set(found))[:3]))
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a path's last part has an extension of `EXTENSIONS`.
+
+    Example:
+        >>> is_image_name("cats/1.JPG"), is_image_name("cats/._1.jpg"), is_image_name("cats/1.heic")
+        (True, False, False)
+    """
+    return _has_extension(name, EXTENSIONS)
+
+
+def _has_extension(name: str, extensions: Collection[str]) -> bool:
     # "._name" is what macOS leaves beside a file on other systems' disks: its attributes, never the image.
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
+    return os.path.splitext(name)[1].lower() in extensions and not name.rsplit("/")[-1].startswith("._")
+
+
+def _unread(name: str) -> str:
+    extension = os.path.splitext(name)[1].lower()
+    advice = "rename it to .jpg" if extension in JPEG_EXTENSIONS else "convert it to .png, .tif or .jpg"
+    return f"images named {extension} aren't read: {advice}"
 
 
 def _reason_or_size(path: Path) -> str | int:
@@ -108,13 +152,19 @@ def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
             continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if _is_image_name(entry.name) or not _is_folder(entry):
+            if is_image_name(entry.name) or not _is_folder(entry):
                 names.append(name)
+            elif _is_hidden(entry.name):
+                refused[name] = "a hidden folder or a system's own: not entered"
             elif entry.is_symlink():
                 linked = sorted([*linked, name])
             else:
                 real.append(name)
     return names, refused
+
+
+def _is_hidden(folder: str) -> bool:
+    return folder.startswith(".") or folder in SYSTEM_FOLDERS
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -162,12 +212,12 @@ def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
     files = tuple(file for index, file in enumerate(listing.files) if index not in reasons)
     failed = tuple((listing.files[index][0], reason) for index, reason in reasons.items())
     skipped = tuple(sorted(listing.skipped + failed))
-    bad = [(name, reason) for name, reason in skipped if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    bad = [(name, reason) for name, reason in skipped if is_image_name(name)]
     if not files or len(bad) > len(files):
         some = "; ".join(f"{name!r}: {reason}" for name, reason in (bad or skipped)[:3])
         raise DataError(
             f"{folder}: {len(bad)} of {len(files) + len(bad)} images can't be used ({some}"
-            f"{'; …' if len(bad) > 3 else ''}): remove or repair them, or give another folder"
+            f"{'; …' if len(bad) > 3 else ''}): remove, repair or convert them, or give another folder"
         )
     return Verdict(files, skipped)
 
@@ -191,7 +241,8 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
     Raises:
         DataError: it can't be written.
     """
-    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped})
+    shape = {} if verdict.shape is None else {"shape": verdict.shape}
+    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped, **shape})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode("ascii"))
@@ -208,6 +259,11 @@ def _pairs(value: object, kinds: tuple[type, type]) -> tuple:
     return tuple((first, second) for first, second in value)
 
 
+def _is_inside_hidden(name: str) -> bool:
+    """Whether `list_images` passes it over today; earlier versions entered every folder."""
+    return any(map(_is_hidden, name.split("/")[:-1]))
+
+
 def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
     """The verdict of an earlier start, whatever has happened to the folder since.
 
@@ -220,11 +276,12 @@ def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
         content = json.loads(path.read_bytes())
         if content["format"] != _FORMAT:
             raise ValueError("another format")
-        verdict = Verdict(_pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str)))
+        shape = _pairs([content["shape"]], (int, int))[0] if "shape" in content else None
+        verdict = Verdict(_pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str)), shape)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     here = {name for name, _ in listing.files}
-    kept = [name for name, _ in verdict.files if name in here]
+    kept = [name for name, _ in verdict.files if name in here or (_is_inside_hidden(name) and (folder / name).exists())]
     if 2 * len(kept) < len(verdict.files) or not kept:
         raise DataError(
             f"{folder}: holds only {len(kept)} of the {len(verdict.files)} images that {path} lists: "

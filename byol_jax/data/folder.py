@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import UnusableImageError, check_header, load_size, read_image, uniform_warnings
+from byol_jax.data.decode import UnusableImageError, read_image, uniform_warnings
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
     identity_of,
+    is_image_name,
     judge,
     list_images,
     load_verdict,
     save_verdict,
-    scan,
 )
+from byol_jax.data.fit import load_size
+from byol_jax.data.survey import Survey
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 
@@ -35,6 +37,7 @@ def open_folder(
     root: Path,
     *,
     image_size: int | tuple[int, int] | None,
+    fit: str,
     num_channels: int,
     with_labels: bool,
     workers: int,
@@ -53,14 +56,17 @@ def open_folder(
         listing = Listing(kept.files, kept.skipped, ())
     names = [name for name, _ in listing.files]
 
+    survey, doubts = Survey(root, names, workers=workers, progress=progress), ()
     with uniform_warnings():
-        fit = image_size is not None
-        shape = (*load_size(image_size), num_channels) if fit else _shape_of_first(root, listing, num_channels)
-        decode = _Decoder(root, names, shape, fit=fit, cache_bytes=cache_bytes)
+        size = None if image_size is None else load_size(image_size)
+        if size is not None and fit == "none":
+            size = (kept and kept.shape) or survey.common_shape(size)
+        shape = (*size, num_channels) if size is not None else _shape_of_first(root, listing, num_channels)
+        decode = _Decoder(root, names, shape, fit=None if size is None else fit, cache_bytes=cache_bytes)
         if kept is None:
-            check = decode if len(names) <= scan_limit else lambda file: check_header(root / names[file])
-            reasons = scan(check, len(names), workers=workers, progress=progress)
-    verdict = kept or judge(root, listing, reasons)
+            reasons = survey.failures(decode if len(names) <= scan_limit else None)
+            doubts = survey.doubts(reasons)
+    verdict = kept or judge(root, listing, reasons)._replace(shape=size if fit == "none" else None)
     labels, class_names = _labels(verdict, root) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
@@ -75,7 +81,8 @@ def open_folder(
         labels=labels,
         class_names=class_names,
         names=tuple(name for name, _ in verdict.files),
-        evaluation_crop=image_sides(image_size) if image_size is not None else None,
+        evaluation_crop=None if image_size is None else _evaluation_crop(image_size, fit, shape),
+        remarks=doubts,
         list_skipped=lambda: (
             *verdict.skipped,
             *added,
@@ -84,10 +91,22 @@ def open_folder(
     )
 
 
+def _evaluation_crop(
+    image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]
+) -> tuple[int, int] | None:
+    """The centre crop of an evaluation: 7/8 of what covers the view; of a contained picture nothing is cut off."""
+    if fit == "contain":
+        return None
+    (height, width), loaded = image_sides(image_size), load_size(image_size)
+    scale = min(shape[0] / loaded[0], shape[1] / loaded[1])  # 1 but for a long shape, which is smaller
+    return round(height * scale), round(width * scale)
+
+
 def _list_or_refuse(root: Path) -> Listing:
     listing = list_images(root)
-    if not listing.files and not listing.skipped:
-        found = f"it holds {', '.join(map(repr, listing.others))}" if listing.others else "it is empty"
+    if not listing.files and not any(is_image_name(name) for name, _ in listing.skipped):
+        names = listing.others or [name for name, _ in listing.skipped[:3]]
+        found = f"it holds {', '.join(map(repr, names))}" if names else "it is empty"
         raise DataError(
             f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif): {found}: give another folder"
         )
@@ -113,7 +132,7 @@ def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
             f"(the first: {outside[0]!r}): move them into a folder named after their class"
         )
-    paths = [name for name, _ in (*verdict.files, *verdict.skipped) if "/" in name]
+    paths = [name for name, _ in (*verdict.files, *verdict.skipped) if is_image_name(name) and "/" in name]
     class_names = tuple(sorted({path.split("/")[0] for path in paths}))
     number = {name: label for label, name in enumerate(class_names)}
     return np.array([number[name.split("/")[0]] for name, _ in verdict.files], np.int32), class_names
@@ -125,11 +144,11 @@ class _Decoder:
     Args:
         root, names: the files.
         shape: (h, w, C) of every image.
-        fit: resize and crop to `shape`; otherwise an image of another size is a DataError.
+        fit: how an image gets `shape`, one of `FITS`; with None an image of another size is a DataError.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], *, fit: bool, cache_bytes: int
+        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], *, fit: str | None, cache_bytes: int
     ) -> None:
         self.root, self.names, self.shape, self.fit = root, names, shape, fit
         fits = len(names) * int(np.prod(shape)) <= cache_bytes
@@ -140,7 +159,7 @@ class _Decoder:
         if self.cache is not None and self.filled[file]:
             return self.cache[file]
         name = self.names[file]
-        image = read_image(self.root / name, size=self.shape[:2] if self.fit else None, num_channels=self.shape[2])
+        image = self._read(self.root / name)
         if image.shape != self.shape:
             raise DataError(
                 f"{self.root}: images differ in size ({name!r} is {image.shape[0]} × {image.shape[1]}, the first is "
@@ -150,6 +169,11 @@ class _Decoder:
             self.cache[file] = image
             self.filled[file] = True  # last: another thread may look at any moment
         return image
+
+    def _read(self, path: Path) -> np.ndarray:
+        if self.fit is None:
+            return read_image(path, size=None, num_channels=self.shape[2])
+        return read_image(path, size=self.shape[:2], num_channels=self.shape[2], fit=self.fit)
 
 
 class _Taker:

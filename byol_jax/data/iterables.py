@@ -117,6 +117,11 @@ def _is_jax_array(images: Any) -> bool:
 
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:
     if images.ndim == 4 or num_channels is not None:
+        shape, wanted = images.shape, (1, 3) if num_channels is None else (num_channels,)
+        if len(shape) == 4 and shape[3] not in wanted and shape[1] in wanted and shape[2] == shape[3] > 4:
+            raise DataError(
+                f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)"
+            )
         check_images(images, num_channels=num_channels, what=what)
     elif images.ndim < 2 or not (images.dtype == np.uint8 or is_float(np.dtype(images.dtype))):
         raise DataError(f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8 or floating")

@@ -2,21 +2,23 @@
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from byol_jax.data.arrays import array_dataset, read_array_file
+from byol_jax.data.arrays import LAYOUTS, array_dataset, read_array_file
 from byol_jax.data.dataset import Dataset
 from byol_jax.data.decode import EXTENSIONS
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
+from byol_jax.data.fit import check_fit
 from byol_jax.data.folder import open_folder
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 
-__all__ = ["EMBEDDED", "SCAN_LIMIT", "open_dataset"]
+__all__ = ["EMBEDDED", "SCAN_LIMIT", "ImageWarning", "open_dataset"]
 
 EMBEDDED = "fashion-mnist"
 """The word for the images that come with the package."""
@@ -28,12 +30,18 @@ CACHE_BYTES = 512 * 2**20
 """Decoded images that fit into this much memory are kept, and no file is decoded twice."""
 
 
+class ImageWarning(UserWarning):
+    """Images of a folder are used, and may not be what they seem; the text counts and names them."""
+
+
 def open_dataset(
     source: Any,
     *,
     image_size: int | tuple[int, int] | None = None,
     num_channels: int | None = None,
     with_labels: bool = False,
+    fit: str = "cover",
+    layout: str | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
     verdict_path: str | Path | None = None,
@@ -45,10 +53,14 @@ def open_dataset(
     Args:
         source: a folder of image files (nested, any mixture of kinds); a `.npz` or `.npy` file; "fashion-mnist", the
             embedded images; an array [N, H, W, C] or [N, H, W], uint8 or floating in [0, 1]; or (images, labels).
-        image_size: the size to train with. A folder's images are resized and cropped to `load_size(image_size)`; with
-            None they keep their size, which must be the same for all. Arrays keep theirs.
+        image_size: the size to train with. A folder's images are resized for it; with None they keep their size, which
+            must be the same for all. Arrays keep theirs.
         num_channels: 1 (luminance) or 3 for a folder, where None means 3; an array must have as many channels.
         with_labels: whether labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs anyway.
+        fit: how a folder's images get one shape. "cover": resized to cover `load_size(image_size)`, the rest of the
+            longer side cut off; "contain": resized to fit into it, the rest black; "none": nothing is cut off, each
+            side is resized by itself to a shape that the folder's images have in common, and which covers it.
+        layout: "NHWC" or "NCHW" for an array of rank 4; None: NHWC, and a question where it could be the other.
         workers: threads that decode. progress: `progress(done, total)`, called while a folder is looked through.
         verdict_path: where the list of usable files is kept. It is written if absent, else read, so that a resumed run
             starts at once and sees the same images even if the folder has changed.
@@ -56,8 +68,13 @@ def open_dataset(
         cache_bytes: a folder whose decoded images fit is kept in memory.
 
     Raises:
-        DataError: absent, empty, not images, over half of it unusable, of another shape, dtype or range.
-        ConfigurationError: an impossible image size, number of channels or workers.
+        DataError: absent, empty, not images, over half of it unusable, of another shape, dtype or range, or an array
+            that could be read in either layout.
+        ConfigurationError: an impossible image size, number of channels or workers; `fit` without a folder, or
+            `layout` with one.
+
+    Warns:
+        ImageWarning: for each of the dataset's `remarks`.
 
     Example:
         >>> open_dataset("fashion-mnist", num_channels=1).image_shape
@@ -67,13 +84,21 @@ def open_dataset(
         raise ConfigurationError(f"workers {workers}: at least 1 is needed")
     if image_size is not None:
         image_sides(image_size)
+    check_fit(fit)
+    if layout is not None and layout not in LAYOUTS:
+        raise ConfigurationError(f"layout {layout!r}: give NHWC (channels last) or NCHW")
     if isinstance(source, str) and not source:
         raise DataError(f"an empty name for the data: give a folder of images, a .npz or .npy file, or {EMBEDDED}")
     path = Path(source) if isinstance(source, (str, Path)) and source != EMBEDDED else None
     if path is not None and os.path.isdir(path):
-        return open_folder(
+        if layout is not None:
+            raise ConfigurationError(f"layout {layout}: only an array has one, and {path} is a folder of image files")
+        if fit != "cover" and image_size is None:
+            raise ConfigurationError(f"fit {fit!r}: needs an image_size")
+        dataset = open_folder(
             path,
             image_size=image_size,
+            fit=fit,
             num_channels=3 if num_channels is None else num_channels,
             with_labels=with_labels,
             workers=workers,
@@ -82,23 +107,30 @@ def open_dataset(
             scan_limit=scan_limit,
             cache_bytes=cache_bytes,
         )
-    dataset = _open_numbers(source, path, num_channels)
+        for remark in dataset.remarks:
+            warnings.warn(f"{path}: {remark}", ImageWarning, stacklevel=2)
+        return dataset
+    if layout is not None and isinstance(source, str) and source == EMBEDDED:
+        raise ConfigurationError(f"layout {layout}: {EMBEDDED} has its own")
+    if fit != "cover":
+        raise ConfigurationError(f"fit {fit!r}: only for a folder of image files; an array's images keep their size")
+    dataset = _open_numbers(source, path, num_channels, layout)
     if with_labels and dataset.labels is None:
         raise DataError("labels are needed, and these images have none: give (images, labels), or a .npz with both")
     return dataset
 
 
-def _open_numbers(source: Any, path: Path | None, num_channels: int | None) -> Dataset:
+def _open_numbers(source: Any, path: Path | None, num_channels: int | None, layout: str | None) -> Dataset:
     """All sources but folders."""
     if path is not None:
         _check_array_file(path)
-        return array_dataset(*read_array_file(path), num_channels=num_channels, what=str(path))
+        return array_dataset(*read_array_file(path), num_channels=num_channels, layout=layout, what=str(path))
     if isinstance(source, str):
         names = FASHION_MNIST_CLASSES
         return array_dataset(
             *fashion_mnist(), num_channels=num_channels, what=EMBEDDED, kind=EMBEDDED, class_names=names
         )
-    return array_dataset(*_images_and_labels(source), num_channels=num_channels)
+    return array_dataset(*_images_and_labels(source), num_channels=num_channels, layout=layout)
 
 
 def _nearest_path(path: Path) -> str | None:

@@ -4,7 +4,8 @@ Also how long the run is, because epochs depend on the data. How images are foun
 """
 
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from byol_jax import data, disk, parallel
 from byol_jax.data.loader import check_at_least
+from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import progress_bar
 
-__all__ = ["LISTED", "Length", "Source", "open_source"]
+__all__ = ["LISTED", "Length", "Source", "open_source", "say_skipped"]
 
 LISTED = 20
 """At most so many images are named in a message or the log. images.json names all that were bad at the first start."""
@@ -64,14 +66,14 @@ class Source(NamedTuple):
     def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
         """Says which images can't be used, the first `said` of them left out; returns how many there are."""
         skipped = self.skipped
-        new = skipped[said:] if parallel.is_writer() else ()
-        if new:
-            say(f"{len(new)} {'image' if len(new) == 1 else 'images'} can't be used and were skipped:")
-        for name, reason in new[:LISTED]:
-            say(f"skipped {name!r}: {reason}")
-        if len(new) > LISTED:
-            say(f"and {len(new) - LISTED} more")
+        if parallel.is_writer():
+            say_skipped(skipped[said:], say)
         return len(skipped)
+
+    def say_doubts(self, say: Callable[[str], None]) -> None:
+        """Says what is doubtful about images that are used."""
+        for remark in getattr(self.images, "remarks", ()) if parallel.is_writer() else ():
+            say(remark)
 
     def write_list(self, path: Path) -> None:
         """Writes images.json where the data is a folder."""
@@ -100,13 +102,39 @@ class Source(NamedTuple):
         )
 
 
+def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
+    """Says how many images can't be used, and of some of them the name and the reason, line by line.
+
+    Example:
+        >>> say_skipped([("cats/1.jpg", "empty file")], print)
+        1 image can't be used and was skipped:
+        skipped 'cats/1.jpg': empty file
+    """
+    if skipped:
+        count, verb = ("1 image", "was") if len(skipped) == 1 else (f"{len(skipped)} images", "were")
+        say(f"{count} can't be used and {verb} skipped:")
+    for name, reason in skipped[:LISTED]:
+        say(f"skipped {name!r}: {reason}")
+    if len(skipped) > LISTED:
+        say(f"and {len(skipped) - LISTED} more")
+
+
 def open_source(
-    source: Any, length: Length, *, image_size: Any, num_channels: Any, workers: int, known: Path | None, show: bool
+    source: Any,
+    length: Length,
+    *,
+    image_size: Any,
+    num_channels: Any,
+    fit: str,
+    layout: str | None,
+    workers: int,
+    known: Path | None,
+    show: bool,
 ) -> Source:
     """Opens the data and says how long the run is.
 
     Args:
-        source: as `pretrain` takes it.
+        source, fit, layout: as `pretrain` takes them.
         known: where an earlier start left its images.json; if the file exists, its list is used.
         show: show a bar on the terminal while a folder is looked through.
 
@@ -115,11 +143,16 @@ def open_source(
     """
     images, image_list = source, None
     if isinstance(source, str | Path | np.ndarray | jax.Array | tuple):
-        options = {"image_size": image_size, "num_channels": num_channels, "workers": workers}
+        options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
         with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
-            images = data.open_dataset(source, progress=progress, verdict_path=listed, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ImageWarning)  # the run's log says it
+                images = data.open_dataset(source, progress=progress, verdict_path=listed, workers=workers, **options)
             image_list = listed.read_bytes() if listed.exists() else None
+    elif fit != "cover" or layout is not None:
+        given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}"
+        raise ConfigurationError(f"{given}: only where byol_jax opens the data, not with a {type(source).__name__}")
     batch_size = length.batch_size if isinstance(images, data.Dataset) else None
     return Source(images, image_list, *_steps(images, length), batch_size)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from two_classes import write_two_classes
 
 from byol_jax.cli.main import main
+from byol_jax.data import evaluation_images, open_dataset
 
 NETWORK = ["--network", "small_cnn", "--projection-size", "8", "--projection-hidden-size", "16", "--augment", "none"]
 LENGTH = ["--image-size", "16", "--batch-size", "8", "--steps", "3", "--checkpoint-every", "2", "--log-every", "1"]
@@ -116,6 +117,107 @@ def test_embed_the_target_and_the_projection(world, call):
     assert np.load(out).shape == (12, 8)
 
 
+@pytest.fixture(scope="module")
+def mixed(world):
+    """The photos, one of which is none, and one of which has a name that isn't read."""
+    shutil.copytree(world / "photos", world / "mixed")
+    (world / "mixed" / "dark" / "1.png").write_bytes(b"not a picture")
+    (world / "mixed" / "light" / "9.heic").touch()
+    (world / "mixed" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(world / "photos" / "dark" / "0.png", world / "mixed" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    return world / "mixed"
+
+
+SKIPPED = [
+    "3 images can't be used and were skipped:",
+    "skipped '.ipynb_checkpoints': a hidden folder or a system's own: not entered",
+    "skipped 'dark/1.png': not an image, or damaged at its start",
+    "skipped 'light/9.heic': images named .heic aren't read: convert it to .png, .tif or .jpg",
+]
+
+
+def test_embed_names_what_it_skips_and_its_rows(world, mixed, call):
+    out = world / "mixed.npy"
+    answer = call("embed", world / "run", "--data", mixed, "--out", out)
+    assert (answer.code, answer.err.splitlines()) == (0, SKIPPED)
+    names = (world / "mixed.npy.names.txt").read_text().splitlines()
+    assert names == [f"dark/{i}.png" for i in (0, 2, 3, 4, 5)] + [f"light/{i}.png" for i in range(6)]
+    assert call("embed", world / "run", "--data", mixed, "--out", world / "mixed.npz").code == 0
+    arrays = _read_npz(world / "mixed.npz")
+    assert arrays["names"].tolist() == names
+    np.testing.assert_array_equal(np.load(out), arrays["embeddings"])
+    assert not (world / "mixed.npz.names.txt").exists()
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.save(world / "three.npy", images)
+    answer = call("embed", world / "run", "--data", world / "three.npy", "--out", out)
+    assert (answer.code, "mixed.npy.names.txt' exists" in answer.complaint) == (2, True)
+    assert call("embed", world / "run", "--data", world / "three.npy", "--out", out, "--overwrite").code == 0
+    assert np.load(out).shape == (3, 512)
+    assert not (world / "mixed.npy.names.txt").exists()  # of other rows
+
+
+def test_a_file_that_fails_after_the_scan_leaves_no_row(world, call, monkeypatch):
+    """In a folder too large to be decoded before: another image would stand under its name."""
+    folder, out = world / "late", world / "late.npy"
+    shutil.copytree(world / "photos", folder)
+    (folder / "dark" / "new\nline.png").write_bytes((folder / "dark" / "0.png").read_bytes())
+    (folder / "light" / "2.png").write_bytes((folder / "light" / "2.png").read_bytes()[:-200])
+    monkeypatch.setitem(open_dataset.__kwdefaults__, "scan_limit", 1)
+    for words in (["--out", out], ["--out", world / "late.npz"]):
+        answer = call("embed", world / "run", "--data", folder, *words)
+        assert answer.code == 0
+        assert answer.err.splitlines()[0] == "1 image can't be used and was skipped:"
+        assert "skipped 'light/2.png'" in answer.err
+    assert np.load(out).shape == (12, 512)
+    names = (world / "late.npy.names.txt").read_text().splitlines()
+    assert (names[6], len(names), "light/2.png" in names) == (r"dark/new\nline.png", 12, False)
+    arrays = _read_npz(world / "late.npz")
+    assert {len(arrays[name]) for name in ("embeddings", "names", "labels")} == {12}
+
+
+def test_preview_names_what_it_skips(world, mixed, call):
+    words = ["--image-size", "16", "--augment", "none", "--overwrite"]
+    answer = call("preview", mixed, "--out", world / "mixed.png", *words)
+    assert (answer.code, answer.err.splitlines()) == (0, SKIPPED)
+
+
+def test_the_fit_is_kept_and_compared(world, call):
+    out = world / "contained"
+    words = ["train", world / "photos", "--out", out, *NETWORK, *LENGTH]
+    assert call(*words, "--fit", "contain").code == 0
+    assert json.loads((out / "config.json").read_text())["fit"] == "contain"
+    assert "fit" not in json.loads((world / "run" / "config.json").read_text())
+    answer = call(*words, "--resume")
+    assert (answer.code, 'fit: stored "contain", given nothing' in answer.complaint) == (2, True)
+    answer = call("train", world / "photos", "--out", world / "run", *NETWORK, *LENGTH, "--resume", "--fit", "none")
+    assert (answer.code, 'fit: stored nothing, given "none"' in answer.complaint) == (2, True)
+    assert call(*words, "--resume", "--fit", "contain", "--steps", "4").code == 0
+    assert call("embed", out, "--data", world / "photos", "--out", world / "contained.npy").code == 0
+    images = evaluation_images(open_dataset(world / "photos", image_size=16, fit="contain"), np.arange(12), 16)
+    np.save(world / "whole.npy", images)
+    assert call("embed", out, "--data", world / "whole.npy", "--out", world / "whole_features.npy").code == 0
+    np.testing.assert_allclose(np.load(world / "contained.npy"), np.load(world / "whole_features.npy"), atol=1e-5)
+
+
+def test_none_trains_on_a_shape_of_the_folders(world, call):
+    out = world / "uncut"
+    assert call("train", world / "photos", "--out", out, *NETWORK, *LENGTH, "--steps", "1", "--fit", "none").code == 0
+    assert json.loads((out / "images.json").read_text())["shape"] == [18, 22]  # 20 x 24 pixels, for views of 16
+
+
+def test_arrays_of_any_channels_in_either_layout(world, call):
+    images = np.random.default_rng(0).integers(0, 256, (16, 13, 24, 24), np.uint8)
+    np.save(world / "sat.npy", images)
+    words = ["train", world / "sat.npy", "--out", world / "sat", *NETWORK, "--steps", "1", "--batch-size", "8"]
+    answer = call(*words)
+    assert (answer.code, "24 × 24 pixels of 13 channels (NCHW): say which layout" in answer.complaint) == (2, True)
+    assert not (world / "sat").exists()
+    assert call(*words, "--layout", "NCHW", "--channels", "13").code == 0
+    config = json.loads((world / "sat" / "config.json").read_text())
+    assert (config["image_size"], config["learner"]["num_channels"]) == (24, 13)
+    assert "say layout NCHW" in call(*words, "--steps", "2", "--resume").complaint
+
+
 def test_evaluate(world, call):
     answer = call("evaluate", world / "run", "--data", world / "photos", "--k", "3", "--json")
     assert answer.code == 0
@@ -153,7 +255,6 @@ def test_export_gives_the_features_to_torch(world, call, suffix):
     network.load_state_dict(state_dict, strict=True)
 
     assert call("embed", world / "run", "--data", world / "photos", "--out", world / f"{suffix[1:]}.npy").code == 0
-    from byol_jax.data import evaluation_images, open_dataset
     from byol_jax.settings import IMAGENET_MEAN_STD
 
     images = evaluation_images(open_dataset(str(world / "photos"), image_size=16), np.arange(12), 16)

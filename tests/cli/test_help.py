@@ -26,14 +26,16 @@ POSITIONALS = {
 OPTIONS = {
     "train": "network image-size batch-size steps epochs seed out checkpoint-every log-every resume overwrite init-from"
     " which-weights prefix weights workers hidden-layer moving-average-decay learning-rate projection-size"
-    " num-processes process-id coordinator-address preset views augment optimizer weight-decay schedule warmup-steps",
-    "evaluate": "data json which k labels",
+    " num-processes process-id coordinator-address preset views augment optimizer weight-decay schedule warmup-steps"
+    " layout fit channels",
+    "evaluate": "data json which k labels layout",
     "embed": "data out which project overwrite network weights init-from which-weights prefix image-size channels"
-    " hidden-layer",
+    " hidden-layer layout fit",
     "export": "out which layout overwrite",
     "import": "out network which layout overwrite which-weights prefix dtype",
     "convert": "overwrite json which-weights prefix",
-    "preview": "out image-size augment seed count network weights init-from which-weights prefix hidden-layer",
+    "preview": "out image-size augment seed count network weights init-from which-weights prefix hidden-layer"
+    " layout fit channels",
     "presets": "json",
     "bench": "out",
     "demo": "out overwrite steps seed",

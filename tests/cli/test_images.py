@@ -24,6 +24,15 @@ def _arrays(path, count=10):
     return images
 
 
+def test_an_evaluation_names_what_it_skips(tmp_path, capsys):
+    _folder(tmp_path / "train", ["cats", "dogs"], 3)
+    _folder(tmp_path / "test", ["cats", "dogs"], 2)
+    (tmp_path / "train" / "cats" / "0.png").write_bytes(b"text")
+    open_labelled(str(tmp_path), None, seed=0, **OPTIONS)
+    said = ["1 image can't be used and was skipped:", "skipped 'cats/0.png': not an image, or damaged at its start"]
+    assert capsys.readouterr().err.splitlines() == said
+
+
 @pytest.mark.parametrize("name", ["test", "val"])
 def test_a_folders_own_split_is_kept(tmp_path, name):
     _folder(tmp_path / "train", ["cats", "dogs"], 3)

@@ -27,7 +27,6 @@ from byol_jax.cli.parsing import Parser, wrong_words
         (values.image_size, "96X128", (96, 128)),
         (values.hidden_layer, "-2", -2),
         (values.hidden_layer, "layer4.1.bn2", "layer4.1.bn2"),
-        (values.channels, "3", 3),
         (values.data_source, "fashion-mnist", "fashion-mnist"),
     ],
 )

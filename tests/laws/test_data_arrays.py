@@ -58,6 +58,11 @@ REFUSED = {
     "text": (np.full((2, 4, 4, 1), "x"), None, "dtype <U1, expected uint8"),
     "channels": (IMAGES, 1, r"images of 3 channels \(shape \(10, 8, 6, 3\)\), but num_channels is 1"),
     "channels first": (np.zeros((5, 3, 8, 8), np.uint8), 3, r"channels first: give \[N, H, W, C\], array.transpose"),
+    "13 bands first": (
+        np.zeros((5, 13, 8, 24), np.uint8),
+        13,
+        r"channels first: give .*, or say layout NCHW \(--layout",
+    ),
     "rank": (np.zeros((5, 8), np.uint8), None, r"shape \(5, 8\), expected \[N, H, W, C\]"),
     "empty": (np.zeros((0, 8, 8, 3), np.uint8), None, "with at least one image"),
 }
@@ -68,6 +73,53 @@ def test_other_numbers_are_refused_with_what_was_seen(case):
     images, num_channels, message = REFUSED[case]
     with pytest.raises(DataError, match=message):
         open_dataset(images, num_channels=num_channels)
+
+
+AMBIGUOUS = [(13, 24, 24), (8, 8, 8), (9, 9, 200), (4, 6, 6), (32, 64, 32), (3, 3, 3), (1, 24, 3)]
+LAST = [(24, 24, 13), (8, 6, 3), (120, 160, 13), (224, 224, 200), (28, 28, 1), (2, 3, 1), (2, 2, 3), (5, 4, 1)]
+
+
+@pytest.mark.parametrize("shape", AMBIGUOUS)
+def test_a_shape_that_could_be_either_layout_is_asked_about(shape):
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    first, second, third = shape
+    asked = rf"may be {first} × {second} pixels of {third} channels \(NHWC\) or {second} × {third} pixels of {first} "
+    with pytest.raises(DataError, match=asked + r"channels \(NCHW\): say which layout \(--layout, layout=\)"):
+        open_dataset(images)
+    np.testing.assert_array_equal(open_dataset(images, layout="NHWC").take(range(5)), images)
+    last = open_dataset(images, layout="NCHW")
+    np.testing.assert_array_equal(last.take(range(5)), images.transpose(0, 2, 3, 1))
+    assert last.identity == open_dataset(images.transpose(0, 2, 3, 1).copy(), layout="NHWC").identity
+
+
+@pytest.mark.parametrize("shape", LAST)
+def test_channels_last_need_no_question_where_nothing_else_can_be_meant(shape):
+    images = np.zeros((5, *shape), np.uint8)
+    assert open_dataset(images).image_shape == shape
+    assert open_dataset(images, num_channels=shape[-1]).image_shape == shape
+
+
+def test_a_known_number_of_channels_settles_the_layout():
+    images = np.zeros((5, 13, 24, 24), np.uint8)
+    assert open_dataset(images, num_channels=24).image_shape == (13, 24, 24)
+    with pytest.raises(DataError, match="has its channels first: give"):
+        open_dataset(images, num_channels=13)
+    assert open_dataset(images, num_channels=13, layout="NCHW").image_shape == (24, 24, 13)
+    with pytest.raises(DataError, match=r"images of 24 channels .* num_channels is 13"):
+        open_dataset(images, num_channels=13, layout="NHWC")
+
+
+def test_layouts_of_files_are_views(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 10), np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(6))
+    for name in ("a.npy", "a.npz"):
+        dataset = open_dataset(tmp_path / name, layout="NCHW")
+        np.testing.assert_array_equal(dataset.take([4, 1]), images[[4, 1]].transpose(0, 2, 3, 1))
+    assert open_dataset(np.zeros((4, 8, 6), np.uint8), layout="NCHW").image_shape == (8, 6, 1)  # no axis to ask about
+    for source, layout in (("fashion-mnist", "NCHW"), (images, "CHWN")):
+        with pytest.raises(ConfigurationError, match=f"layout '?{layout}"):
+            open_dataset(source, layout=layout)
 
 
 @pytest.mark.parametrize("source", [[IMAGES], {"images": IMAGES}, 7, None, (IMAGES, 1, 2)])

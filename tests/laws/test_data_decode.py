@@ -4,9 +4,11 @@ import struct
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
-from byol_jax.data.decode import UnusableImageError, load_size, read_image
+from byol_jax.data.decode import UnusableImageError, read_image
+from byol_jax.data.fit import load_size
 
 
 @pytest.fixture
@@ -91,6 +93,10 @@ def test_transparency_shows_white_not_what_hides_below_it(tmp_path):
     assert read_image(path, size=None, num_channels=3).tolist() == [[[200, 0, 0], [255, 255, 255], [204, 204, 204]]]
     path = save_image(tmp_path, Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8)), "la.png")
     assert read_image(path, size=None, num_channels=1).tolist() == [[[9], [255]]]
+    for channels in (1, 3):  # premultiplied grey: 50 is 200 at a quarter
+        path = tmp_path / "premultiplied.tif"
+        tifffile.imwrite(path, np.array([[[9, 255], [50, 64]]], np.uint8), photometric="minisblack", extrasamples=[1])
+        assert np.abs(read_image(path, size=None, num_channels=channels) - [[[9], [241]]]).max() <= 1
 
 
 def test_palettes_with_and_without_transparency(tmp_path):
@@ -191,6 +197,17 @@ def test_the_centre_stays_the_centre_whatever_the_shape(tmp_path):
     path = save_image(tmp_path, Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)))
     out = read_image(path, size=(24, 24), num_channels=1).astype(int)
     assert np.abs(out - out[:, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize(("width", "size"), [(969, 57), (1024, 64), (1001, 40), (641, 32), (1159, 100)])
+def test_scaled_jpeg_decoding_shifts_by_less_than_half_a_pixel(tmp_path, width, size):
+    """On a ramp of 255 / size levels a pixel; 2 levels more for the compression."""
+    ramp = Image.fromarray(np.linspace(0, 255, width).astype(np.uint8)[None].repeat(width, 0))
+    jpeg = save_image(tmp_path, ramp, "a.jpg", quality=95)
+    with Image.open(jpeg) as decoded:
+        whole = save_image(tmp_path, decoded, "whole.png")
+    short, long = (read_image(path, size=(size, size), num_channels=1).astype(int) for path in (jpeg, whole))
+    assert np.abs(short - long).max() <= 0.5 * 255 / size + 2
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -4,10 +4,11 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from byol_jax import ConfigurationError, DataError
-from byol_jax.data import evaluation_images, open_dataset
+from byol_jax.data import evaluation_images, open_dataset, survey
 from byol_jax.data import folder as folder_module
 
 
@@ -191,3 +192,180 @@ def test_a_folder_without_images_says_what_it_found(tmp_path):
     (tmp_path / "table.csv").touch()
     with pytest.raises(DataError, match=r"no file in it is named as an image .*: it holds 'table.csv'"):
         open_dataset(tmp_path)
+
+
+def test_hidden_folders_and_those_of_systems_hold_no_images_and_are_no_class(folder):
+    before = open_dataset(folder, image_size=14, num_channels=1, with_labels=True)
+    left = [".ipynb_checkpoints", "__MACOSX/ant", "bee/.ipynb_checkpoints", "zebra/@eaDir", ".hidden/deep"]
+    for number, name in enumerate(left):
+        write(folder, f"{name}/x{number}.png")
+    after = open_dataset(folder, image_size=14, num_channels=1, with_labels=True)
+    assert (after.names, after.class_names, after.identity) == (before.names, before.class_names, before.identity)
+    assert after.labels.tolist() == before.labels.tolist()
+    reason = "a hidden folder or a system's own: not entered"
+    names = (".hidden", ".ipynb_checkpoints", "__MACOSX", "bee/.ipynb_checkpoints", "zebra/@eaDir")
+    assert after.skipped == tuple((name, reason) for name in names)
+    assert len(open_dataset(folder / ".hidden", image_size=14)) == 1  # asked for by its name
+    write(folder, ".hidden/deep/.x/a.png")
+    (folder / ".hidden/deep/x4.png").unlink()
+    with pytest.raises(DataError, match=r"no file in it is named as an image .*: it holds 'deep/.x'"):
+        open_dataset(folder / ".hidden", image_size=14)
+
+
+def test_a_run_that_saw_hidden_folders_goes_on_with_them(folder, tmp_path):
+    write(folder, ".old/a.png", 5)
+    write(folder, ".old/b.png", 6)
+    path = tmp_path / "images.json"
+    path.write_text(
+        '{"format": "byol_jax verdict on a folder of images, 1", "files": [[".old/a.png", 80], [".old/b.png", 80]],'
+        ' "skipped": []}'
+    )
+    dataset = open_dataset(folder, image_size=14, num_channels=1, verdict_path=path)
+    assert dataset.take([0, 1])[:, 0, 0, 0].tolist() == [5, 6]
+
+
+def test_images_with_names_that_are_not_read_are_counted_and_named(folder):
+    for name in ("a.jfif", "bee/b.HEIC", "ant/c.ppm", "d.jp2", "only/e.avif", "._f.heic", "g.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    dataset = open_dataset(folder, image_size=14, with_labels=True)
+    assert dataset.names == NAMES
+    assert dataset.class_names == ("ant", "bee", "zebra")
+    assert dict(dataset.skipped) == {
+        "a.jfif": "images named .jfif aren't read: rename it to .jpg",
+        "ant/c.ppm": "images named .ppm aren't read: convert it to .png, .tif or .jpg",
+        "bee/b.HEIC": "images named .heic aren't read: convert it to .png, .tif or .jpg",
+        "d.jp2": "images named .jp2 aren't read: convert it to .png, .tif or .jpg",
+        "only/e.avif": "images named .avif aren't read: convert it to .png, .tif or .jpg",
+    }
+    for number in range(30):  # they don't count as bad ones
+        (folder / f"{number}.heic").touch()
+    assert len(open_dataset(folder, image_size=14)) == 6
+    with pytest.raises(DataError, match=r"no file in it is named as an image .*: it holds 'e.avif'"):
+        open_dataset(folder / "only", image_size=14)
+
+
+def wide_and_tall(root):
+    """A ramp from left to right, 40 × 160 pixels, and one from top to bottom, 160 × 40."""
+    ramp = np.linspace(1, 255, 160).astype(np.uint8)[None].repeat(40, 0)
+    Image.fromarray(ramp).save(root / "a.png")
+    Image.fromarray(ramp.T).save(root / "b.png")
+    return ramp
+
+
+def resized(pixels, height, width):
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def test_cover_is_the_default_and_keeps_the_centre(tmp_path):
+    ramp = wide_and_tall(tmp_path)
+    found = open_dataset(tmp_path, image_size=28, num_channels=1).take([0, 1])
+    np.testing.assert_array_equal(
+        found, open_dataset(tmp_path, image_size=28, num_channels=1, fit="cover").take([0, 1])
+    )
+    expected = Image.fromarray(ramp).resize((32, 32), Image.Resampling.BILINEAR, box=(60, 0, 100, 40))
+    np.testing.assert_array_equal(found[0, ..., 0], np.asarray(expected))
+    np.testing.assert_array_equal(found[1], found[0].transpose(1, 0, 2))
+
+
+def test_contain_shows_the_whole_picture_on_black(tmp_path):
+    ramp = wide_and_tall(tmp_path)
+    dataset = open_dataset(tmp_path, image_size=28, num_channels=1, fit="contain")
+    found = dataset.take([0, 1])[..., 0]
+    expected = np.zeros((32, 32), np.uint8)
+    expected[12:20] = resized(ramp, 8, 32)
+    np.testing.assert_array_equal(found, [expected, expected.T])
+    whole = evaluation_images(dataset, [0], 28)[0, ..., 0]  # nothing of it is cut off
+    np.testing.assert_array_equal(whole, resized(expected, 28, 28))
+
+
+def test_none_cuts_nothing_off_and_does_not_distort_pictures_of_one_shape(tmp_path):
+    ramp = wide_and_tall(tmp_path)
+    squared = open_dataset(tmp_path, image_size=28, num_channels=1, fit="none")  # between 4:1 and 1:4
+    np.testing.assert_array_equal(squared.take([0])[0, ..., 0], resized(ramp, 32, 32))
+    (tmp_path / "b.png").unlink()
+    long = open_dataset(tmp_path, image_size=28, num_channels=1, fit="none")
+    assert long.image_shape == (32, 128, 1)
+    np.testing.assert_array_equal(long.take([0])[0, ..., 0], resized(ramp, 32, 128))
+    cover = open_dataset(tmp_path, image_size=28, num_channels=1)
+    apart = evaluation_images(long, [0], 28).astype(int) - evaluation_images(cover, [0], 28)
+    assert np.abs(apart).max() <= 1  # an evaluation sees the centre, whatever training sees
+
+
+def test_a_very_long_shape_keeps_within_four_times_the_area(tmp_path):
+    Image.fromarray(np.linspace(0, 255, 900).astype(np.uint8)[None].repeat(9, 0)).save(tmp_path / "a.png")
+    dataset = open_dataset(tmp_path, image_size=28, num_channels=1, fit="none")
+    assert dataset.image_shape == (6, 640, 1)
+    assert np.ptp(dataset.take([0])) > 250
+    assert evaluation_images(dataset, [0], 28).shape == (1, 28, 28, 1)
+
+
+def test_the_common_shape_is_kept_with_the_list(tmp_path):
+    folder, path = tmp_path / "images", tmp_path / "images.json"
+    write(folder, "a.png", shape=(20, 40))
+    options = {"image_size": 14, "num_channels": 1, "fit": "none", "verdict_path": path}
+    assert open_dataset(folder, **options).image_shape == (16, 32, 1)
+    write(folder, "b.png", shape=(80, 20))
+    again = open_dataset(folder, **options)
+    assert (again.image_shape, again.names) == ((16, 32, 1), ("a.png",))
+    assert open_dataset(folder, **(options | {"verdict_path": None})).image_shape == (23, 16, 1)
+
+
+def test_turned_pictures_have_the_shape_that_they_stand_in(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert open_dataset(tmp_path, image_size=14, num_channels=1, fit="none").image_shape == (32, 16, 1)
+
+
+@pytest.mark.parametrize("fit", ["cover", "contain", "none"])
+def test_bad_files_change_nothing_in_any_fit(folder, fit):
+    before = open_dataset(folder, image_size=14, num_channels=1, fit=fit).take(range(6))
+    (folder / "bad.jpg").write_text("text")
+    np.testing.assert_array_equal(open_dataset(folder, image_size=14, num_channels=1, fit=fit).take(range(6)), before)
+
+
+def test_fits_that_make_no_sense_are_refused(folder):
+    for options, message in (
+        ({"fit": "stretch", "image_size": 14}, "fit 'stretch': give one of cover, contain, none"),
+        ({"fit": "contain"}, "fit 'contain': needs an image_size"),
+        ({"layout": "NCHW", "image_size": 14}, "layout NCHW: only an array has one"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            open_dataset(folder, **options)
+    with pytest.raises(ConfigurationError, match="fit 'none': only for a folder"):
+        open_dataset(np.zeros((4, 8, 8, 3), np.uint8), fit="none")
+
+
+def deep(path, low, high, shape=(64, 64)):
+    Image.fromarray(np.linspace(low, high, 64).astype(np.uint16)[None].repeat(64, 0)).save(path)
+
+
+def test_numbers_that_fill_little_of_sixteen_bits_are_said_and_counted(tmp_path):
+    deep(tmp_path / "cells.png", 100, 1000)
+    deep(tmp_path / "more.tif", 0, 4095)
+    deep(tmp_path / "whole.png", 0, 65535)
+    deep(tmp_path / "black.png", 0, 0)  # nothing is lost of it
+    Image.new("L", (20, 20)).save(tmp_path / "eight.png")
+    said = (
+        r"2 of 4 images of 16 bits keep at most 64 of 256 grey levels, since their numbers fill little of their range "
+        r"\('cells.png': 100 to 1000, 5 levels; 'more.tif': 0 to 4095, 17 levels\): scale them to 0 to 65535, or give "
+        "an array of floats"
+    )
+    for scan_limit in (100, 1):
+        with pytest.warns(UserWarning, match=said):
+            dataset = open_dataset(tmp_path, image_size=14, num_channels=1, scan_limit=scan_limit)
+        assert len(dataset.remarks) == 1
+        assert dataset.skipped == ()
+    (tmp_path / "cells.png").unlink()
+    (tmp_path / "more.tif").unlink()
+    assert open_dataset(tmp_path, image_size=14, num_channels=1).remarks == ()
+
+
+def test_colour_of_sixteen_bits_and_many_images_are_looked_at_too(tmp_path, monkeypatch):
+    colour = np.random.default_rng(0).integers(0, 4096, (20, 20, 3)).astype(np.uint16)
+    for number in range(4):
+        tifffile.imwrite(tmp_path / f"{number}.tif", colour, photometric="rgb")
+    monkeypatch.setattr(survey, "LOOKED_AT", 3)
+    with pytest.warns(UserWarning, match=r"3 of 3 images of 16 bits looked at keep .*'0.tif': 0 to 4095, 17 levels"):
+        open_dataset(tmp_path, image_size=14)
