@@ -146,7 +146,9 @@ def test_states_of_earlier_releases_go_on(state_of, tmp_path):
         restored, _ = checkpoint.restore(tmp_path, like=like)
         assert_identical(leaves(restored), leaves(state))
         assert jax.tree.structure(restored) == jax.tree.structure(like)
-    again = interop.load_byol_checkpoint(read_weights(pickled(tmp_path))[1].arrays, like=old, encoder=encoder_of("tiny18"))
+    again = interop.load_byol_checkpoint(
+        read_weights(pickled(tmp_path))[1].arrays, like=old, encoder=encoder_of("tiny18")
+    )
     assert_identical(leaves(again), leaves(state))
 
 
