@@ -121,5 +121,5 @@ def test_of_a_checkpoint_only_the_weights_are_read(tmp_path):
 
     with open(tmp_path / "x.ckpt", "rb") as file:
         loaded = read_torch_zip(Counting(file), where="x", size=10_000, limit=10_000)
-    assert loaded["x"].tolist() == [1, 1, 1]
+    assert loaded.arrays["x"].tolist() == [1, 1, 1]
     assert asked == [12]
