@@ -120,6 +120,6 @@ def test_of_a_checkpoint_only_the_weights_are_read(tmp_path):
             return self.file.readinto(room)
 
     with open(tmp_path / "x.ckpt", "rb") as file:
-        loaded = read_torch_zip(Counting(file), where="x", size=10_000, limit=10_000)
-    assert loaded.arrays["x"].tolist() == [1, 1, 1]
+        loaded, _ = read_torch_zip(Counting(file), where="x", size=10_000, limit=10_000)
+    assert loaded["x"].tolist() == [1, 1, 1]
     assert asked == [12]
