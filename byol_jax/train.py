@@ -336,7 +336,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             last = stopping or done == total
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
-                if spread is not None and is_due(done, log_every=plan.program.log_every, last=last):
+                if spread is not None and is_due(done, log_every=plan.program.log_every, last=done == total):
                     row[EVALUATION_SPREAD] = spread(state)
                 _record(plan, row)
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
