@@ -87,7 +87,7 @@ def compile_spread(learner: Learner, state: TrainState, images: np.ndarray) -> C
 
 
 def is_due(step: int, *, log_every: int, last: bool) -> bool:
-    """Whether the row of `step` has the measure: the first row at or after every 1,000 steps, and the last one.
+    """Whether the row of `step` has the measure: the first row at or after every 1,000 steps, and the run's last one.
 
     Example:
         >>> [step for step in range(300, 3001, 300) if is_due(step, log_every=300, last=False)]

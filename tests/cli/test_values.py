@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byol_jax import ConfigurationError
-from byol_jax.cli import values
+from byol_jax.cli import common, values
 from byol_jax.cli.parsing import Parser, wrong_words
+from byol_jax.data import arrays, fit
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,9 @@ def test_words_are_read_or_refused_and_nothing_else(words):
         options = _parser().read(words)
         assert options.steps == 3
         assert options.data in words
+
+
+def test_the_words_of_options_are_those_of_the_data():
+    """The command line has them a second time, so that its help loads neither Pillow nor NumPy."""
+    assert tuple(fit.FITS) == common.FITS
+    assert arrays.LAYOUTS == common.LAYOUTS
