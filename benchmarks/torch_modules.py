@@ -34,8 +34,8 @@ __all__ = ["RESULTS", "code_hash", "main", "stored_rows", "table"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
 CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
-NOT_RUN = ("modules.py", "saved.py", "rows.py", "verify.py")
-"""Files among those that the measurement doesn't run; `verify` runs only to name a layer in a row that differs."""
+NOT_RUN = ("modules.py", "saved.py", "rows.py")
+"""Files among those that the measurement doesn't run."""
 PACKAGES = ("jax", "timm", "torch", "torchvision")
 PATIENCE = 1800
 """Seconds after which a row counts as failed."""
@@ -166,7 +166,7 @@ def _end(worker: ProcessPoolExecutor | None) -> None:
 def _measure_in_time(row: Row) -> dict[str, Any]:
     """`measure`, in the worker; an alarm ends the process after PATIENCE seconds."""
     signal.alarm(PATIENCE)
-    result = measure(build(row), image_size=row.size, layer=row.layer)
+    result = measure(build(row), image_size=row.size, layer=row.layer, verify=True)
     signal.alarm(0)
     jax.clear_caches()
     gc.collect()

@@ -1,7 +1,7 @@
 """One network in torch and, traced, in JAX: how far outputs, gradients and buffers are apart. No tables, no lists.
 
 In float64 and in training mode, with the same stand-ins for random operators on both sides, as in
-`interop.trace.verify`. Beyond that, gradients by every parameter are compared, all buffers after the step, and then the
+`interop.trace.verify`: output, gradients by every parameter, all buffers after the step, and then, unlike there, the
 output in evaluation mode with those buffers.
 """
 
@@ -19,7 +19,7 @@ from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, Uns
 from byol_jax.tree import cast, flatten
 from byol_jax.types import Encoder, Variables
 from interop.trace.encoder import from_torch_module, network_encoder
-from interop.trace.export import record_outputs
+from interop.trace.export import example_batch, record_outputs
 from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
 from interop.trace.verify import relative_difference, verify_encoder
 
@@ -41,20 +41,23 @@ COMPILER: Any = {"xla_backend_optimization_level": 1}
 """Each program runs once. At level 0 grouped convolutions in float64 take 22 s, at level 1 0.6 s (dla46x_c)."""
 
 
-def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str, Any]:
+def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool = False) -> dict[str, Any]:
     """Compares a module with its traced network. The module gets noise and becomes float64: don't use it afterwards.
 
     Args:
         module: a `torch.nn.Module` of RGB images, in float32.
         image_size: H = W.
         layer: the name of the sub-module to compare, where the module's own output isn't one tensor.
+        verify: first what `from_torch_module` does by default, in float64 and float32, in both modes, with gradients.
 
     Returns:
         `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran, also
         `forward, gradients, buffers, evaluation`: the largest relative error of each; `worst`: the tensors that have
         them; `zero_gradients`: how many parameters have a gradient of rounding only; `tensors`: how many parameters
-        there are; `trace_seconds, compile_seconds`.
+        there are; `trace_seconds, compile_seconds`; with `verify` also `verify_seconds`.
     """
+    import torch
+
     _add_noise(module)
     parameters = sum(p.numel() for p in module.parameters())
     start = time.perf_counter()
@@ -62,10 +65,17 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str,
         encoder = from_torch_module(module, image_size=image_size, verify=False)
     except (UnsupportedModuleError, UnsupportedOpError) as error:
         return {"outcome": "refused", "parameters": parameters, "reason": f"{type(error).__name__}: {error}"}
-    seconds = time.perf_counter() - start
+    seconds = {"trace_seconds": time.perf_counter() - start}
     network = encoder.facts.traced
     variables = jax.device_get(encoder.init(jax.random.key(0), network.input_shape))
     encoder = network_encoder(network, variables, stand_ins=FIXED_DRAWS)
+    if verify:
+        start = time.perf_counter()
+        try:
+            verify_encoder(module, encoder, example_batch(torch, module, image_size, 3, None), variables)
+        except ConversionMismatchError as error:
+            return {"outcome": "differs", "parameters": parameters, "reason": str(error)}
+        seconds["verify_seconds"] = time.perf_counter() - start
     images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
     with _one_thread():
         wanted, weights = _in_torch(module, images, layer)
@@ -74,7 +84,7 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1) -> dict[str,
     result = _comparison(ours, wanted)
     if result["outcome"] == "differs":
         result["reason"] += _first_sub_module(module, encoder, variables, images)
-    return result | {"parameters": parameters, "trace_seconds": seconds, "compile_seconds": compile_seconds}
+    return result | {"parameters": parameters, "compile_seconds": compile_seconds} | seconds
 
 
 def _add_noise(module: Any) -> None:

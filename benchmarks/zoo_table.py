@@ -5,6 +5,7 @@ from typing import Any
 
 __all__ = ["OUTCOMES", "page"]
 
+SECONDS = ("trace_seconds", "compile_seconds", "verify_seconds")
 OUTCOMES = ("exact", "differs", "refused", "failed")
 
 HEAD = """# Networks that were traced and compared
@@ -27,10 +28,11 @@ where that is more (some gradients are truly zero):
 - **buffers**: all of them after the step, integers exactly;
 - **evaluation**: the output in evaluation mode afterwards, with the buffers that training left.
 
-*exact*: no error above {limit:.0e}, `from_torch_module`'s own limit. *refused*: by an error that names the reason.
-Seconds are those to trace both modes and to compile, on {cores} cores that had other work too, so they only show the
-order of magnitude. Gradients at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded
-to float32.
+*exact*: no error above {limit:.0e}, `from_torch_module`'s own limit, and where there are seconds under *verify* its own
+verification passed too: outputs, buffers and gradients in both modes, in float64 and, for batches of 2 and 8, in
+float32. *refused*: by an error that names the reason. Seconds are those to trace both modes, to compile and to verify,
+on {cores} cores that had other work too, so they only show the order of magnitude. Gradients
+at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded to float32.
 
 {versions}
 """
@@ -46,6 +48,7 @@ TITLES = (
     "evaluation",
     "trace",
     "compile",
+    "verify",
 )
 
 
@@ -91,13 +94,13 @@ def _versions(row: dict[str, Any]) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]], code: str) -> str:
-    lines = [f"| {' | '.join(TITLES)} |", f"|---|---:|---:|---|{'---:|' * 6}"]
+    lines = [f"| {' | '.join(TITLES)} |", f"|---|---:|---:|---|{'---:|' * 7}"]
     for row in rows:
         cells = [row["name"].partition(":")[2] + ("" if row["code"] == code else " *")]
         cells += [str(row["size"]), f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "", row["outcome"]]
         cells += [
             f"{row[kind]:.0e}" if kind in row else "" for kind in ("forward", "gradients", "buffers", "evaluation")
         ]
-        cells += [f"{row[kind]:.0f} s" if kind in row else "" for kind in ("trace_seconds", "compile_seconds")]
+        cells += [f"{row[kind]:.0f} s" if kind in row else "" for kind in SECONDS]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -12,14 +12,14 @@ often is, would hide all that lies behind them: they get noise, on both sides. W
 
 A batch norm over two values, as a ResNet's last at 32 × 32 pixels, makes much of the order of sums still: what differs
 in training is compared again on more inputs. In float32 the network itself says what rounding may do: torch's own
-result in float32 is as far from that in float64.
+result in float32 is as far from that in float64; and what differs has to differ on several inputs.
 """
 
 import itertools
 import os
 import warnings
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 """For a function that runs once, compiled, but without LLVM's optimisations: torchvision's mobilenet_v3_small takes 7 s
 where operator after operator took 22 s, timm's test_vit 4 s instead of 11 s, resnet50 3 s instead of 6 s."""
 
+WITHOUT_FUSION_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
+"""Goes with it where XLA has the option (jaxlib 0.10 has, 0.12 hasn't): resnet18 compiles in 0.7 s of CPU instead of
+2.5 s, mobilenet_v3_small in 1.2 s instead of 4.1 s, and both take as long to run."""
+
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 """XLA's default, whatever XLA_FLAGS says."""
 
@@ -76,10 +80,16 @@ ROUNDING = 100
 LEAST_ROUNDING = 1e-5
 """About a hundred times float32's own epsilon. A network of a few hundred layers has that much."""
 
+ATTEMPTS = 4
+"""Inputs on which the same number has to be wrong. Rounding puts a number on the other side of a ReLU's bend now and
+then, for one framework and not for the other: a bias's gradient of resnet18 at 64 pixels was 9e-2 off by that."""
+
 
 MODES = {False: "evaluation", True: "training"}
 
 GRADIENT = "the gradient by "
+
+Program = Callable[[Variables, jax.Array, Any], tuple[jax.Array, Any, Any]]
 
 
 def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Variables) -> None:
@@ -123,27 +133,46 @@ def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Varia
         _verify_optimized(module, encoder, more_inputs(example)[: batch * len(example) // 2], variables, train)
 
 
-def _verify_optimized(module: Any, encoder: Encoder, inputs: Any, variables: Variables, train: bool) -> None:
+def _verify_optimized(module: Any, encoder: Encoder, example: Any, variables: Variables, train: bool) -> None:
     """The same in float32, compiled as users' programs are; in evaluation, where nobody trains, without gradients."""
-    wanted = _run_torch(module, inputs, train)
-    layer = wanted.layer
-    if layer is None:
-        return
+    rounding: dict[str, float] = {}
+    run = jax.jit(partial(_forward_and_backward, encoder, train), static_argnums=0, compiler_options=OPTIMIZED)
+    off: dict[str, tuple[float, float]] = {}
+    for attempt in range(ATTEMPTS):
+        found = _off_in_float32(module, run, _roll(example, attempt * ROLLS), variables, train, rounding)
+        off = {name: found[name] for name in found if name in off or not attempt}
+        if not off:
+            return
+    name, (distance, allowed) = next(iter(off.items()))
+    raise ConversionMismatchError(
+        f"{type(module).__name__} in {MODES[train]}, compiled in float32 for {len(example)} inputs: {name} is off by "
+        f"{distance:.1e} of the largest value where rounding explains {allowed:.1e}: XLA of jaxlib "
+        f"{version('jaxlib')} computes it wrongly; use another version, or verify=False goes on regardless"
+    )
+
+
+def _off_in_float32(
+    module: Any, run: Callable[..., Any], inputs: Any, variables: Variables, train: bool, rounding: dict[str, float]
+) -> dict[str, tuple[float, float]]:
+    """What is further off than `rounding` explains: how far, and what that explains.
+
+    Args:
+        rounding: how far torch in float32 is from torch in float64; the largest seen, which these inputs may add to.
+    """
+    wanted = _run_torch(module, inputs, train, gradients=train)
+    if wanted.layer is None:
+        return {}
     try:
-        rounded = _run_torch_in(import_torch().float32, module, inputs, train)
+        rounded = _run_torch_in(import_torch().float32, module, inputs, train, gradients=train)
     except RuntimeError:  # its code insists on another type
         rounded = wanted
-    ours = _run_jax(encoder, variables, wanted, train, layer, gradients=train, dtype=np.float32, options=OPTIMIZED)
     own = JaxRun(rounded.features, rounded.buffers, rounded.gradients)
-    rounding = _distances(own, wanted, gradients=train)
-    for name, distance in _distances(ours, wanted, gradients=train).items():
-        allowed = max(ROUNDING * max(rounding[name], LEAST_ROUNDING), wanted.tolerance)
-        if not distance <= allowed:
-            raise ConversionMismatchError(
-                f"{type(module).__name__} in {MODES[train]}, compiled in float32 for {len(inputs)} inputs: {name} is "
-                f"off by {distance:.1e} of the largest value where rounding explains {allowed:.1e}: XLA of jaxlib "
-                f"{version('jaxlib')} computes it wrongly; use another version, or verify=False goes on regardless"
-            )
+    for name, distance in _distances(own, wanted, gradients=train).items():
+        rounding[name] = max(rounding.get(name, LEAST_ROUNDING), distance)
+    ours = _run_jax(partial(run, wanted.layer), variables, wanted, gradients=train, dtype=np.float32)
+    distances = _distances(ours, wanted, gradients=train)
+    allowed = {name: max(ROUNDING * rounding[name], wanted.tolerance) for name in distances}
+    return {name: (distance, allowed[name]) for name, distance in distances.items() if not distance <= allowed[name]}
 
 
 def _without_zeros(module: Any, variables: Variables) -> tuple[Any, Variables]:
@@ -198,26 +227,31 @@ class TorchRun(NamedTuple):
         return self.layers[str(self.layer)] if self.output is None else self.output
 
 
-def _run_torch(module: Any, example: Any, train: bool) -> TorchRun:
+def _run_torch(module: Any, example: Any, train: bool, *, gradients: bool = True) -> TorchRun:
     """A copy of the module, run in float64 on the CPU; in its own dtype where its code refuses float64."""
     torch = import_torch()
     floating = [tensor.dtype for tensor in (example, *module.parameters()) if tensor.is_floating_point()]
     try:
-        return _run_torch_in(torch.float64, module, example, train)
+        return _run_torch_in(torch.float64, module, example, train, gradients=gradients)
     except RuntimeError:
-        return _run_torch_in(next(iter(floating), torch.float32), module, example, train)
+        return _run_torch_in(next(iter(floating), torch.float32), module, example, train, gradients=gradients)
 
 
-def _run_torch_in(dtype: Any, module: Any, example: Any, train: bool) -> TorchRun:
+def _run_torch_in(dtype: Any, module: Any, example: Any, train: bool, *, gradients: bool) -> TorchRun:
     torch = import_torch()
     module = copy_module(module).cpu().to(dtype).train(train)
     example = example.cpu().to(dtype) if example.is_floating_point() else example.cpu()
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    with torch.inference_mode(False), torch.enable_grad(), fixed_draws(torch), record_outputs(module) as layers:
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        fixed_draws(torch),
+        record_outputs(module) as layers,
+    ):
         output = module(example.clone())
         layers = {name: value for name, value in layers.items() if value.shape[0] == example.shape[0]}
         whole = output if isinstance(output, torch.Tensor) else next(reversed(layers.values()), None)
-        differentiated = _differentiate(torch, module, whole)
+        differentiated = _differentiate(torch, module, whole) if gradients else (None, {}, "")
     changed = [name for name, buffer in module.named_buffers() if train and not torch.equal(before[name], buffer)]
     return TorchRun(
         example.numpy(),
@@ -252,8 +286,11 @@ def _differentiate(torch: Any, module: Any, y: Any) -> tuple[np.ndarray | None, 
 
 def more_inputs(example: Any) -> Any:
     """The example and the same rolled along, which keeps every kind of input in its range: [2 ROLLS, ...]."""
-    torch = import_torch()
-    return torch.cat([example.flatten(1).roll(shift, 1).view_as(example) for shift in range(ROLLS)])
+    return import_torch().cat([_roll(example, shift) for shift in range(ROLLS)])
+
+
+def _roll(example: Any, shift: int) -> Any:
+    return example.flatten(1).roll(shift, 1).view_as(example)
 
 
 class JaxRun(NamedTuple):
@@ -264,11 +301,22 @@ class JaxRun(NamedTuple):
     gradients: Mapping[str, np.ndarray]
 
 
+@cache
+def _unoptimized() -> dict[str, Any]:
+    options = UNOPTIMIZED | WITHOUT_FUSION_EMITTERS
+    try:
+        jax.jit(jnp.negative, compiler_options=options)(0.0)
+    except jax.errors.JaxRuntimeError:  # no such option
+        return UNOPTIMIZED
+    return options
+
+
 def _differences(encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool) -> list[tuple[str, float]]:
     """What differs, and by how much."""
     if wanted.layer is None:
         return []
-    ours = _run_jax(encoder, variables, wanted, train, wanted.layer, gradients=True, options=UNOPTIMIZED)
+    run = jax.jit(partial(_forward_and_backward, encoder, train, wanted.layer), compiler_options=_unoptimized())
+    ours = _run_jax(run, variables, wanted, gradients=True)
     distances = _distances(ours, wanted, gradients=True)
     return [(name, distance) for name, distance in distances.items() if not distance <= wanted.tolerance]
 
@@ -290,33 +338,21 @@ def _distances(ours: JaxRun, wanted: TorchRun, *, gradients: bool) -> dict[str, 
 def _first_layer(encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool) -> tuple[str, float] | None:
     """The first sub-module with another output, and by how much it differs; they are run one by one."""
     for name, output in wanted.layers.items():
-        ours = _run_jax(encoder, variables, wanted, train, name, gradients=False)
+        ours = _run_jax(partial(_forward_and_backward, encoder, train, name), variables, wanted, gradients=False)
         distance = relative_difference(ours.features, output)
         if not distance <= wanted.tolerance:
             return name, distance
     return None
 
 
-def _run_jax(
-    encoder: Encoder,
-    variables: Variables,
-    wanted: TorchRun,
-    train: bool,
-    layer: str | int,
-    *,
-    gradients: bool,
-    dtype: Any = None,
-    options: dict[str, Any] | None = None,
-) -> JaxRun:
-    """What torch's run computed; in its dtype, and compiled where `options` say how."""
+def _run_jax(run: Program, variables: Variables, wanted: TorchRun, *, gradients: bool, dtype: Any = None) -> JaxRun:
+    """What torch's run computed; in its dtype, unless another is given."""
     dtype = np.dtype(dtype or wanted.dtype)
     with jax.enable_x64(dtype == np.float64), standard_promotion():
         images = wanted.images.transpose(0, 2, 3, 1) if wanted.images.ndim == 4 else wanted.images
         images, cotangent, variables = cast(
             jax.tree.map(jnp.asarray, (images, wanted.cotangent if gradients else None, variables)), dtype
         )
-        run = partial(_forward_and_backward, encoder, train, layer)
-        run = run if options is None else jax.jit(run, compiler_options=options)
         features, stats, by_path = run(variables, images, cotangent)
         buffers, by_name = (
             {path.replace("/", "."): np.asarray(leaf) for path, leaf in flatten(tree).items()}

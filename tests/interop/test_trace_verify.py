@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import interop
@@ -137,6 +138,37 @@ def test_what_xla_gets_wrong_in_float32_alone_is_refused(monkeypatch, in_float32
         ConversionMismatchError, match=r"compiled in float32 for 2 inputs: the output is off by .* XLA of jaxlib"
     ):
         interop.from_torch_module(Cosine(), image_size=4)
+
+
+@pytest.mark.slow
+def test_what_is_off_on_one_of_several_inputs_is_rounding(monkeypatch, in_float32_too):
+    """A number on the other side of a ReLU's bend; in its place, an operator that is off on the example alone."""
+    cosine, met = table.OPERATORS["aten.cos"], float(torch.rand(1, generator=torch.Generator().manual_seed(0)))
+
+    def off_once(context, x):
+        y, first = cosine(context, x), x.array.reshape(-1)[0]
+        fault = jnp.where(jnp.abs(first - met) < 1e-6, 0.5, 0.0) if y.dtype == jnp.float32 else 0.0
+        return y._replace(array=y.array + jnp.asarray(fault, y.dtype))
+
+    class Cosine(nn.Module):
+        def forward(self, x):
+            return torch.cos(x).flatten(1)
+
+    monkeypatch.setattr(table, "OPERATORS", table.OPERATORS | {"aten.cos": off_once})
+    interop.from_torch_module(Cosine(), image_size=4)
+    monkeypatch.setattr(verify, "ATTEMPTS", 1)
+    with pytest.raises(ConversionMismatchError, match="compiled in float32 for 2 inputs: the output is off"):
+        interop.from_torch_module(Cosine(), image_size=4)
+
+
+@pytest.mark.long
+def test_networks_with_many_bends_are_not_refused(in_float32_too, share, figure):
+    """Seed 2 is refused where one input decides: a gradient is 0.2 of its largest value off."""
+    seeds = share([2, *range(3, 12)])
+    for seed in seeds:
+        torch.manual_seed(seed)
+        interop.from_torch_module(torchvision.models.resnet18(), image_size=64)
+    figure("random resnet18s of 64 pixels go through verification", cases=len(seeds), result="none is refused")
 
 
 @pytest.mark.slow
