@@ -20,7 +20,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(demo_run, "TRAIN_IMAGES", 200)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_demo_hands_its_weights_to_torch(call, tmp_path):
     answer = call("demo", "--out", tmp_path / "demo", "--steps", 2)
     assert answer.code == 0, answer.err

@@ -18,7 +18,6 @@ from byol_jax.cli.main import main
 from byol_jax.data import evaluation_images, open_dataset
 from byol_jax.settings import IMAGENET_MEAN_STD
 
-pytestmark = pytest.mark.slow
 SIZE = 32
 HEADS = ["--projection-size", "16", "--projection-hidden-size", "32"]
 
@@ -36,11 +35,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "photos").mkdir()
     for path in photos():
         shutil.copy(path, root / "photos" / path.name)
-    words = ["train", root / "photos", "--out", root / "run", "--network", "resnet18", "--image-size", SIZE]
-    assert main([str(word) for word in (*words, "--batch-size", 8, "--steps", 3, *HEADS)]) == 0
     return root
 
 
+def train(world: Path, network: str) -> Path:
+    out = world / network
+    words = ["train", world / "photos", "--out", out, "--network", network, "--image-size", SIZE]
+    assert main([str(word) for word in (*words, "--batch-size", 8, "--steps", 3, *HEADS)]) == 0
+    return out
+
+
+@pytest.mark.slow
 def test_all_photos_but_a_scientific_one_are_used(world: Path) -> None:
     assert len(photos()) >= 25
     dataset = open_dataset(world / "photos", image_size=SIZE)
@@ -49,14 +54,16 @@ def test_all_photos_but_a_scientific_one_are_used(world: Path) -> None:
     assert "of 2 pages" in reasons["multipage.tif"]
     assert "which Pillow doesn't read" in reasons["multipage_rgb.tif"]
     assert len(dataset) == len(photos()) - 2
-    page = (world / "run" / "report.html").read_text()
+    page = (train(world, "small_cnn") / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/png;base64," in page
 
 
+@pytest.mark.long
 def test_exported_weights_give_the_embeddings_in_torchvision(world: Path) -> None:
-    assert main(["embed", str(world / "run"), "--data", str(world / "photos"), "--out", str(world / "f.npz")]) == 0
-    assert main(["export", str(world / "run"), "--out", str(world / "weights.pt")]) == 0
+    run = str(train(world, "resnet18"))
+    assert main(["embed", run, "--data", str(world / "photos"), "--out", str(world / "f.npz")]) == 0
+    assert main(["export", run, "--out", str(world / "weights.pt")]) == 0
     network = models.resnet18(weights=None)
     network.load_state_dict(torch.load(world / "weights.pt", weights_only=True), strict=True)
     until_pool = torch.nn.Sequential(*list(network.children())[:-1], torch.nn.Flatten()).eval()
@@ -72,6 +79,7 @@ def test_exported_weights_give_the_embeddings_in_torchvision(world: Path) -> Non
     np.testing.assert_allclose(embeddings, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_preview_shows_them(world: Path) -> None:
     assert main(["preview", str(world / "photos"), "--out", str(world / "views.png"), "--image-size", "64"]) == 0
     with Image.open(world / "views.png") as picture:

@@ -64,24 +64,20 @@ def check_full_at(size, disk, images, command, expected):
     return errors[-1], before
 
 
-@pytest.mark.slow
-def test_the_last_checkpoints_stay_when_the_disk_gets_full(small_disk, images, command, expected):
-    """1.7 MB each: the fourth is written while three are kept, and doesn't fit into 5.5 MB."""
+@pytest.mark.long
+def test_a_disk_that_gets_full_anywhere(small_disk, images, command, expected, share, figure):
+    # Up to 64 kB in steps of a block: configuration, list, picture, logs. Then in each of the first checkpoints.
+    # 1.7 MB each: the fourth is written while three are kept, and doesn't fit into 5.5 MB.
     said, before = check_full_at(5500, small_disk("5500k"), images, command, expected)
     assert "checkpoint of step 4 not saved" in said
     assert "earlier checkpoints are untouched; make room" in said
     assert list(before) == [1, 2, 3]
-
-
-@pytest.mark.long
-def test_a_disk_that_gets_full_anywhere(small_disk, images, command, expected, share, figure):
-    # Up to 64 kB in steps of a block: configuration, list, picture, logs. Then in each of the first checkpoints.
     sizes = share([*range(4, 68, 4), *range(200, 6800, 300)])
     saved = [list(check_full_at(size, small_disk(f"{size}k"), images, command, expected)[1]) for size in sizes]
     assert max(saved) == [1, 2, 3] or len(sizes) < 30
     figure(
         "a disk that gets full while a run begins or goes on",
-        cases=len(sizes),
+        cases=len(sizes) + 1,
         result="exit 1; nothing half-written, the checkpoints before it load; with room again the run ends bit for bit"
         " as it would have",
     )

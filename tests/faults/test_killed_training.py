@@ -134,11 +134,6 @@ def check_kills(world, uninterrupted, out, kills, steps):
     return inside
 
 
-@pytest.mark.slow
-def test_killed_twice(world, uninterrupted, tmp_path):
-    assert check_kills(world, uninterrupted, tmp_path / "run", 2, 60) >= 1
-
-
 @pytest.mark.long
 def test_killed_many_times(world, uninterrupted, tmp_path, share, figure):
     kills = share(24)
@@ -152,9 +147,11 @@ def test_killed_many_times(world, uninterrupted, tmp_path, share, figure):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_says_so(world, uninterrupted, tmp_path, number):
-    out = tmp_path / "run"
+def test_asked_to_stop_it_saves_and_says_so(world, uninterrupted, tmp_path):
+    check_stop(world, uninterrupted, tmp_path / "run", signal.SIGINT)
+
+
+def check_stop(world, uninterrupted, out, number):
     process = begin(world, out, 60, "--checkpoint-every", "1000", delay=0.02)
     assert wait_until(lambda: any(line.startswith("step 3/") for line in said(out)), process), said(out)[-3:]
     process.send_signal(number)
@@ -169,10 +166,24 @@ def test_asked_to_stop_it_saves_and_says_so(world, uninterrupted, tmp_path, numb
     assert (states(out)[60], plain_rows(out)) == uninterrupted(60)
 
 
-@pytest.mark.slow
-def test_asked_twice_it_leaves_at_once_and_the_last_checkpoint_is_whole(world, uninterrupted, tmp_path):
+@pytest.mark.long
+def test_asked_in_other_ways_the_last_checkpoint_is_whole(world, uninterrupted, tmp_path, share, figure):
+    ways = share([ask_twice, ask_to_terminate])
+    for way in ways:
+        way(world, uninterrupted, tmp_path / way.__name__)
+    figure(
+        "`byol-jax train` asked to stop twice, in the middle of the save of the first time, and by SIGTERM",
+        cases=len(ways),
+        result="the last checkpoint is whole; resumed, the run ends bit for bit as it would have",
+    )
+
+
+def ask_to_terminate(world, uninterrupted, out):
+    check_stop(world, uninterrupted, out, signal.SIGTERM)
+
+
+def ask_twice(world, uninterrupted, out):
     """The second one comes in the middle of the save that the first one began, which takes more than a second."""
-    out = tmp_path / "run"
     process = begin(world, out, 60, delay=0.3)
     assert wait_until(lambda: max(states(out), default=0) >= 1, process), said(out)[-3:]
     process.send_signal(signal.SIGINT)

@@ -79,11 +79,6 @@ def keep_all(monkeypatch):
     monkeypatch.setattr(checkpoint, "save", lambda *words, **options: save(*words, **options, keep=None))
 
 
-@pytest.mark.slow
-def test_after_any_step_of_a_run(tmp_path, compiled_once, keep_all):
-    check_every_stop(tmp_path, range(1, 11), 10)
-
-
 @pytest.mark.long
 def test_after_any_step_of_a_longer_run(tmp_path, compiled_once, keep_all, share, figure):
     steps = share(list(range(1, 60)))

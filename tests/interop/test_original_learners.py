@@ -154,12 +154,6 @@ def test_names_and_bits_are_theirs(name, tmp_path):
     assert not result.unexpected_keys
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["lightly", "lightly, CIFAR", "solo-learn"])
-def test_training_goes_on_in_the_other_library(name, tmp_path):
-    check_training_goes_on(name, tmp_path)
-
-
 @pytest.mark.long
 def test_training_goes_on_in_the_other_library_in_each_case(tmp_path, share, figure):
     names = share(list(CASES))

@@ -33,10 +33,9 @@ def assert_alike(results, tolerance):
 
 
 @pytest.mark.slow
-def test_three_ways_train_alike_with_the_default_augmentation_and_compile_once(caplog):
+def test_three_ways_train_alike_and_compile_once(caplog):
     with jax.enable_x64(True), jax.log_compiles(True), caplog.at_level(logging.WARNING):
-        options = {"augment_fn": None, "augment_fn2": None, "dtype": jnp.float64, "optimizer": DECAY}
-        results = three_ways((16, 16, 3), hidden_layer="shared", **options)
+        results = three_ways((16, 16, 3), hidden_layer="shared", dtype=jnp.float64, optimizer=DECAY)
         assert_alike(results, 1e-12)
         state, rows = results["linen"]
         before, after = start((16, 16, 3)).params, state.online.params["encoder"]
@@ -47,15 +46,25 @@ def test_three_ways_train_alike_with_the_default_augmentation_and_compile_once(c
     assert len(compiled) == len(WAYS), compiled
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [(16, 12, 5), (128, 2)], ids=["five channels, not square", "a signal"])
-def test_three_ways_train_alike_on_other_inputs(shape):
-    with jax.enable_x64(True):
-        results = three_ways(shape, hidden_layer="drop", dtype=jnp.float64, optimizer=DECAY, steps=3)
-        assert_alike(results, 1e-12)
-        before = start(shape).stats["batch_stats"]["norm"]
-        now = results["nnx"][0].online.stats["encoder"]["batch_stats"]["norm"]
-        assert all((now[name] != before[name]).all() for name in ("mean", "var"))
+AUGMENTED = {"augment_fn": None, "augment_fn2": None}
+INPUTS = {"augmented": ((16, 16, 3), AUGMENTED), "five channels": ((16, 12, 5), {}), "a signal": ((128, 2), {})}
+
+
+@pytest.mark.long
+def test_three_ways_train_alike_on_other_inputs(share, figure):
+    cases = share(list(INPUTS.values()))
+    for shape, options in cases:
+        with jax.enable_x64(True):
+            results = three_ways(shape, hidden_layer="drop", dtype=jnp.float64, optimizer=DECAY, steps=3, **options)
+            assert_alike(results, 1e-12)
+            before = start(shape).stats["batch_stats"]["norm"]
+            now = results["nnx"][0].online.stats["encoder"]["batch_stats"]["norm"]
+            assert all((now[name] != before[name]).all() for name in ("mean", "var"))
+    figure(
+        "one network as linen, nnx and functions: the default augmentation, five channels, signals; float64",
+        cases=len(cases) * len(WAYS),
+        result="at most 1e-12 apart",
+    )
 
 
 GRID = list(

@@ -85,19 +85,16 @@ def check(seeds, decays):
     return collapsing, healthy
 
 
-@pytest.mark.slow
-def test_a_run_without_predictor_is_reported_and_a_healthy_one_is_not():
-    """Measured for seeds 0 to 3: 0.032 to 0.038 and 0.71 to 0.82 of the even spread; the line is drawn at 0.1."""
-    (collapsing,), (healthy,) = check([0], [0.99])
-    assert collapsing < 0.06
-    assert healthy > 0.5
-
-
 @pytest.mark.long
 def test_collapse_is_told_from_health_whatever_the_seed(share, figure):
-    """The healthy ones include a target without delay (decay 0): the predictor alone keeps it from collapsing."""
+    """The healthy ones include a target without delay (decay 0): the predictor alone keeps it from collapsing.
+
+    Measured for seeds 0 to 3, decay 0.99: 0.032 to 0.038 and 0.71 to 0.82 of the even spread; the line is drawn at 0.1.
+    """
     seeds = range(share(30))
     collapsing, healthy = check(seeds, [0.99, 0.9, 0.0])
+    assert collapsing[0] < 0.06
+    assert healthy[0] > 0.5
     figure(
         "a run without predictor and delay is reported as collapsed, a healthy one (decay 0.99, 0.9, 0) never",
         cases=len(collapsing) + len(healthy),

@@ -43,29 +43,20 @@ def test_trajectory_of_a_traced_network(tmp_path: Path) -> None:
     assert check_there_and_back(TRACED_SMALL, DEFAULT, tmp_path)[0] <= TOLERANCE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [Case("identity", "adamw", -6, "simsiam", False), Case("flip", "sgd", 5, "scheduled", False)],
-)
-def test_trajectories_of_a_traced_network(case: Case, tmp_path: Path) -> None:
-    assert check_there_and_back(TRACED_SMALL, case, tmp_path)[0] <= TOLERANCE
-
-
-@pytest.mark.slow
-def test_trajectory_of_a_network_never_written_in_jax(tmp_path: Path) -> None:
-    """One of them; `make long` has all."""
-    assert check_there_and_back(NEVER_IN_JAX["layer norm, attention"], DEFAULT, tmp_path)[0] <= TOLERANCE
-
-
 @pytest.mark.long
 def test_trajectories_of_traced_networks(tmp_path: Path, share: Any, figure: Any) -> None:
     """A ResNet-18 first, so that the tenth has one, too."""
-    further = [Case("identity", "adam", -1, "simsiam", True), Case("flip", "adamw", "1", "constant", True)]
+    further = [
+        Case("identity", "adam", -1, "simsiam", True),
+        Case("flip", "adamw", "1", "constant", True),
+        Case("identity", "adamw", -6, "simsiam", False),
+        Case("flip", "sgd", 5, "scheduled", False),
+    ]
     cases = share(
         [(TRACED_RESNET18, case) for case in RESNET_CASES[::2]]
         + [(TRACED_SMALL, case) for case in dict.fromkeys([*PAIRWISE, *further])]
         + [(one, DEFAULT._replace(target="scheduled")) for one in NEVER_IN_JAX.values()]
+        + [(NEVER_IN_JAX["layer norm, attention"], DEFAULT)]
     )
     largest, rounding = np.max([check_there_and_back(*case, tmp_path) for case in cases], axis=0)
     figure(
