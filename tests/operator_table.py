@@ -24,8 +24,8 @@ LAYERS = """
 
 ## Layers of torch.nn that take one tensor
 
-All that are found in `torch.nn`, made with plain arguments. `interop.check` finds nothing in the way of {count}, whose
-operators are compared with torch one by one as above: {exact}.
+All that are found in `torch.nn`, made with plain arguments. {count} are exact, in outputs, buffers and gradients by
+parameters and input, in both modes (`tests/interop/test_trace_layers.py`): {exact}.
 
 The others are refused by name. A lazy layer is one of these once it has run, and refused before.
 

@@ -88,7 +88,11 @@ def apart(leaves: dict[str, Any], wanted: dict[str, np.ndarray]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", [Case("flip", "adam", -2, "constant", False), Case("flip", "adam", 5, "simsiam", True)], ids=["C", "D1-sim"]
+    "case",
+    [
+        pytest.param(Case("flip", "adam", 5, "simsiam", True), id="D1-sim"),
+        pytest.param(Case("flip", "adam", -2, "constant", False), id="C", marks=pytest.mark.long),
+    ],
 )
 def test_first_step_is_the_same(case: Case) -> None:
     """Against the reference in float64; measured 5e-7 and 3e-6, where its own float32 is 9e-7 and 3e-6 away."""
