@@ -19,6 +19,8 @@ PUBLIC += ["byol_jax.evaluate", "byol_jax.data"]
 
 SLOW_EXAMPLES = ("train", "byol", "report", "nets", "augment", "evaluate", "data", "ops", "weights", "learners")
 """Rooms whose examples compile something."""
+TORCH_EXAMPLES = ("interop.arrays", "interop.optimizers.state", "interop.trace.")
+"""How modules begin whose examples use torch."""
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "timm", "safetensors", "PIL")
 
@@ -77,6 +79,8 @@ def example_modules():
 @pytest.mark.parametrize("name", example_modules())
 def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name.startswith(TORCH_EXAMPLES):
+        pytest.importorskip("torch")
     customary = {"jax": jax, "jnp": jax.numpy, "np": np}
     results = doctest.testmod(importlib.import_module(name), extraglobs=customary, optionflags=doctest.ELLIPSIS)
     assert results.attempted > 0

@@ -10,6 +10,8 @@ import pytest
 
 import interop
 
+pytest.importorskip("torch")
+
 FACTORIES = """
 import torch
 from torch import nn

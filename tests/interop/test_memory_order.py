@@ -37,6 +37,9 @@ def computed(values):
     return jax.jit(lambda array: array[::1], out_shardings=layout)(values)
 
 
+IN_PARTS = "JAX, in parts, columns first"
+"""NumPy makes a new array of it: in rows with jax 0.10, in the device's layout with 0.12."""
+
 ARRAYS = {
     "rows first": lambda values: values.copy(),
     "column-major": np.asfortranarray,
@@ -45,10 +48,8 @@ ARRAYS = {
     "every third": lambda values: np.repeat(values, 3, axis=-1)[..., ::3],
     "JAX, computed": computed,
     "JAX, columns first": lambda values: placed(values, PartitionSpec(), order=(2, 1, 0)),
-    "JAX, in parts, columns first": lambda values: placed(values, PartitionSpec("batch"), order=(1, 2, 0)),
+    IN_PARTS: lambda values: placed(values, PartitionSpec("batch"), order=(1, 2, 0)),
 }
-IN_ROWS = {"rows first", "JAX, in parts, columns first"}
-"""What NumPy has in rows: of an array in parts it makes a new one."""
 
 
 def sample():
@@ -63,7 +64,8 @@ def expected(names):
 
 def test_the_arrays_lie_as_they_are_called():
     arrays = {name: make(VALUES) for name, make in ARRAYS.items()}
-    assert {name for name, array in arrays.items() if np.asarray(array).flags.c_contiguous} == IN_ROWS
+    in_rows = {name for name, array in arrays.items() if np.asarray(array).flags.c_contiguous}
+    assert in_rows - {IN_PARTS} == {"rows first"}
     assert_identical(arrays, dict.fromkeys(ARRAYS, VALUES))
 
 
