@@ -1,4 +1,4 @@
-"""Collected only where PyTorch isn't installed: .ci/run makes such an environment and runs this folder in it."""
+"""Collected only where PyTorch isn't installed: .ci/run and .ci/lanes make such environments and run this folder."""
 
 import importlib.util
 
