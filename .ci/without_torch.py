@@ -1,6 +1,6 @@
 """A pytest plugin for an environment without PyTorch: what needs it is skipped, the rest runs.
 
-    PYTHONPATH=.ci python -m pytest -p without_torch
+    PYTHONPATH=.ci:. python -m pytest -p without_torch
 
 A test needs PyTorch if it ends with the error that PyTorch, or a package that builds on it, isn't installed, or with
 the one by which this library asks for it; a file of tests, if importing it does.
