@@ -169,8 +169,8 @@ def check_stop(world, uninterrupted, out, number):
 @pytest.mark.long
 def test_asked_in_other_ways_the_last_checkpoint_is_whole(world, uninterrupted, tmp_path, share, figure):
     ways = share([ask_twice, ask_to_terminate])
-    for way in ways:
-        way(world, uninterrupted, tmp_path / way.__name__)
+    for check_way in ways:
+        check_way(world, uninterrupted, tmp_path / check_way.__name__)
     figure(
         "`byol-jax train` asked to stop twice, in the middle of the save of the first time, and by SIGTERM",
         cases=len(ways),
