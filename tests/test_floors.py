@@ -226,7 +226,7 @@ def can_fail(function, helpers=()):
     """Whether a test asserts, raises, expects an error, or calls something that does.
 
     That is `pytest.raises` and the like, a name with assert_ or check_ in front, or one of `helpers`: functions of the
-    same file that can fail themselves. Or `interop.from_torch_module` where what it returns is dropped: then it is there
+    same file that can fail themselves. Or `interop.from_torch_module` where what it returns is dropped: then it's there
     for its verification.
     """
     for node in ast.walk(function):
