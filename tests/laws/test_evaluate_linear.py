@@ -49,6 +49,20 @@ def test_the_optimum_is_scikit_learns(l2):
     assert float(fit.objective) == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_more_than_32768_rows_of_three_numbers(classes):
+    """On a CPU jaxlib 0.9.1 to 0.10.2 has such products wrong where XLA joins them with a sum over the classes."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, 40_001)
+    x = standardise(random.standard_normal((40_001, 3)) + 2 * np.eye(3)[labels])
+    fit = fit_logistic(principal_axes(jnp.asarray(x)), labels, class_count=classes, l2=1e-3)
+    weights, bias = np.asarray(fit.weights), np.asarray(fit.bias)
+    assert float(fit.objective) == pytest.approx(objective(weights, bias, x, labels, 1e-3), abs=1e-5)
+    raised = np.exp(x.astype(np.float64) @ weights + bias)
+    shares = raised / raised.sum(axis=1, keepdims=True) - np.eye(classes)[labels]
+    np.testing.assert_allclose(x.T @ shares / len(x) + 1e-3 * weights, 0, atol=2e-4)
+
+
 @pytest.mark.slow
 def test_two_classes_and_more_dimensions_than_rows():
     x, labels, *_ = blobs(1, train=40, test=1, dimensions=90, classes=2)
