@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # safetensors' NumPy writer takes ml_dtypes' float8 arrays, as JAX has them, and its NumPy reader can't read the file:
 # an AttributeError for numpy.float8_e4m3fn, for the whole file, float32 arrays beside them included. bfloat16, the
-# other type that NumPy lacks, comes back. The file itself is sound: its bytes are the array's, under the format's own name.
+# other type that NumPy lacks, comes back. The file itself is sound: its bytes are the array's, under the format's own
+# name.
 #
 # safetensors 0.8.0, ml_dtypes 0.6.0, numpy 2.4.6; float8_e4m3fn, float8_e5m2 and float8_e8m0fnu. A network that was
 # saved without an error can't be loaded in the way it was saved; safe_open reads the arrays of other types.
