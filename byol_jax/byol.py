@@ -77,7 +77,8 @@ class Learner:
 
         Example:
             >>> import byol_jax
-            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16)
+            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16, num_channels=1,
+            ...                                 projection_size=8, projection_hidden_size=16)
             >>> int(learner.init(jax.random.key(0)).step)
             0
         """
@@ -116,9 +117,10 @@ class Learner:
 
         Example:
             >>> import byol_jax
-            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16)
+            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16, num_channels=1,
+            ...                                 projection_size=8, projection_hidden_size=16)
             >>> step = jax.jit(learner.step, donate_argnums=0)
-            >>> state, metrics = step(learner.init(jax.random.key(0)), jnp.zeros((4, 16, 16, 3)))
+            >>> state, metrics = step(learner.init(jax.random.key(0)), jnp.zeros((4, 16, 16, 1)))
             >>> int(state.step), sorted(metrics)
             (1, ['decay', 'feature_std', 'grad_norm', 'loss', 'nonfinite', 'param_norm'])
         """
