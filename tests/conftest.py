@@ -46,6 +46,12 @@ def pytest_addoption(parser):
     parser.addoption("--figures", help="file that the long tests' figures are added to, a line of JSON each")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: quick ones are left for whichever worker is ready at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def share(request):
     """`share(1000)`: how many of a long test's cases to run; `share([...])`: which. All of them, or one in --part."""
