@@ -38,7 +38,7 @@ demo: .venv/.ready
 	$(BIN)/byol-jax demo --out demo --overwrite
 
 test: .venv/.ready
-	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
+	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" --durations 20
 
 check: .venv/.ready
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ long: .venv/.ready
 	$(BIN)/python tests/long_table.py build/figures.jsonl docs/long.md
 
 tenth: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10 --durations 20
 
 bench: .venv/.ready
 	$(BIN)/byol-jax bench

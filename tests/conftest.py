@@ -46,10 +46,18 @@ def pytest_addoption(parser):
     parser.addoption("--figures", help="file that the long tests' figures are added to, a line of JSON each")
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: quick ones are left for whichever worker is ready at the end."""
+def pytest_collection_modifyitems(config, items):
+    """Files with slow tests come first: quick ones are left for whichever worker is ready at the end.
+
+    With --part, a long test that is one case, `long(tenth=False)`, is left out.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    if config.getoption("--part") > 1:
+        marks = {item: item.get_closest_marker("long") for item in items}
+        left_out = [item for item, mark in marks.items() if mark and not mark.kwargs.get("tenth", True)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

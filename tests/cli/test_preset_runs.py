@@ -84,7 +84,7 @@ def test_the_learner_is_that_of_the_preset(photos, asked, name, tmp_path):
     assert head == ((2048, 4096) if name == "imagenet-300" else (2048, 256))
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_imagenette_trains(photos, call, tmp_path):
     """The paper's network and recipe at the size of a postage stamp; the run is opened with its own padding."""
     run = tmp_path / "run"

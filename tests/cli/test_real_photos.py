@@ -59,7 +59,7 @@ def test_all_photos_but_a_scientific_one_are_used(world: Path) -> None:
     assert "data:image/png;base64," in page
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_exported_weights_give_the_embeddings_in_torchvision(world: Path) -> None:
     run = str(train(world, "resnet18"))
     assert main(["embed", run, "--data", str(world / "photos"), "--out", str(world / "f.npz")]) == 0

@@ -210,7 +210,7 @@ def test_it_is_not_written(tmp_path):
         interop.load_byol_checkpoint({}, like=None, source="deepmynd")
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_a_traced_torchvision_network_takes_them_and_is_warned_of():
     """Leaves stay torch's; at 33 pixels, where both paddings agree, so do the networks, and at 32 they don't."""
     native = {

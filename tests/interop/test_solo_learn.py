@@ -41,7 +41,7 @@ def test_both_spellings_go_in_and_out_unchanged(name, tmp_path):
     assert_identical(leaves(again), leaves(state))
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_training_goes_on_with_the_same_next_loss(tmp_path):
     one, module = learner(num_classes=CLASSES), randomised(SoloLearn(resnet()))
     state, next_loss = interop.load_byol_checkpoint(module.state_dict(), like=blank(one)), loss_of(one)

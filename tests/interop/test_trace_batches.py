@@ -149,7 +149,7 @@ def test_a_size_that_the_module_refuses_is_refused_by_name():
         encoder.apply(encoder.init(None, (48,)), jnp.ones((4, 48)), train=False, hidden_layer=-1)
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_a_run_keeps_what_it_needs_to_go_on_without_the_module(tmp_path, figure):
     jax.config.update("jax_enable_x64", False)
     encoder = from_torch_module(Mixing(one_by_one), image_size=4, verify=False)

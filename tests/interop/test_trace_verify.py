@@ -22,7 +22,7 @@ def sensitive(depth=40, width=64):
     return nn.Sequential(nn.Flatten(), nn.Linear(48, width), *(layer for block in layers for layer in block))
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_what_rounding_does_to_two_rows_is_no_mistake(monkeypatch):
     """With the two rows alone the same network would be refused."""
     assert interop.from_torch_module(sensitive(), image_size=4).hidden_layers()[-1] == "121"

@@ -125,7 +125,7 @@ class NnxCnn(nnx.Module):
         return self.layers["7"](x.transpose(0, 3, 1, 2).reshape(len(x), -1))
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_small_cnn_trains_alike_as_linen_and_nnx(figure):
     """Not the running variance: torch's, and the native one, is that of the sample, Flax's that of the batch."""
     with jax.enable_x64(True):

@@ -208,7 +208,7 @@ def test_freed_memory_is_kept():
     assert kept == "False" or int(faults) < 100  # 16384 pages otherwise
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_quick_run_writes_everything(tmp_path):
     out = tmp_path / "results"
     words = ["--quick", "--chunk", "2", "--threads", "1", "--out", str(out)]

@@ -88,7 +88,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert str(first["refused"]) == "the 2 processes differ in data, seed: give all of them the same command"
 
 
-@pytest.mark.long
+@pytest.mark.long(tenth=False)
 def test_a_process_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
     (first,), (second,) = (
         together(tmp_path / name, 1, 2, "shard_map", double=False, shared=False) for name in ("a", "b")

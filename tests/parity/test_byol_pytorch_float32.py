@@ -91,7 +91,7 @@ def apart(leaves: dict[str, Any], wanted: dict[str, np.ndarray]) -> float:
     "case",
     [
         pytest.param(Case("flip", "adam", 5, "simsiam", True), id="D1-sim"),
-        pytest.param(Case("flip", "adam", -2, "constant", False), id="C", marks=pytest.mark.long),
+        pytest.param(Case("flip", "adam", -2, "constant", False), id="C", marks=pytest.mark.long(tenth=False)),
     ],
 )
 def test_first_step_is_the_same(case: Case) -> None:
