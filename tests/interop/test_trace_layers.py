@@ -20,7 +20,8 @@ def test_every_layer_is_exact(share, figure):
     groups = share([names[start : start + 8] for start in range(0, len(names), 8)])
     for group in groups:
         torch.manual_seed(0)
-        interop.from_torch_module(Layers(group), example_input=torch.rand(2, Layers.LENGTH))
+        encoder = interop.from_torch_module(Layers(group), example_input=torch.rand(2, Layers.LENGTH))
+        assert {f"layers.{name}" for name in group} <= set(encoder.hidden_layers())
     figure(
         "layer classes of torch.nn that take one tensor: outputs, buffers, gradients by parameters and input",
         cases=sum(map(len, groups)),

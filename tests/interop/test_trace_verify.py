@@ -167,7 +167,7 @@ def test_networks_with_many_bends_are_not_refused(in_float32_too, share, figure)
     seeds = share([2, *range(3, 12)])
     for seed in seeds:
         torch.manual_seed(seed)
-        interop.from_torch_module(torchvision.models.resnet18(), image_size=64)
+        assert interop.from_torch_module(torchvision.models.resnet18(), image_size=64).hidden_layers()[-1] == "fc"
     figure("random resnet18s of 64 pixels go through verification", cases=len(seeds), result="none is refused")
 
 
