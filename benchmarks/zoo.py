@@ -6,6 +6,7 @@ output in evaluation mode with those buffers.
 """
 
 import gc
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from byol_jax.types import Encoder, Variables
 from interop.trace.encoder import from_torch_module, network_encoder
 from interop.trace.export import example_batch, record_outputs
 from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
-from interop.trace.verify import relative_difference, verify_encoder
+from interop.trace.verify import IN_FLOAT64_ALONE, relative_difference, verify_encoder
 
 __all__ = ["BATCH", "LIMIT", "measure"]
 
@@ -48,13 +49,14 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool
         module: a `torch.nn.Module` of RGB images, in float32.
         image_size: H = W.
         layer: the name of the sub-module to compare, where the module's own output isn't one tensor.
-        verify: first what `from_torch_module` does by default, in float64 and float32, in both modes, with gradients.
+        verify: first what `from_torch_module` does by default, in both modes and with gradients; in float64, and in
+            float32 unless the environment says not to (`interop.trace.verify.IN_FLOAT64_ALONE`).
 
     Returns:
         `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran, also
         `forward, gradients, buffers, evaluation`: the largest relative error of each; `worst`: the tensors that have
         them; `zero_gradients`: how many parameters have a gradient of rounding only; `tensors`: how many parameters
-        there are; `trace_seconds, compile_seconds`; with `verify` also `verify_seconds`.
+        there are; `trace_seconds, compile_seconds`; with `verify` also `verify_seconds` and `verified`, the types.
     """
     import torch
 
@@ -65,7 +67,7 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool
         encoder = from_torch_module(module, image_size=image_size, verify=False)
     except (UnsupportedModuleError, UnsupportedOpError) as error:
         return {"outcome": "refused", "parameters": parameters, "reason": f"{type(error).__name__}: {error}"}
-    seconds = {"trace_seconds": time.perf_counter() - start}
+    seconds: dict[str, Any] = {"trace_seconds": time.perf_counter() - start}
     network = encoder.facts.traced
     variables = jax.device_get(encoder.init(jax.random.key(0), network.input_shape))
     encoder = network_encoder(network, variables, stand_ins=FIXED_DRAWS)
@@ -76,6 +78,7 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool
         except ConversionMismatchError as error:
             return {"outcome": "differs", "parameters": parameters, "reason": str(error)}
         seconds["verify_seconds"] = time.perf_counter() - start
+        seconds["verified"] = ["float64"] if os.environ.get(IN_FLOAT64_ALONE) else ["float64", "float32"]
     images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
     with _one_thread():
         wanted, weights = _in_torch(module, images, layer)

@@ -13,7 +13,7 @@ HEAD = """# Networks that were traced and compared
     python -m benchmarks.torch_modules
 
 measures the rows that are missing or were made by other code, one by one, and writes this page from
-`benchmarks/results/torch_modules/`; `--only NAME` measures one row again.
+`benchmarks/results/torch_modules/`; `--only NAME` measures one row again, `--float32` verifies in float32 too.
 
 {counts}
 
@@ -29,10 +29,11 @@ where that is more (some gradients are truly zero):
 - **evaluation**: the output in evaluation mode afterwards, with the buffers that training left.
 
 *exact*: no error above {limit:.0e}, `from_torch_module`'s own limit, and where there are seconds under *verify* its own
-verification passed too: outputs, buffers and gradients in both modes, in float64 and, for batches of 2 and 8, in
-float32. *refused*: by an error that names the reason. Seconds are those to trace both modes, to compile and to verify,
-on {cores} cores that had other work too, so they only show the order of magnitude. Gradients
-at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded to float32.
+verification passed too: outputs, buffers and gradients in both modes, in float64 and, where it says *both*, in float32
+as well, optimised, for batches of 2 and 8. *refused*: by an error that names the reason. Seconds are those to trace
+both modes, to compile and to verify, on {cores} cores that had other work too, so they only show the order of
+magnitude. Gradients at 3e-8 come from hard sigmoids and hard swishes: torch multiplies theirs by 1/6 rounded to
+float32.
 
 {versions}
 """
@@ -102,5 +103,6 @@ def _table(rows: Sequence[dict[str, Any]], code: str) -> str:
             f"{row[kind]:.0e}" if kind in row else "" for kind in ("forward", "gradients", "buffers", "evaluation")
         ]
         cells += [f"{row[kind]:.0f} s" if kind in row else "" for kind in SECONDS]
+        cells[-1] += " both" if "float32" in row.get("verified", ()) else ""
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
