@@ -72,18 +72,19 @@ def check_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> 
         np.testing.assert_allclose(found[name], leaf, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.slow
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    drivers = ("jit", "shard_map")
-    first, second = together(tmp_path / "two", 2, 4, *drivers)
+@pytest.mark.parametrize(
+    "driver",
+    [pytest.param("shard_map", marks=pytest.mark.slow), pytest.param("jit", marks=pytest.mark.long(tenth=False))],
+)
+def test_two_processes_are_one(driver: str, tmp_path: Path) -> None:
+    first, second = together(tmp_path / "two", 2, 4, driver)
     assert set(first) == set(second)
     for name in set(first):
         assert first[name].tobytes() == second[name].tobytes(), f"{name} differs between the processes"
     with double_and_quickly_compiled():
         state, rows = whole(augment_fn=light)
-    for driver in drivers:
-        check_equal(first, named(driver, state))
-        np.testing.assert_allclose(first[f"{driver} losses"], [row["loss"] for row in rows], rtol=1e-6)  # float32
+    check_equal(first, named(driver, state))
+    np.testing.assert_allclose(first[f"{driver} losses"], [row["loss"] for row in rows], rtol=1e-6)  # float32
     assert first["agreed"].tolist() == [False] * 5 + [True, False, False], "wished for at call 3, two calls later"
     assert str(first["refused"]) == "the 2 processes differ in data, seed: give all of them the same command"
 
