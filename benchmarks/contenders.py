@@ -4,13 +4,15 @@ A step returns when all of its results are there. Nothing is timed here. Each co
 frameworks are imported inside the functions.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from benchmarks.workloads import HIDDEN_LAYER, LEARNING_RATE, Workload
+from benchmarks.workloads import LEARNING_RATE, Resnet, Workload
 
-__all__ = ["CONTENDERS", "PEAKS", "Contender", "build"]
+__all__ = ["CONTENDERS", "PEAKS", "Contender", "available", "build", "build_module", "jax_step"]
 
 LARGER_ON_ACCELERATORS = 4
 """A GPU multiplies 2048² in well under a millisecond, which measures the launch as much as the product."""
@@ -23,31 +25,86 @@ class Contender(NamedTuple):
         step: does the work once and waits for the result.
         device: "cpu", or another kind and its name.
         facts: called after the work; gives the last `loss`, `flops`, `device_memory_bytes`, as far as known, as JSON.
+        phases: seconds by what was done before the first step, in that order: "import", "network", "trace", "verify",
+            "state", "compile"; those that there are.
     """
 
     step: Callable[[], None]
     device: str
     facts: Callable[[], dict[str, Any]]
+    phases: Mapping[str, float] = MappingProxyType({})
+
+
+class Stopwatch:
+    """Seconds since the last call, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
 
 
 def byol_jax(workload: Workload) -> Contender:
     """This project with its own network, as in its README: `jax.jit(learner.step, donate_argnums=0)`."""
+    watch = Stopwatch()
     from byol_jax import nets
 
-    return _jax_step(nets.resnet(workload.stages, block=workload.block), workload)
+    assert isinstance(workload.network, Resnet), "only ResNets are written in JAX too"
+    encoder = nets.resnet(workload.network.stages, block=workload.network.block)
+    watch.lap("import")
+    return _jax_step(encoder, workload, watch)
 
 
 def byol_jax_traced(workload: Workload) -> Contender:
-    """This project with torchvision's network, traced."""
+    """This project with the torch module, traced and compared with torch, as `from_torch_module` does it by default."""
+    watch = Stopwatch()
     import torch
 
-    import interop
+    from interop.trace import encoder as traced
+    from interop.trace.export import example_batch
+    from interop.trace.fixed_draws import FIXED_DRAWS
+    from interop.trace.verify import verify_encoder
 
-    torch.manual_seed(0)
-    return _jax_step(interop.from_torch_module(_torch_resnet(workload), image_size=workload.image_size), workload)
+    watch.lap("import")
+    module = build_module(workload)
+    watch.lap("network")
+    encoder = traced.from_torch_module(module, image_size=workload.image_size, verify=False)
+    watch.lap("trace")
+    network = encoder.facts.traced
+    example = example_batch(torch, module, workload.image_size, 3, None)
+    variables = traced.module_variables(module, network.traced)
+    verify_encoder(module, traced.network_encoder(network, variables, stand_ins=FIXED_DRAWS), example, variables)
+    watch.lap("verify")
+    return _jax_step(encoder, workload, watch)
 
 
-def _jax_step(encoder: Any, workload: Workload) -> Contender:
+def _jax_step(encoder: Any, workload: Workload, watch: Stopwatch) -> Contender:
+    import jax
+
+    train, state, images = jax_step(encoder, workload)
+    jax.block_until_ready((images, state))
+    watch.lap("state")
+    now: dict[str, Any] = {"state": state, "metrics": {}}
+    compiled = train.lower(state, images).compile()
+    watch.lap("compile")
+
+    def step() -> None:
+        now["state"], now["metrics"] = jax.block_until_ready(compiled(now["state"], images))
+
+    def facts() -> dict[str, Any]:
+        cost = compiled.cost_analysis()
+        counted = cost.get("flops") if isinstance(cost, dict) else None
+        return {"loss": float(now["metrics"]["loss"]), "flops": counted, **_jax_memory()}
+
+    return Contender(step, _jax_device(), facts, watch.seconds)
+
+
+def jax_step(encoder: Any, workload: Workload) -> tuple[Any, Any, Any]:
+    """The jitted step of `workload` around `encoder`, a state and images for it."""
     import jax
     import optax
 
@@ -56,41 +113,35 @@ def _jax_step(encoder: Any, workload: Workload) -> Contender:
     learner = make_learner(
         encoder,
         image_size=workload.image_size,
-        hidden_layer=HIDDEN_LAYER,
+        hidden_layer=workload.hidden_layer,
         projection_size=workload.projection_size,
         projection_hidden_size=workload.projection_hidden_size,
         augment_fn=lambda key, image: image,
         optimizer=optax.adam(LEARNING_RATE),
     )
-    images = jax.random.uniform(jax.random.key(1), (workload.batch_size, workload.image_size, workload.image_size, 3))
-    now: dict[str, Any] = {"state": learner.init(jax.random.key(0)), "metrics": {}}
-    jax.block_until_ready((images, now))
-    train = jax.jit(learner.step, donate_argnums=0)
-
-    def step() -> None:
-        now["state"], now["metrics"] = jax.block_until_ready(train(now["state"], images))
-
-    def facts() -> dict[str, Any]:
-        cost = train.lower(now["state"], images).cost_analysis()
-        counted = cost.get("flops") if isinstance(cost, dict) else None
-        return {"loss": float(now["metrics"]["loss"]), "flops": counted, **_jax_memory()}
-
-    return Contender(step, _jax_device(), facts)
+    shape = (workload.batch_size, workload.image_size, workload.image_size, 3)
+    images = jax.random.uniform(jax.random.key(1), shape)
+    return jax.jit(learner.step, donate_argnums=0), learner.init(jax.random.key(0)), images
 
 
-def byol_pytorch(workload: Workload, *, layout: str) -> Contender:
-    """byol-pytorch, eager, as in its README; `layout` is torch's "contiguous_format" (NCHW) or "channels_last"."""
+def byol_pytorch(workload: Workload, *, layout: str, compiled: bool = False) -> Contender:
+    """byol-pytorch, as in its README; `layout` is torch's "contiguous_format" (NCHW) or "channels_last".
+
+    `compiled`: by `torch.compile`, which needs a C++ compiler on a CPU.
+    """
+    watch = Stopwatch()
     import torch
     from byol_pytorch import BYOL
 
+    watch.lap("import")
     device, synchronise = _torch_device()
     memory_format = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
-    torch.manual_seed(0)
-    net = _torch_resnet(workload).to(device=device, memory_format=memory_format)  # pyright: ignore
+    net = build_module(workload).to(device=device, memory_format=memory_format)  # pyright: ignore
+    watch.lap("network")
     learner = BYOL(
         net,
         image_size=workload.image_size,
-        hidden_layer=HIDDEN_LAYER,  # pyright: ignore[reportArgumentType]  its default is a number
+        hidden_layer=workload.hidden_layer,  # pyright: ignore[reportArgumentType]  its default is a number
         projection_size=workload.projection_size,
         projection_hidden_size=workload.projection_hidden_size,
         augment_fn=torch.nn.Identity(),
@@ -100,24 +151,36 @@ def byol_pytorch(workload: Workload, *, layout: str) -> Contender:
     optimizer = torch.optim.Adam(learner.parameters(), lr=LEARNING_RATE)
     images = torch.rand(workload.batch_size, 3, workload.image_size, workload.image_size)
     images = images.to(device=device, memory_format=memory_format)
+    forward = torch.compile(learner) if compiled else learner
+    watch.lap("state")
     now: dict[str, Any] = {}
 
     def step() -> None:
-        now["loss"] = learner(images)
+        now["loss"] = forward(images)
         optimizer.zero_grad()
         now["loss"].backward()
         optimizer.step()
         learner.update_moving_average()
         synchronise()
 
-    return Contender(step, _torch_name(device), lambda: {"loss": now["loss"].item(), **_torch_memory(device)})
+    return Contender(
+        step, _torch_name(device), lambda: {"loss": now["loss"].item(), **_torch_memory(device)}, watch.seconds
+    )
 
 
-def _torch_resnet(workload: Workload) -> Any:
+def build_module(workload: Workload) -> Any:
+    """The workload's torch module, always with the same random weights."""
+    import torch
+
+    torch.manual_seed(0)
+    if isinstance(workload.network, str):
+        from interop.trace.modules import torch_module
+
+        return torch_module(workload.network, image_size=workload.image_size)
     from torchvision.models import resnet
 
-    block = {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[workload.block]
-    return resnet.ResNet(block, list(workload.stages))
+    block = {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[workload.network.block]
+    return resnet.ResNet(block, list(workload.network.stages))
 
 
 def jax_matmul(workload: Workload) -> Contender:
@@ -151,11 +214,18 @@ CONTENDERS = {
     "traced": byol_jax_traced,
     "eager": partial(byol_pytorch, layout="contiguous_format"),
     "channels_last": partial(byol_pytorch, layout="channels_last"),
+    "compiled": partial(byol_pytorch, layout="channels_last", compiled=True),
 }
-"""By name: byol_jax with its own network and with a traced torch module; byol-pytorch in two memory layouts."""
+"""By name: byol_jax with its own network and with a traced torch module; byol-pytorch in two memory layouts, and the
+second of them compiled by torch."""
 
 PEAKS = {"jax": jax_matmul, "torch": torch_matmul}
 """Matrix multiplies that show the fastest that a framework computes on this machine."""
+
+
+def available(names: list[str], workload: Workload) -> list[str]:
+    """Those that can run the workload: `byol_jax` has ResNets only."""
+    return [name for name in names if name != "byol_jax" or isinstance(workload.network, Resnet)]
 
 
 def build(name: str, workload: Workload) -> Contender:

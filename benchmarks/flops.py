@@ -1,4 +1,6 @@
-"""How many floating-point operations a training step needs, in closed form: the floor under any implementation.
+"""How many floating-point operations a training step needs: the floor under any implementation.
+
+In closed form for ResNets; for other networks as torch counts them.
 
 Convolutions and matrix multiplies only; a multiply-add counts as two. The gradient for the pixels is not counted, nor
 is `fc`, which comes after the features: a step needs neither. Element-wise work (batch norm, Adam, moving average) is
@@ -6,11 +8,13 @@ left out.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from benchmarks.workloads import Workload
+from benchmarks.contenders import build_module
+from benchmarks.workloads import Resnet, Workload
 
-__all__ = ["Convolution", "convolutions", "step_flops", "taps_inside", "taps_with_padding"]
+__all__ = ["Convolution", "convolutions", "counted_flops", "step_flops", "taps_inside", "taps_with_padding"]
 
 WIDTH = 64
 EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -45,10 +49,42 @@ def step_flops(workload: Workload, taps: Taps) -> int:
     """
     layers = list(convolutions(workload))
     forward = [2 * taps(c.size, c.kernel, c.stride) ** 2 * c.in_channels * c.out_channels for c in layers]
-    features, hidden, projection = layers[-1].out_channels, workload.projection_hidden_size, workload.projection_size
+    encoder = 4 * sum(forward) - forward[0]
+    return 2 * workload.batch_size * (encoder + _heads(workload, layers[-1].out_channels))
+
+
+def counted_flops(workload: Workload) -> int:
+    """The same for a network of any kind, as torch counts the operations of a forward pass.
+
+    Multiplications by the padding's zeros are in it, and so is the stem's gradient for its input.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module = build_module(workload).eval()
+    reached: list[Any] = []
+
+    def stop(layer: Any, inputs: Any, output: Any) -> None:
+        reached.append(output)
+        raise _ReachedError
+
+    if workload.hidden_layer != -1:
+        module.get_submodule(str(workload.hidden_layer)).register_forward_hook(stop)
+    images = torch.zeros(1, 3, workload.image_size, workload.image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, suppress(_ReachedError):
+        reached.append(module(images))
+    return 2 * workload.batch_size * (4 * counter.get_total_flops() + _heads(workload, reached[0].numel()))
+
+
+class _ReachedError(Exception):
+    """The hidden layer has its output: what comes after it needn't be computed."""
+
+
+def _heads(workload: Workload, features: int) -> int:
+    hidden, projection = workload.projection_hidden_size, workload.projection_size
     projector = 2 * (features * hidden + hidden * projection)
     predictor = 2 * (projection * hidden + hidden * projection)
-    return 2 * workload.batch_size * (4 * sum(forward) - forward[0] + 4 * projector + 3 * predictor)
+    return 4 * projector + 3 * predictor
 
 
 def taps_inside(size: int, kernel: int, stride: int) -> int:
@@ -78,18 +114,20 @@ def convolutions(workload: Workload) -> Iterator[Convolution]:
 
     Source: torchvision 0.29's `models/resnet.py`.
     """
+    network = workload.network
+    assert isinstance(network, Resnet), "the closed form is that of ResNets"
     stem = Convolution(workload.image_size, 3, WIDTH, 7, 2)
     yield stem
     size, channels = _output_size(_output_size(stem.size, 7, 2), 3, 2), WIDTH  # the max pool is 3×3 stride 2
-    for number, length in enumerate(workload.stages):
+    for number, length in enumerate(network.stages):
         inner = WIDTH * 2**number
-        out = inner * EXPANSION[workload.block]
+        out = inner * EXPANSION[network.block]
         for index in range(length):
             stride = 2 if number > 0 and index == 0 else 1
             if stride != 1 or channels != out:
                 yield Convolution(size, channels, out, 1, stride)
             after = _output_size(size, 3, stride)
-            if workload.block == "bottleneck":
+            if network.block == "bottleneck":
                 yield Convolution(size, channels, inner, 1, 1)
                 yield Convolution(size, inner, inner, 3, stride)
                 yield Convolution(after, inner, out, 1, 1)

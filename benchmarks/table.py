@@ -7,9 +7,9 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, PEAKS
 from benchmarks.summary import Summary, ratio, summarise
 
-__all__ = ["heading", "machine_line", "workload_table"]
+__all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "workload_table"]
 
-REFERENCES = ("byol_jax", "eager", "channels_last")
+REFERENCES = ("byol_jax", "eager", "channels_last", "compiled")
 """Contenders that the others are compared to: our own network, which a traced one should equal; byol-pytorch as in its
 README, and as tuned for speed."""
 
@@ -18,7 +18,18 @@ NAMES = {
     "traced": "byol_jax, traced torch module",
     "eager": "byol-pytorch, eager",
     "channels_last": "byol-pytorch, channels_last",
+    "compiled": "byol-pytorch, torch.compile",
 }
+
+PHASES = {
+    "import": "imports",
+    "network": "torch module",
+    "trace": "trace",
+    "verify": "verification",
+    "state": "state",
+    "compile": "compilation",
+}
+"""What is done before the first step, in this order."""
 
 
 def heading(date: str) -> str:
@@ -27,8 +38,7 @@ def heading(date: str) -> str:
         f"# One BYOL training step, {date}\n\n"
         "Each contender alone in its process, one at a time at work, in turns of a few steps. Augmentation off, no "
         "simplicial embedding, Adam, float32 (TF32 on a GPU, for all), moving average included. Ratios: of minima / of "
-        "medians, below 1 is faster. Built: imports, network (traced and compared with torch, where it is torch's), "
-        "initial state. First step: compilation included. Peak memory: the whole process's."
+        "medians, below 1 is faster. Peak memory: the whole process's, verification and compilation included."
     )
 
 
@@ -50,46 +60,61 @@ def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[s
     Args:
         title: the workload in words.
         results: answers by contender and peak, as `coordinator.measure` gives them.
-        flops: of a step in closed form, `inside` the maps and `with_padding`.
+        flops: of a step, `with_padding` and, where there is a closed form, `inside` the maps.
     """
-    steps = {name: summarise(_flat(results[name])) for name in CONTENDERS if name in results}
-    floors = {name: flops["inside"] / peak for name, peak in peaks(results).items()}
+    steps = {name: summarise(flat(results[name])) for name in CONTENDERS if name in results}
+    least = flops.get("inside", flops["with_padding"])
+    floors = {name: least / peak for name, peak in peaks(results).items()}
     floor = min(floors.values())
     titles = ["contender", "min s/step", "median", "IQR", *(f"to {name}" for name in REFERENCES), "to floor"]
-    rows = [[*titles, "built s", "first step s", "peak memory MiB"]]
+    rows = [[*titles, "peak memory MiB"]]
     on_device = any("device_memory_bytes" in result for result in results.values())
     rows[0] += ["peak device memory MiB"] if on_device else []
     for name, own in steps.items():
         row = [NAMES[name], *(f"{value:.4f}" for value in own), *(_ratio(own, steps.get(one)) for one in REFERENCES)]
-        row += [f"{own.minimum / floor:.2f}"]
-        row += [f"{results[name][seconds]:.2f}" for seconds in ("build_seconds", "first_step_seconds")]
-        row += [_mebibytes(results[name].get("peak_memory_bytes"))]
+        row += [f"{own.minimum / floor:.2f}", _mebibytes(results[name].get("peak_memory_bytes"))]
         row += [_mebibytes(results[name].get("device_memory_bytes"))] if on_device else []
         rows.append(row)
-    return f"## {title}\n\n{_markdown(rows)}\n\n{_floor_line(results, flops, floors)}"
+    parts = [f"## {title}", markdown(rows), markdown(_phase_rows(results)), _floor_line(results, flops, floors)]
+    return "\n\n".join(parts)
+
+
+def _phase_rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Seconds until the first step is done, by what was done."""
+    rows = [["seconds until the first step is done", *PHASES.values(), "first step", "together"]]
+    for name in CONTENDERS:
+        if name in results:
+            seconds, first = results[name]["phase_seconds"], results[name]["first_step_seconds"]
+            spent = [f"{seconds[phase]:.2f}" if phase in seconds else "-" for phase in PHASES]
+            rows.append([NAMES[name], *spent, f"{first:.2f}", f"{results[name]['build_seconds'] + first:.2f}"])
+    return rows
 
 
 def peaks(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Operations a second of the fastest matrix multiply, by framework."""
     named = {name: results[f"peak {name}"] for name in PEAKS if f"peak {name}" in results}
-    return {name: result["flops"] / min(_flat(result)) for name, result in named.items()}
+    return {name: result["flops"] / min(flat(result)) for name, result in named.items()}
 
 
 def _floor_line(results: dict[str, dict[str, Any]], flops: dict[str, int], floors: dict[str, float]) -> str:
-    counted = results.get("byol_jax", {}).get("flops")
+    counted = next((results[name]["flops"] for name in ("byol_jax", "traced") if results.get(name, {}).get("flops")), 0)
     analysis = f"; jax's cost analysis, element-wise work included: {counted / 1e9:.2f}" if counted else ""
     reached = peaks(results)
     each = ", ".join(
         f"{floor:.4f} s at the {reached[name] / 1e9:,.0f} GFLOP/s of {name}'s matrix multiply"
         for name, floor in floors.items()
     )
-    return (
-        f"Floor: {flops['inside'] / 1e9:.2f} GFLOP a step in closed form ({flops['with_padding'] / 1e9:.2f} with "
-        f"multiplications by the padding's zeros{analysis}): {each}. The column compares minima to the lower one."
-    )
+    padded = f"{flops['with_padding'] / 1e9:.2f}"
+    if "inside" in flops:
+        inside = f"{flops['inside'] / 1e9:.2f}"
+        count = f"{inside} GFLOP a step in closed form ({padded} with multiplications by the padding's zeros{analysis})"
+    else:
+        count = f"{padded} GFLOP a step as torch counts them, multiplications by the padding's zeros included{analysis}"
+    return f"Floor: {count}: {each}. The column compares minima to the lower one."
 
 
-def _flat(result: dict[str, Any]) -> list[float]:
+def flat(result: dict[str, Any]) -> list[float]:
+    """All of a contender's seconds, in the order of its steps."""
     return list(chain.from_iterable(result["seconds"]))
 
 
@@ -101,7 +126,7 @@ def _mebibytes(count: int | None) -> str:
     return "-" if count is None else f"{count / 2**20:,.0f}"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table with padded columns, to be read in a terminal too; the first is aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [[_align(*cell) for cell in zip(range(len(row)), row, widths, strict=True)] for row in rows]

@@ -2,7 +2,8 @@
 
 Rows run one at a time, a few in a process; each is stored as a JSON file, and the page is rewritten after each. A row
 is skipped where the same code made its file: that is `interop/trace`, `byol_jax/ops` and the measurement, without
-comments and docstrings. So the table can grow over several sittings.
+comments and docstrings. Where other code made it, the network is traced, and its figures are kept if the program that
+JAX makes of it is the same as before. So the table can grow over several sittings.
 
 Each network is verified as `from_torch_module` does it, in float64 alone unless --float32 is given: the programs in
 float32, which XLA optimises, are three quarters of that time.
@@ -29,7 +30,7 @@ from typing import Any
 import jax
 
 from benchmarks.machine import ROOT, available_cores, describe
-from benchmarks.zoo import BATCH, LIMIT, SMALLEST_SHARE, measure
+from benchmarks.zoo import BATCH, LIMIT, SMALLEST_SHARE, measure, verified_types
 from benchmarks.zoo_rows import ROWS, Row, build, row_named
 from benchmarks.zoo_table import page
 from byol_jax.disk import write_atomically
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     os.environ[IN_FLOAT64_ALONE] = "" if options.float32 else "1"  # the workers take it over
     bad = 0
-    for row, result in _results(_due_rows(options)):
+    for row, result in _results(_due_rows(options), again=bool(options.only)):
         RESULTS.mkdir(parents=True, exist_ok=True)
         write_atomically(_file(row), (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
         write_atomically(options.table, table(code_hash()).encode())
@@ -122,10 +123,7 @@ def _file(row: Row) -> Path:
 
 def _is_current(row: Row, code: str) -> bool:
     """Whether the row was measured by this code, with these options and versions, and didn't fail."""
-    if not _file(row).exists():
-        return False
-    result, facts = json.loads(_file(row).read_text(encoding="utf-8")), _facts(row, code)
-    return result["outcome"] != "failed" and all(result[k] == facts[k] for k in ("code", "versions", *_row_facts(row)))
+    return _known(row, code).get("code") == code
 
 
 def _row_facts(row: Row) -> dict[str, Any]:
@@ -142,20 +140,24 @@ def _facts(row: Row, code: str) -> dict[str, Any]:
     }
 
 
-def _results(rows: Iterable[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _results(rows: Iterable[Row], *, again: bool) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Each row with its figures, or with the reason why there are none."""
     worker, started_with = None, ""
     for row in rows:
         code = code_hash()  # as it is when the row begins; it may change while others run
+        known = {} if again else _known(row, code)
         if worker is None or code != started_with:
             worker, started_with = _new_worker(worker), code
         began = time.monotonic()
         try:
-            result = worker.submit(_measure_in_time, row).result()
+            result = worker.submit(_measure_in_time, row, known.get("program", "")).result()
         except Exception as error:  # whatever a network raises is its row's outcome and doesn't end the command
             result = {"outcome": "failed", "reason": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
             worker = _end(worker)
-        yield row, result | _facts(row, code) | {"seconds": time.monotonic() - began}
+        if "outcome" in result:
+            yield row, result | _facts(row, code) | {"seconds": time.monotonic() - began}
+        else:
+            yield row, known | {"code": code}
     _end(worker)
 
 
@@ -170,10 +172,21 @@ def _end(worker: ProcessPoolExecutor | None) -> None:
         worker.shutdown()
 
 
-def _measure_in_time(row: Row) -> dict[str, Any]:
+def _known(row: Row, code: str) -> dict[str, Any]:
+    """The stored figures that hold again if the network's program is the same; none where other versions made them."""
+    if not _file(row).exists():
+        return {}
+    result, facts = json.loads(_file(row).read_text(encoding="utf-8")), _facts(row, code)
+    if result["outcome"] == "failed" or any(result[k] != facts[k] for k in ("versions", *_row_facts(row))):
+        return {}
+    unverified = result["outcome"] == "exact" and not set(verified_types()) <= set(result.get("verified", ()))
+    return {} if unverified else result
+
+
+def _measure_in_time(row: Row, known: str) -> dict[str, Any]:
     """`measure`, in the worker; an alarm ends the process after PATIENCE seconds."""
     signal.alarm(PATIENCE)
-    result = measure(build(row), image_size=row.size, layer=row.layer, verify=True)
+    result = measure(build(row), image_size=row.size, layer=row.layer, verify=True, known=known)
     signal.alarm(0)
     jax.clear_caches()
     gc.collect()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.contenders import build
-from benchmarks.workloads import Workload
+from benchmarks.workloads import from_json
 from byol_jax.cli.allocator import keep_freed_memory
 
 __all__ = ["main"]
@@ -33,12 +33,12 @@ def main(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the keyboard; the coordinator ends this process
     _use_cores(request["threads"])
     kept = keep_freed_memory() if request["keep_memory"] else False  # before any framework is loaded
-    workload = request["workload"] | {"stages": tuple(request["workload"]["stages"])}
     start = time.perf_counter()
-    contender = build(request["contender"], Workload(**workload))
+    contender = build(request["contender"], from_json(request["workload"]))
     built = time.perf_counter() - start
     first, *_ = _time_steps(contender.step, 1 + WARM_UP)
-    ready = {"device": contender.device, "memory_kept": kept, "build_seconds": built, "first_step_seconds": first}
+    ready = {"device": contender.device, "memory_kept": kept, "phase_seconds": dict(contender.phases)}
+    ready |= {"build_seconds": built, "first_step_seconds": first}
     _say(answers, ready)
     for line in sys.stdin:
         _say(answers, {"seconds": _time_steps(contender.step, json.loads(line))})

@@ -6,10 +6,12 @@ output in evaluation mode with those buffers.
 """
 
 import gc
+import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +26,7 @@ from interop.trace.export import example_batch, record_outputs
 from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
 from interop.trace.verify import IN_FLOAT64_ALONE, relative_difference, verify_encoder
 
-__all__ = ["BATCH", "LIMIT", "measure"]
+__all__ = ["BATCH", "LIMIT", "measure", "verified_types"]
 
 BATCH = 3
 """With two images, a batch norm over maps of one pixel gives ±1 for any input, and its gradient is only rounding."""
@@ -42,7 +44,9 @@ COMPILER: Any = {"xla_backend_optimization_level": 1}
 """Each program runs once. At level 0 grouped convolutions in float64 take 22 s, at level 1 0.6 s (dla46x_c)."""
 
 
-def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool = False) -> dict[str, Any]:
+def measure(
+    module: Any, *, image_size: int, layer: str | int = -1, verify: bool = False, known: str = ""
+) -> dict[str, Any]:
     """Compares a module with its traced network. The module gets noise and becomes float64: don't use it afterwards.
 
     Args:
@@ -51,9 +55,12 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool
         layer: the name of the sub-module to compare, where the module's own output isn't one tensor.
         verify: first what `from_torch_module` does by default, in both modes and with gradients; in float64, and in
             float32 unless the environment says not to (`interop.trace.verify.IN_FLOAT64_ALONE`).
+        known: a `program` that was measured before. Where the network still makes it, nothing is run, and there is only
+            `program`.
 
     Returns:
-        `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact. Where it ran, also
+        `outcome` ("exact", "differs" or "refused") and `parameters`; `reason`, where it isn't exact; `program`, a hash
+        of what JAX made of the network, before it is compiled. Where it ran, also
         `forward, gradients, buffers, evaluation`: the largest relative error of each; `worst`: the tensors that have
         them; `zero_gradients`: how many parameters have a gradient of rounding only; `tensors`: how many parameters
         there are; `trace_seconds, compile_seconds`; with `verify` also `verify_seconds` and `verified`, the types.
@@ -71,23 +78,32 @@ def measure(module: Any, *, image_size: int, layer: str | int = -1, verify: bool
     network = encoder.facts.traced
     variables = jax.device_get(encoder.init(jax.random.key(0), network.input_shape))
     encoder = network_encoder(network, variables, stand_ins=FIXED_DRAWS)
+    images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
+    lowered, weights, given = _lower(encoder, variables, images, layer)
+    program = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
+    if program == known:
+        return {"program": program}
     if verify:
         start = time.perf_counter()
         try:
             verify_encoder(module, encoder, example_batch(torch, module, image_size, 3, None), variables)
         except ConversionMismatchError as error:
-            return {"outcome": "differs", "parameters": parameters, "reason": str(error)}
+            return {"outcome": "differs", "parameters": parameters, "program": program, "reason": str(error)}
         seconds["verify_seconds"] = time.perf_counter() - start
-        seconds["verified"] = ["float64"] if os.environ.get(IN_FLOAT64_ALONE) else ["float64", "float32"]
-    images = np.random.default_rng(0).random((BATCH, image_size, image_size, 3))
+        seconds["verified"] = verified_types()
     with _one_thread():
-        wanted, weights = _in_torch(module, images, layer)
+        wanted = _in_torch(module, images, weights, layer)
     gc.collect()
-    ours, compile_seconds = _in_jax(encoder, variables, images, weights, layer)
+    ours, compile_seconds = _in_jax(lowered, given)
     result = _comparison(ours, wanted)
     if result["outcome"] == "differs":
         result["reason"] += _first_sub_module(module, encoder, variables, images)
-    return result | {"parameters": parameters, "compile_seconds": compile_seconds} | seconds
+    return result | {"parameters": parameters, "program": program, "compile_seconds": compile_seconds} | seconds
+
+
+def verified_types() -> list[str]:
+    """The types in which `measure` verifies, as the environment has it."""
+    return ["float64"] if os.environ.get(IN_FLOAT64_ALONE) else ["float64", "float32"]
 
 
 def _add_noise(module: Any) -> None:
@@ -117,8 +133,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[str, Any], np.ndarray]:
-    """Torch's tensors by kind, and the weights of the output's sum that was differentiated."""
+def _in_torch(module: Any, images: np.ndarray, weights: np.ndarray, layer: str | int) -> dict[str, Any]:
+    """Torch's tensors by kind; differentiated is the output's sum with these weights."""
     import torch
 
     module = module.double().train()
@@ -133,7 +149,6 @@ def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[s
 
     with _in_double(torch), fixed_draws(torch):
         features = output()
-        weights = np.random.default_rng(1).standard_normal(tuple(features.shape))
         (features * torch.from_numpy(weights)).sum().backward()
         buffers = {name: buffer.numpy().copy() for name, buffer in module.named_buffers()}
         module.eval()
@@ -149,7 +164,7 @@ def _in_torch(module: Any, images: np.ndarray, layer: str | int) -> tuple[dict[s
         "gradients": gradients,
         "buffers": buffers,
         "evaluation": {"the output": evaluation},
-    }, weights
+    }
 
 
 def _in_double(torch: Any) -> Any:
@@ -176,28 +191,37 @@ def _in_double(torch: Any) -> Any:
     return InDouble()
 
 
-def _in_jax(
-    encoder: Encoder, variables: Variables, images: np.ndarray, weights: np.ndarray, layer: str | int
-) -> tuple[dict[str, Any], float]:
-    """JAX's tensors by kind, and the seconds that tracing and compiling took; compiled once for all of them."""
+def _lower(
+    encoder: Encoder, variables: Variables, images: np.ndarray, layer: str | int
+) -> tuple[Any, np.ndarray, tuple[Any, ...]]:
+    """One program for all that is compared, before XLA sees it; the weights of the output's sum that it differentiates;
+    and its arguments."""
+
+    def features_of(variables: Variables, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+        return encoder.apply(variables, images, train=train, hidden_layer=layer, key=jax.random.key(0))
 
     def run(params: Any, stats: Any, images: jax.Array, weights: jax.Array) -> Any:
         def total(params: Any) -> Any:
-            features, new = encoder.apply(
-                Variables(params, stats), images, train=True, hidden_layer=layer, key=jax.random.key(0)
-            )
+            features, new = features_of(Variables(params, stats), images, True)
             return (features * weights).sum(), (features, new)
 
         (_, (features, new)), gradients = jax.value_and_grad(total, has_aux=True)(params)
-        evaluation, _ = encoder.apply(
-            Variables(params, new), images, train=False, hidden_layer=layer, key=jax.random.key(0)
-        )
+        evaluation, _ = features_of(Variables(params, new), images, False)
         return features, gradients, new, evaluation
 
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        given = (*cast(jax.tree.map(jnp.asarray, variables), jnp.float64), jnp.asarray(images), jnp.asarray(weights))
+    with _double():
+        params, stats = cast(jax.tree.map(jnp.asarray, variables), jnp.float64)
+        features, _ = jax.eval_shape(partial(features_of, train=True), Variables(params, stats), images)
+        weights = np.random.default_rng(1).standard_normal(features.shape)
+        given = (params, stats, jnp.asarray(images), jnp.asarray(weights))
+        return jax.jit(run).lower(*given), weights, given
+
+
+def _in_jax(lowered: Any, given: tuple[Any, ...]) -> tuple[dict[str, Any], float]:
+    """JAX's tensors by kind, and the seconds that compiling took."""
+    with _double():
         start = time.perf_counter()
-        compiled = jax.jit(run).lower(*given).compile(COMPILER)
+        compiled = lowered.compile(COMPILER)
         seconds = time.perf_counter() - start
         features, gradients, buffers, evaluation = jax.tree.map(np.asarray, compiled(*given))
     return {
@@ -206,6 +230,12 @@ def _in_jax(
         "buffers": _by_name(buffers),
         "evaluation": {"the output": evaluation},
     }, seconds
+
+
+@contextmanager
+def _double() -> Iterator[None]:
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _by_name(tree: Any) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`byol-jax bench`: one training step against byol-pytorch's, by the file that lies in a checkout's `benchmarks/`."""
+"""`byol-jax bench`: one training step against byol-pytorch's, by the files that lie in a checkout's `benchmarks/`."""
 
 import argparse
 import subprocess
@@ -9,9 +9,10 @@ from byol_jax.cli import values
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
-USAGE = "[--out DIR] [-- OPTIONS OF benchmarks/step.py]"
+USAGE = "[--out DIR] [-- OPTIONS OF benchmarks/step.py] | compare DIR DIR"
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPT = Path("benchmarks") / "step.py"
+COMPARE = "compare"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=values.new_path, metavar="DIR", help="where the numbers go (the benchmark's choice)"
     )
-    parser.add_argument("rest", nargs="*", metavar="OPTIONS", help="options of benchmarks/step.py, behind --")
+    parser.add_argument(
+        "rest",
+        nargs="*",
+        metavar="OPTIONS",
+        help="options of benchmarks/step.py, behind --; or compare and two folders of results",
+    )
 
 
 def check(options: argparse.Namespace) -> list[str]:
@@ -32,5 +38,8 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Runs the benchmark in a process of its own; its exit code is ours: 0 done, 2 a wrong option, 1 whatever else."""
     out = ["--out", str(options.out)] if options.out else []
-    done = subprocess.run([sys.executable, str(CHECKOUT / SCRIPT), *out, *options.rest], check=False)
+    words = [SCRIPT, *out, *options.rest]
+    if options.rest[:1] == [COMPARE]:
+        words = [SCRIPT.with_name("compare.py"), *options.rest[1:]]
+    done = subprocess.run([sys.executable, CHECKOUT / words[0], *words[1:]], check=False)
     return done.returncode if done.returncode in (0, 2) else 1

@@ -1,15 +1,16 @@
 """2-D convolution in the form that is fastest for its shape. All forms compute the same sums.
 
-Three forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
+Four forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
 multiply over pixels; a small kernel on few channels, or one that gives a small map, is a matrix multiply over patches;
-everything else, groups and dilation included, is XLA's own convolution. Parameters, names and initialisers are in
-`byol_jax.nets`.
+one with a kernel for each channel is `depthwise`; everything else, groups and dilation included, is XLA's own
+convolution. Parameters, names and initialisers are in `byol_jax.nets`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.depthwise import Geometry, depthwise_conv
 
 __all__ = ["Padding", "conv2d", "resolve_padding"]
 
@@ -27,6 +28,9 @@ _SMALL_KERNEL = 16
 # and 4.6 against 6.0 the other way with 128 channels on 4×4 (two cores, 2026-11-24).
 _SMALL_MAP = 9
 _SMALL_WIDE_MAP, _WIDE = 16, 256
+
+# Depthwise kernels with more positions than 11×11 make programs that take long to compile: each is an operation there.
+_MANY_POSITIONS = 121
 
 # XLA:CPU pays for the size of a transposed left operand. Gradients of a 1×1 kernel, in ms, with the wider operand
 # transposed and with the narrower one and the result turned: 256 to 64 channels on 16,384 pixels 12.9 against 9.3,
@@ -84,6 +88,10 @@ def conv2d(
         few_channels = x.shape[3] <= _FEW_CHANNELS and window[0] * window[1] <= _SMALL_KERNEL
         if few_channels or _gives_small_map(x.shape, window, strides, pads):
             return _matmul_over_patches(x, kernel, layout, strides, pads)
+    if groups == x.shape[3] > 1 and taps[0] * taps[1] <= _MANY_POSITIONS:
+        own = kernel.transpose([layout.index(axis) for axis in "IHWO"])[0]  # [h, w, O]
+        geometry = Geometry((x.shape[1], x.shape[2]), taps, strides, pads, dilations)
+        return depthwise_conv(jnp.repeat(x, own.shape[2] // groups, axis=3), own, geometry)
     return jax.lax.conv_general_dilated(
         x,
         kernel,

@@ -13,6 +13,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     script = "import sys\nprint(sys.argv[1:])\nsys.exit(int(sys.argv[sys.argv.index('--code') + 1]))\n"
     (tmp_path / "benchmarks" / "step.py").write_text(script)
+    (tmp_path / "benchmarks" / "compare.py").write_text("import sys\nprint('compare', sys.argv[1:])\n")
     return tmp_path
 
 
@@ -20,6 +21,11 @@ def checkout(tmp_path, monkeypatch):
 def test_words_go_there_and_the_code_comes_back(checkout, capfd, code, ours):
     assert main(["bench", "--out", str(checkout / "new"), "--", "--code", str(code), "--debug"]) == ours
     assert capfd.readouterr().out == f"{['--out', str(checkout / 'new'), '--code', str(code), '--debug']}\n"
+
+
+def test_two_folders_are_compared(checkout, capfd):
+    assert main(["bench", "compare", "before", "after"]) == 0
+    assert capfd.readouterr().out == "compare ['before', 'after']\n"
 
 
 def test_an_installed_package_has_no_benchmarks(tmp_path, monkeypatch, call):

@@ -5,9 +5,11 @@ sittings, and its rows are committed. What is always measured here, by `make lon
 tenth that `SAMPLE` names.
 """
 
+import importlib.metadata
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -24,6 +26,7 @@ from interop.trace.ops import table as operators
 PAGE = torch_modules.ROOT / "docs" / "torch_modules.md"
 LEAST = {"torchvision": 60, "timm": 80}
 """Rows that the page has at least; it grows by sittings."""
+VERSIONS = {name: importlib.metadata.version(name) for name in torch_modules.PACKAGES}
 KINDS = ("forward", "gradients", "buffers", "evaluation")
 
 
@@ -103,6 +106,53 @@ def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch) -> 
         file.write_text(text)
         hashes.append(torch_modules.code_hash())
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_network_whose_program_is_known_is_not_run_again() -> None:
+    program = measure(small(), image_size=8)["program"]
+    assert measure(small(), image_size=8, known=program) == {"program": program}
+    other = measure(nn.Sequential(*small(), nn.Tanh()), image_size=8, known=program)
+    assert other["outcome"] == "exact"
+    assert other["program"] != program
+
+
+def stored(**changes):
+    row = ROWS[0]
+    kept = {"name": row.name, "size": row.size, "options": dict(row.options), "layer": row.layer, "program": "abc"}
+    return kept | {"outcome": "exact", "code": "earlier", "verified": ["float64"], "versions": VERSIONS} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "program", "runs_again"),
+    [
+        ({}, "abc", False),
+        ({}, "abd", True),
+        ({"versions": VERSIONS | {"jax": "0.1"}}, "abc", True),
+        ({"verified": []}, "abc", True),
+        ({"outcome": "failed"}, "abc", True),
+    ],
+)
+def test_rows_are_kept_where_other_code_makes_the_same_program(tmp_path, monkeypatch, changes, program, runs_again):
+    kept = stored(**changes)
+    file = tmp_path / f"{kept['name'].replace(':', '-')}.json"
+    file.write_text(json.dumps(kept))
+    monkeypatch.setattr(torch_modules, "RESULTS", tmp_path)
+    monkeypatch.setenv("BYOL_JAX_VERIFY_IN_FLOAT64_ALONE", "1")
+
+    class Worker:
+        def submit(self, function, row, known):
+            new = {"program": program} | ({} if known == program else {"outcome": "exact", "new": True})
+            return SimpleNamespace(result=lambda: new)
+
+        def shutdown(self):
+            pass
+
+    monkeypatch.setattr(torch_modules, "_new_worker", lambda old: Worker())
+    ((_, result),) = torch_modules._results([ROWS[0]], again=False)
+    assert result["code"] == torch_modules.code_hash()
+    assert ("new" in result) == runs_again
+    if not runs_again:
+        assert result == kept | {"code": result["code"]}
 
 
 def test_the_page_is_made_from_the_rows() -> None:

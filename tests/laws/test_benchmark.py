@@ -7,24 +7,24 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import numpy as np
-import optax
 import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks.contenders import CONTENDERS, PEAKS
+from benchmarks import compare, operators
+from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
-from benchmarks.flops import convolutions, step_flops, taps_inside, taps_with_padding
+from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
 from benchmarks.machine import describe
 from benchmarks.step import main
 from benchmarks.summary import Summary, order, ratio, summarise
 from benchmarks.table import workload_table
-from benchmarks.workloads import HIDDEN_LAYER, QUICK, WORKLOADS
-from byol_jax import make_learner, nets
+from benchmarks.workloads import QUICK, WORKLOADS, Resnet, from_json
+from byol_jax import nets
 from tests.source_code import ROOT
 
 FILES = ["command.txt", "machine.json", "raw.json", "table.md"]
@@ -84,24 +84,32 @@ def test_step_is_jaxs_own_count_within_five_percent():
     On small maps, where convolutions multiply patches, it counts the padding's zeros: with 160 pixels there are none.
     """
     workload = replace(QUICK, batch_size=16, image_size=160)
-    learner = make_learner(
-        nets.resnet(workload.stages, block=workload.block),
-        image_size=workload.image_size,
-        hidden_layer=HIDDEN_LAYER,
-        projection_size=workload.projection_size,
-        projection_hidden_size=workload.projection_hidden_size,
-        augment_fn=lambda key, image: image,
-        optimizer=optax.adam(1e-3),
-    )
-    state = jax.eval_shape(learner.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((16, 160, 160, 3), "float32")
-    cost = jax.jit(learner.step).lower(state, images).cost_analysis()
+    assert isinstance(workload.network, Resnet)
+    step, state, images = jax_step(nets.resnet(workload.network.stages, block=workload.network.block), workload)
+    cost = step.lower(state, images).cost_analysis()
     needed = step_flops(workload, taps_inside)
     assert cost is not None
     assert needed < cost["flops"] < 1.05 * needed
 
 
-@pytest.mark.parametrize("name", ["flops", "summary", "machine"])
+def test_what_torch_counts_is_the_closed_form_with_padding():
+    """But for the stem's gradient for its input, which torch's count has."""
+    (stem, *_), images = convolutions(QUICK), 2 * QUICK.batch_size
+    more = 2 * taps_with_padding(stem.size, stem.kernel, stem.stride) ** 2 * stem.in_channels * stem.out_channels
+    assert counted_flops(QUICK) == step_flops(QUICK, taps_with_padding) + images * more
+
+
+@pytest.mark.parametrize("workload", [QUICK, *WORKLOADS.values()], ids=lambda workload: workload.name)
+def test_a_workload_goes_to_its_process_and_back(workload):
+    assert from_json(json.loads(json.dumps(asdict(workload)))) == workload
+
+
+def test_only_resnets_are_run_in_their_native_form():
+    assert available(["byol_jax", "traced"], WORKLOADS["resnet18"]) == ["byol_jax", "traced"]
+    assert available(["byol_jax", "traced"], WORKLOADS["convnext_atto"]) == ["traced"]
+
+
+@pytest.mark.parametrize("name", ["flops", "operators", "summary", "machine"])
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert results.attempted > 0
@@ -113,6 +121,7 @@ def made_up(seconds, **more):
         "seconds": [seconds[:2], seconds[2:]],
         "build_seconds": 5.0,
         "first_step_seconds": 9.0,
+        "phase_seconds": {"import": 2.0, "compile": 3.0},
         "peak_memory_bytes": 2**30,
         **more,
     }
@@ -127,14 +136,76 @@ def test_table_of_made_up_numbers():
     }
     table = workload_table("made up", results, {"inside": 100 * 10**9, "with_padding": 150 * 10**9})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    shown = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
-    assert list(shown) == ["byol_jax", "byol-pytorch, eager"]
-    ours = shown["byol_jax"]
+    shown = [row[0] for row in rows[2:4]]
+    assert shown == ["byol_jax", "byol-pytorch, eager"]
+    ours = dict(zip(rows[0], rows[2], strict=True))
     assert [ours[name] for name in ("min s/step", "median", "IQR")] == ["1.0000", "2.0000", "1.0000"]
     assert (ours["to eager"], ours["to channels_last"], ours["to floor"]) == ("0.50 / 0.50", "-", "2.00")
-    assert (ours["first step s"], ours["peak memory MiB"]) == ("9.00", "1,024")
+    assert ours["peak memory MiB"] == "1,024"
+    until = dict(zip(rows[4], rows[6], strict=True))
+    assert [until[name] for name in ("imports", "trace", "compilation", "first step", "together")] == [
+        *("2.00", "-", "3.00", "9.00", "14.00"),
+    ]
     assert "0.5000 s at the 200 GFLOP/s of jax" in table
     assert "2.0000 s at the 50 GFLOP/s of torch" in table
+
+
+def test_the_floor_of_a_network_without_a_closed_form():
+    results = {"traced": made_up([1.0, 2.0], flops=9e9), "peak jax": made_up([1.0, 2.0], flops=100e9)}
+    assert "50.00 GFLOP a step as torch counts them" in workload_table("made up", results, {"with_padding": 50 * 10**9})
+
+
+def written(folder, **seconds):
+    folder.mkdir()
+    results = {name: made_up(own) for name, own in seconds.items()}
+    (folder / "raw.json").write_text(json.dumps({"resnet18": {"title": "a net", "flops": {}, "results": results}}))
+    return str(folder)
+
+
+def test_two_results_are_compared(tmp_path, capsys):
+    before = written(tmp_path / "before", traced=[2.0, 4.0, 6.0], eager=[1.0, 1.0, 1.0])
+    after = written(tmp_path / "after", traced=[1.0, 3.0, 6.0])
+    assert compare.main([before, after]) == 0
+    *_, row = capsys.readouterr().out.strip().splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:2] == ["resnet18", "byol_jax, traced torch module"]
+    assert cells[2:7] == ["2.0000", "1.0000", "4.0000", "3.0000", "0.50 / 0.75"]
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path, capsys):
+    before, after = written(tmp_path / "before", traced=[1.0]), written(tmp_path / "after", eager=[1.0])
+    for folders, reason in (([before, after], "no workload"), ([before, str(tmp_path)], "raw.json")):
+        assert compare.main(folders) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
+
+
+PROGRAM = """
+ENTRY %main {
+  %fusion.1 = f32[2]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(step)/jvp(net)/add" stack_frame_id=1}
+  ROOT %convolution.7 = f32[2]{0} convolution(%a, %b), metadata={op_name="jit(step)/transpose(jvp(net))/conv"}
+  %copy.2 = (f32[2]{0}, s32[]) copy(%fusion.1)
+  %call.4 = f32[2]{0} call(%a), to_apply=%inner, metadata={op_name="jit(step)/jvp(net)/add"}
+}
+"""
+
+
+def test_instructions_are_known_by_what_they_were_compiled_from():
+    events = {"fusion.1": 3e6, "convolution.7": 5e6, "copy.2": 1e6, "call.4": 7e6, "new.1": 1e6}
+    spent = operators.shares(events, operators.origins(PROGRAM))
+    assert spent == {
+        ("forward", "add", "fusion"): 3e6,
+        ("backward", "conv", "convolution"): 5e6,
+        ("other", "copy", "copy"): 1e6,
+        ("other", "unknown", "new"): 1e6,
+    }
+    lines = operators.table(spent, 2, least=0.2).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert cells == [
+        ["backward", "conv", "convolution", "2.50", "50.0%"],
+        ["forward", "add", "fusion", "1.50", "30.0%"],
+        ["", "everything else", "", "1.00", "20.0%"],
+    ]
 
 
 def test_results_are_not_overwritten(tmp_path, monkeypatch, capsys):
@@ -171,6 +242,8 @@ def test_a_contender_that_fails_ends_the_run(capfd):
         (["--threads", "100000"], "cores"),
         (["--out", str(ROOT / "tests")], "something is there already"),
         (["--workload", "resnet51", "--fast"], "--fast is not an option"),
+        (["--image-size", "0"], "a whole number above 0"),
+        (["--module", "torchvision:resnet19"], "the nearest are resnet18"),
     ],
 )
 def test_wrong_options_are_one_line_and_exit_2(words, reason, capsys):
@@ -233,4 +306,5 @@ def test_quick_run_writes_everything(tmp_path):
     for name in CONTENDERS:
         assert 0 < results[name]["loss"] < 8
         assert all(math.isfinite(results[name][f"{what}_seconds"]) for what in ("build", "first_step"))
+        assert 0 < sum(results[name]["phase_seconds"].values()) <= results[name]["build_seconds"]
     assert results["byol_jax"]["flops"] > raw["quick"]["flops"]["inside"]
