@@ -86,7 +86,8 @@ def _counts(rows: Sequence[dict[str, Any]], code: str) -> str:
     text = ", ".join(f"{number} {outcome}" for outcome, number in numbers.items())
     text = f"**{len(rows)} networks: {text}.**"
     older = sum(row["code"] != code for row in rows)
-    marked = f"; {older} of them, marked *, were measured on earlier code" if older else ""
+    those = "all of them" if older == len(rows) else f"{older} of them"
+    marked = f"; {those}, marked *, were measured on earlier code" if older else ""
     return f"{text} Code when this page was written: `{code}`{marked}."
 
 

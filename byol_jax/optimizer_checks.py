@@ -5,6 +5,7 @@ give; that can't take None in place of a parameter (docs/decisions/0002_unused_p
 shapes or dtypes. Each refusal names the part of the optimiser that is the reason. How a step calls it is in optim.py.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from byol_jax.ops.precision import standard_promotion
 from byol_jax.optim import init_optimizer, updates_for
 from byol_jax.tree import leaf_names
 
-__all__ = ["check_evaluation_params", "check_optimizer"]
+__all__ = ["check_evaluation_params", "check_optimizer", "warn_of_training_point"]
 
 ACCUMULATES = (
     "accumulates gradients, and at the steps between its updates the target, its decay schedule and the batch"
@@ -121,6 +122,22 @@ def check_evaluation_params(function: Callable[[Any, Any], Any], opt_state: Any,
             "evaluation_params gives another structure, shape or dtype than it gets"
             f" ({_first_difference(given, trained)}): {expected}"
         )
+
+
+def warn_of_training_point(opt_state: Any) -> None:
+    """Warns if an optimiser trains at other parameters than those that are worth evaluating, and nobody said which."""
+    for path, part in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=_trains_elsewhere):
+        if _trains_elsewhere(part):
+            warnings.warn(
+                f"optimizer: schedule_free{_place(path)} trains at one point and is evaluated at another, and embed,"
+                " evaluate and export would take the first: give"
+                " evaluation_params=optax.contrib.schedule_free_eval_params, or a function that finds its state",
+                stacklevel=2,
+            )
+
+
+def _trains_elsewhere(part: Any) -> bool:
+    return type(part).__name__ == "ScheduleFreeState"
 
 
 def _init(optimizer: optax.GradientTransformation, params: Any) -> Any:

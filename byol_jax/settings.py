@@ -21,7 +21,7 @@ from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import at_least_float32, compute_in, standard_promotion
-from byol_jax.optimizer_checks import check_evaluation_params, check_optimizer
+from byol_jax.optimizer_checks import check_evaluation_params, check_optimizer, warn_of_training_point
 from byol_jax.tree import cast, copy_leaves, leaf_names
 from byol_jax.types import Encoder, Images, PyTree, Variables
 
@@ -225,7 +225,9 @@ def _check_optimizer(s: Settings, encoder_params: PyTree) -> None:
         params[name] = jax.eval_shape(lambda head=head: head.init(jax.random.key(0))).params
     trained = s.select_trained(params)
     opt_state = check_optimizer(s.optimizer, params, trained, axis_name=s.axis_name)
-    if s.evaluation_params is not None:
+    if s.evaluation_params is None:
+        warn_of_training_point(opt_state)
+    else:
         check_evaluation_params(s.evaluation_params, opt_state, trained)
 
 

@@ -130,6 +130,20 @@ def test_extract_is_the_function_on_all_images(count):
     assert shapes == [(8, 2, 3, 2)]  # traced once, for one shape
 
 
+@pytest.mark.parametrize("count", [9, 15])
+def test_rows_that_depend_on_each_other_are_not_padded(count):
+    """Features minus the batch's mean: the last batch is one of its own, and a warning says so."""
+    images = gaussian(count, count, 6)
+
+    def embed(batch):
+        return batch - batch.mean(0)
+
+    with pytest.warns(UserWarning, match=f"depend on the other images of its batch.*the last {count - 8} are"):
+        found = extract(embed, images, batch_size=8)
+    np.testing.assert_array_equal(found, np.concatenate([embed(images[:8]), embed(images[8:])]))
+    np.testing.assert_array_equal(extract(embed, images[:8], batch_size=8), embed(images[:8]))
+
+
 def test_extract_takes_images_that_are_made_slice_by_slice():
     """A dataset's images, in any order and repeated; after each batch it says how far it is."""
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)  # [N, H, W, C]

@@ -4,6 +4,8 @@ Optimisers are found by introspection; the reference is optax on the same gradie
 has no parameters which the loss doesn't depend on, where a learner's has None.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,8 @@ import interop
 from byol_jax import ConfigurationError, LossAux, Outputs, encoder_variables, make_learner, nets, pretrain
 from byol_jax.metrics import feature_std
 from byol_jax.runs.metrics import read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:optimizer. schedule_free")  # one test says when it comes
 
 REFUSED = {
     "apply_every": "accumulates gradients",
@@ -293,6 +297,16 @@ def test_an_optimizer_may_average_over_the_mapped_axis():
 
 
 # evaluation parameters
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: optax.chain(optax.clip(1.0), inner)])
+def test_a_training_point_that_is_not_to_be_evaluated_is_named(wrap):
+    optimizer = wrap(contrib.schedule_free_sgd(0.1))
+    with pytest.warns(UserWarning, match="schedule_free.* give evaluation_params=optax.contrib"):
+        learner_with(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner_with(optimizer, evaluation_params=lambda opt_state, params: params)
 
 
 def test_evaluation_takes_the_point_that_evaluation_params_gives():
