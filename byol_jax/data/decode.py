@@ -145,10 +145,14 @@ def check_header(path: Path) -> bool:
             Pillow would read in part, or wrongly.
     """
     with _open_image(path) as image:
-        wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
-        if wrong is not None:
-            raise UnusableImageError(wrong)
+        _check_layout(image)
         return image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
+
+
+def _check_layout(image: ImageFile.ImageFile) -> None:
+    wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
+    if wrong is not None:
+        raise UnusableImageError(wrong)
 
 
 def _file(image: ImageFile.ImageFile) -> BinaryIO:
@@ -159,9 +163,10 @@ def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image as `read_image` gives it with `size=None`; nothing is decoded.
 
     Raises:
-        UnusableImageError: as `read_image`.
+        UnusableImageError: as `check_header`.
     """
     with _open_image(path) as image:
+        _check_layout(image)
         return (image.width, image.height) if _is_turned(image) else (image.height, image.width)
 
 

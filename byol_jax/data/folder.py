@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import UnusableImageError, read_image, uniform_warnings
+from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
@@ -25,7 +25,7 @@ from byol_jax.data.file_list import (
     load_verdict,
     save_verdict,
 )
-from byol_jax.data.fit import load_size
+from byol_jax.data.fit import common_shape, load_size
 from byol_jax.data.survey import Survey
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
@@ -58,14 +58,22 @@ def open_folder(
 
     survey, doubts = Survey(root, names, workers=workers, progress=progress), ()
     with uniform_warnings():
-        size = None if image_size is None else load_size(image_size)
-        if size is not None and fit == "none":
-            size = (kept and kept.shape) or survey.common_shape(size)
+        wanted = size = None if image_size is None else load_size(image_size)
+        sizes: dict[int, tuple[int, int]] = {}
+        if wanted is not None and fit == "none":
+            if kept is None or kept.shape is None:
+                sizes = survey.sizes()
+            size = (kept and kept.shape) or common_shape(list(sizes.values()), wanted)
         shape = (*size, num_channels) if size is not None else _shape_of_first(root, listing, num_channels)
         decode = _Decoder(root, names, shape, fit=None if size is None else fit, cache_bytes=cache_bytes)
         if kept is None:
             reasons = survey.failures(decode if len(names) <= scan_limit else None)
             doubts = survey.doubts(reasons)
+        if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
+            size = common_shape([one for file, one in sizes.items() if file not in reasons], wanted)
+            if (*size, num_channels) != shape:
+                shape = (*size, num_channels)
+                decode = _Decoder(root, names, shape, fit=fit, cache_bytes=cache_bytes)
     verdict = kept or judge(root, listing, reasons)._replace(shape=size if fit == "none" else None)
     labels, class_names = _labels(verdict, root) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
@@ -114,14 +122,15 @@ def _list_or_refuse(root: Path) -> Listing:
 
 
 def _shape_of_first(root: Path, listing: Listing, num_channels: int) -> tuple[int, int, int]:
-    """The shape of the first image that can be decoded, for a folder whose images keep their size."""
+    """The shape of the first image that can be used, for a folder whose images keep their size."""
     for name, _ in listing.files:
         try:
+            check_header(root / name)
             height, width, _ = read_image(root / name, size=None, num_channels=num_channels).shape
         except UnusableImageError:
             continue
         return height, width, num_channels
-    return 1, 1, num_channels  # none can be decoded: the scan says so, file by file
+    return 1, 1, num_channels  # none can be used: the scan says so, file by file
 
 
 def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:

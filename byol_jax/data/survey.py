@@ -12,7 +12,6 @@ import numpy as np
 
 from byol_jax.data.decode import UnusableImageError, ValueRange, check_header, upright_size, value_range
 from byol_jax.data.file_list import scan
-from byol_jax.data.fit import common_shape
 
 __all__ = ["Survey"]
 
@@ -50,15 +49,15 @@ class Survey:
 
         return scan(check, len(self.names), workers=self.workers, progress=self.progress)
 
-    def common_shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """`fit.common_shape` of the files whose header can be read."""
-        sizes: list[tuple[int, int] | None] = [None] * len(self.names)
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """(height, width) by file number of each file whose header can be used."""
+        sizes: dict[int, tuple[int, int]] = {}
 
         def look(file: int) -> None:
             sizes[file] = upright_size(self.root / self.names[file])
 
         scan(look, len(self.names), workers=self.workers, progress=self.progress)
-        return common_shape([size for size in sizes if size is not None], size)
+        return dict(sorted(sizes.items()))
 
     def doubts(self, failed: Collection[int]) -> tuple[str, ...]:
         """A line on images of 16 bits whose numbers fill so little of their range that few grey levels are left."""

@@ -325,6 +325,65 @@ def test_bad_files_change_nothing_in_any_fit(folder, fit):
     np.testing.assert_array_equal(open_dataset(folder, image_size=14, num_channels=1, fit=fit).take(range(6)), before)
 
 
+def panorama(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 2000), np.uint8)).save(path)
+
+
+def cut(path):
+    panorama(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+
+
+UNUSABLE = {
+    "two pages": ("z.tif", lambda path: tifffile.imwrite(path, np.zeros((2, 20, 2000), np.uint8))),
+    "floats": ("z.tif", lambda path: tifffile.imwrite(path, np.zeros((20, 2000), np.float32))),
+    "text": ("z.png", lambda path: path.write_text("text")),
+    **{f"cut {kind}": (f"z.{kind}", cut) for kind in ("png", "jpg", "bmp", "tif", "gif", "webp")},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "scan_limit"),
+    [(case, 100) for case in UNUSABLE] + [(case, 1) for case in UNUSABLE if not case.startswith("cut")],
+)
+def test_pictures_that_are_not_used_have_no_part_in_the_common_shape(tmp_path, case, scan_limit):
+    name, make = UNUSABLE[case]
+    options = {"image_size": 14, "num_channels": 1, "fit": "none", "scan_limit": scan_limit}
+    for number in range(4):
+        write(tmp_path, f"{number}.png", 10 * number, (40, 40))
+    alone = open_dataset(tmp_path, **options)
+    for number in range(3):
+        make(tmp_path / f"{number}{name}")
+    dataset = open_dataset(tmp_path, **options)
+    assert len(dataset.skipped) == 3
+    assert dataset.image_shape == alone.image_shape == (16, 16, 1)
+    np.testing.assert_array_equal(dataset.take(range(4)), alone.take(range(4)))
+
+
+def test_a_shape_of_used_pictures_is_kept_and_cached(tmp_path, monkeypatch):
+    folder, path = tmp_path / "images", tmp_path / "images.json"
+    write(folder, "a.png", 50, shape=(20, 40))
+    cut(folder / "b.png")
+    options = {"image_size": 14, "num_channels": 1, "fit": "none", "verdict_path": path}
+    dataset = open_dataset(folder, **options)
+    assert dataset.image_shape == (16, 32, 1)
+    assert np.unique(dataset.take([0, 0])).tolist() == [50]
+    names = count_reads(monkeypatch)
+    dataset.take([0])
+    assert names == []  # kept in memory in its new shape
+    assert open_dataset(folder, **options).image_shape == (16, 32, 1)
+
+
+@pytest.mark.parametrize("case", ["two pages", "floats", "text", "cut png"])
+def test_the_first_picture_that_is_used_gives_a_folder_its_shape(tmp_path, case):
+    name, make = UNUSABLE[case]
+    make(tmp_path / f"0{name}")
+    for number in (1, 2):
+        write(tmp_path, f"{number}.png", number, (12, 18))
+    dataset = open_dataset(tmp_path, num_channels=1)
+    assert (dataset.image_shape, len(dataset), len(dataset.skipped)) == ((12, 18, 1), 2, 1)
+
+
 def test_fits_that_make_no_sense_are_refused(folder):
     for options, message in (
         ({"fit": "stretch", "image_size": 14}, "fit 'stretch': give one of cover, contain, none"),
