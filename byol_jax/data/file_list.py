@@ -259,18 +259,15 @@ def _pairs(value: object, kinds: tuple[type, type]) -> tuple:
     return tuple((first, second) for first, second in value)
 
 
-def _is_inside_hidden(name: str) -> bool:
-    """Whether `list_images` passes it over today; earlier versions entered every folder."""
-    return any(map(_is_hidden, name.split("/")[:-1]))
-
-
 def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
-    """The verdict of an earlier start, whatever has happened to the folder since.
+    """The verdict of an earlier start, for the folder that it was made of.
 
-    Its list is used as it is: files that are gone by now are replaced when they are met, new ones are left out.
+    Its list is used as it is: files that are gone by now are replaced when they are met, new ones are left out. Files
+    that `list_images` passes over today, and didn't in an earlier version, are used.
 
     Raises:
-        DataError: the file is damaged, or more than half of its images aren't in the folder.
+        DataError: the file is damaged, more than half of its images aren't in the folder, or some have another size in
+            bytes: they are other images.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -280,11 +277,20 @@ def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
         verdict = Verdict(_pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str)), shape)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
-    here = {name for name, _ in listing.files}
-    kept = [name for name, _ in verdict.files if name in here or (_is_inside_hidden(name) and (folder / name).exists())]
+    listed = dict(listing.files)
+    now = {name: listed[name] if name in listed else _reason_or_size(folder / name) for name, _ in verdict.files}
+    kept = [name for name, size in now.items() if isinstance(size, int)]
     if 2 * len(kept) < len(verdict.files) or not kept:
         raise DataError(
             f"{folder}: holds only {len(kept)} of the {len(verdict.files)} images that {path} lists: "
             f"give the folder that the run was started with, or delete that file"
+        )
+    changed = [(name, then) for name, then in verdict.files if isinstance(now[name], int) and now[name] != then]
+    if changed:
+        name, then = changed[0]
+        raise DataError(
+            f"{folder}: {len(changed)} of the {len(verdict.files)} images that {path} lists have another size than at"
+            f" the first start (the first: {name!r}, {then} bytes then, {now[name]} now): put back the images that the"
+            " run was started with, or start a new run"
         )
     return verdict

@@ -135,6 +135,10 @@ def uncompared(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
         for name, verdict in _compare_functions(stored, given).items()
         if verdict in reasons
     ]
+    data = given.get("data")
+    if data is not None and not data.keys() - {"kind", "count"}:
+        what = data.get("kind", "a Dataset without an identity")
+        lines.append(f"data: the images of {what!r} aren't compared with those of the run so far: give the same")
     if given.get("network", "by name") is None:
         lines.append("encoder: names, shapes and dtypes of its parameters are compared, its code isn't")
     return lines

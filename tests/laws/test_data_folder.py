@@ -1,5 +1,6 @@
 """A folder as a dataset: names, order, labels, the verdict that is kept, and the size of its images."""
 
+import json
 import os
 
 import numpy as np
@@ -133,6 +134,25 @@ def test_a_verdict_of_another_folder_or_damaged_is_refused(folder, tmp_path):
         open_dataset(folder, image_size=14, verdict_path=path)
 
 
+@pytest.mark.parametrize("changed", [1, 6])
+def test_a_verdict_on_images_of_other_sizes_in_bytes_is_refused(folder, tmp_path, changed):
+    path = tmp_path / "images.json"
+    first = open_dataset(folder, image_size=14, verdict_path=path)
+    sizes = [(folder / name).stat().st_size for name in NAMES]
+    os.utime(folder / NAMES[0], (0, 0))  # a copy has another time
+    assert open_dataset(folder, image_size=14, verdict_path=path).identity == first.identity
+    for name in NAMES[6 - changed :]:
+        write(folder, name, 7, (90, 31))
+    name, then = NAMES[6 - changed], sizes[6 - changed]
+    now = (folder / name).stat().st_size
+    said = rf"{changed} of the 6 images that .* \(the first: '{name}', {then} bytes then, {now} now\): put back"
+    (folder / "ant/c.Jpeg").unlink() if changed == 1 else None  # one that is gone is replaced, as ever
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=said):
+        open_dataset(folder, image_size=14, verdict_path=path)
+    assert path.read_bytes() == before
+
+
 def test_identity_is_of_names_and_sizes_not_of_the_place(folder, tmp_path):
     identity = open_dataset(folder, image_size=14).identity
     assert (identity["kind"], identity["count"]) == ("folder", 6)
@@ -216,10 +236,8 @@ def test_a_run_that_saw_hidden_folders_goes_on_with_them(folder, tmp_path):
     write(folder, ".old/a.png", 5)
     write(folder, ".old/b.png", 6)
     path = tmp_path / "images.json"
-    path.write_text(
-        '{"format": "byol_jax verdict on a folder of images, 1", "files": [[".old/a.png", 80], [".old/b.png", 80]],'
-        ' "skipped": []}'
-    )
+    files = [[name, (folder / name).stat().st_size] for name in (".old/a.png", ".old/b.png")]
+    path.write_text(json.dumps({"format": "byol_jax verdict on a folder of images, 1", "files": files, "skipped": []}))
     dataset = open_dataset(folder, image_size=14, num_channels=1, verdict_path=path)
     assert dataset.take([0, 1])[:, 0, 0, 0].tolist() == [5, 6]
 

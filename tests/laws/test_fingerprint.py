@@ -164,6 +164,18 @@ def test_what_computes_otherwise_is_refused_and_what_cannot_be_compared_is_said(
 def test_a_run_of_the_command_line_has_nothing_to_say():
     recipe = {"network": {"name": "resnet18"}, "learner": {"optimizer": "adam"}}
     assert uncompared(recipe, recipe) == []
+    for data in ({"kind": "folder", "count": 3, "sha256": "0"}, {"kind": "mine", "version": 2}):
+        assert uncompared(recipe | {"data": data}, recipe | {"data": data}) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [({"kind": "iterable"}, "iterable"), ({}, "a Dataset without an identity"), ({"kind": "mine", "count": 3}, "mine")],
+)
+def test_data_that_nothing_tells_from_other_data_is_said(data, named):
+    recipe = {"network": {"name": "resnet18"}, "data": data}
+    said = f"data: the images of {named!r} aren't compared with those of the run so far: give the same"
+    assert uncompared(recipe, recipe) == [said]
 
 
 # where rounding differs

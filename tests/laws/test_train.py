@@ -87,6 +87,7 @@ def test_an_iterables_own_batch_size_counts_and_older_runs_that_say_256_go_on(tm
     check_speed(rows[2:], batch_size=24, steps=1, compiled_before={3})
     log = [line.partition("  ")[2] for line in (out / "train.log").read_text().splitlines()]
     assert sum(line.startswith("compiled the step in ") for line in log) == 2
+    assert sum(line.startswith("data: the images of 'iterable' aren't compared") for line in log) == 1
 
 
 def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path) -> None:
