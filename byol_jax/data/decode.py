@@ -3,9 +3,10 @@
 What a file's pixels become, so that channels are never silently wrong:
 - grey of 12 or 16 bits: scaled to 8 (rounded); 16-bit colour: its upper 8 bits (Pillow's decoder);
   32-bit and signed numbers are refused, since their range isn't known;
-- TIFFs of several pages, of more samples than colour and transparency need, of signed numbers, and planar ones of 16
-  bits are refused when a folder is looked through (`check_header`): Pillow reads them in part, or wrongly;
-- transparency: composited on white, the page that such pictures are drawn for;
+- TIFFs of several pages or pictures, of more samples than colour and transparency need, of signed numbers, and planar
+  ones of 16 bits are refused when a folder is looked through (`check_header`): Pillow reads them in part, or wrongly;
+- transparency: composited on white, the page that such pictures are drawn for; where a PNG of 16-bit colour makes one
+  colour transparent, it is refused likewise: only the colours' upper bytes are known;
 - palette, bilevel, CMYK, YCbCr, LAB: converted to RGB by Pillow; colour profiles are ignored;
 - grey wanted: ITU-R 601 luminance of the above; animations: the first frame; EXIF orientation: applied.
 """
@@ -67,6 +68,9 @@ _UPRIGHT = {
 """EXIF orientation to the transposition that undoes it (Exif 2.3, tag 0x0112; 1 is upright)."""
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0 tags
+
+_STEPS = {"L;2": 85, "L;4": 17, "L": 1}
+"""Packings of grey in a PNG, and what one level of theirs is in 8 bits."""
 
 _STRIP = 2**20
 """Pixels converted at a time."""
@@ -153,6 +157,11 @@ def _check_layout(image: ImageFile.ImageFile) -> None:
     wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
     if wrong is not None:
         raise UnusableImageError(wrong)
+    if _packing(image) == "RGB;16B" and "transparency" in image.info:
+        raise UnusableImageError(
+            "a PNG of 16-bit colour in which one colour is transparent (tRNS), which Pillow misreads: save it with an"
+            " alpha channel, or with 8 bits a channel"
+        )
 
 
 def _file(image: ImageFile.ImageFile) -> BinaryIO:
@@ -218,6 +227,24 @@ def _tags(image: ImageFile.ImageFile) -> Any:
     return image.tag_v2 if image.format == "TIFF" else {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _packing(image: ImageFile.ImageFile) -> str | None:
+    """How a PNG that isn't loaded yet packs its pixels, in Pillow's words: "L;4", "I;16B", "RGB"; None for others."""
+    return str(image.tile[0].args) if image.format == "PNG" and image.tile else None
+
+
+def _scale_key(image: ImageFile.ImageFile, packing: str | None) -> None:
+    """Of a PNG whose grey of few bits has a transparent level: that level in 8 bits, as its pixels are.
+
+    Bits that pixels don't have are left out of the level, or the colour (PNG 3, 11.3.1).
+    """
+    key = image.info.get("transparency")
+    if packing in _STEPS and isinstance(key, int):
+        highest = 255 // _STEPS[packing]
+        image.info["transparency"] = (key & highest) * _STEPS[packing]
+    elif packing == "RGB" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level & 255 for level in key)
+
+
 def _to_plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     """The same picture with 8 bits a channel and no transparency, in `mode`, "L" or "RGB".
 
@@ -236,7 +263,7 @@ def _to_plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         if strip.mode.startswith("I;16"):
-            strip = _to_eight_bits(strip, highest, inverted)
+            strip = _to_eight_bits(strip, highest, inverted, image.info.get("transparency"))
         elif strip.has_transparency_data:
             strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
@@ -244,11 +271,14 @@ def _to_plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
     return plain
 
 
-def _to_eight_bits(strip: Image.Image, highest: int, inverted: bool) -> Image.Image:
-    """Numbers from 0 to `highest` as grey of 8 bits."""
+def _to_eight_bits(strip: Image.Image, highest: int, inverted: bool, clear: int | None) -> Image.Image:
+    """Numbers from 0 to `highest` as grey of 8 bits; where they are `clear`, white."""
     values = np.asarray(strip).astype(np.uint32)  # [h, W]
     scaled = ((values * 255 + highest // 2) // highest).astype(np.uint8)
-    return Image.fromarray(255 - scaled if inverted else scaled)
+    scaled = 255 - scaled if inverted else scaled
+    if clear is not None:
+        scaled[values == clear] = 255
+    return Image.fromarray(scaled)
 
 
 def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover") -> np.ndarray:
@@ -276,7 +306,9 @@ def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int, f
         if size is not None:
             twice = 2 * scale(image.width, image.height, (size[1], size[0]) if _is_turned(image) else size)
             image.draft(None, (math.ceil(image.width * twice), math.ceil(image.height * twice)))
+        packing = _packing(image)
         image.load()
+        _scale_key(image, packing)
         # Asked after loading: Pillow turns a TIFF upright by itself there, and PNG may hold its EXIF after the pixels.
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         picture = _to_plain(image, "L" if num_channels == 1 else "RGB")

@@ -1,13 +1,14 @@
 """From files to pixels: Pillow's own pixels where it has them, known values where it would be silently wrong."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from byol_jax.data.decode import UnusableImageError, read_image
+from byol_jax.data.decode import UnusableImageError, check_header, read_image
 from byol_jax.data.fit import load_size
 
 
@@ -118,6 +119,58 @@ def test_one_colour_may_stand_for_nothing(tmp_path):
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     path = save_image(tmp_path, image, transparency=(4, 5, 6))
     assert read_image(path, size=None, num_channels=3).tolist() == [[[1, 2, 3], [255, 255, 255]]]
+
+
+def png(path, bits, colours, rows, key):
+    """A PNG as the standard has it, of rows of samples (colours 0: grey, 2: RGB) and its transparent one, `key`."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = np.asarray(rows, np.uint32)
+    if bits == 16:
+        lines = [row.astype(">u2").tobytes() for row in rows]
+    else:
+        digits = ["".join(f"{value:0{bits}b}" for value in row.reshape(-1)) for row in rows]
+        lines = [int(row + "0" * (-len(row) % 8), 2).to_bytes(-(-len(row) // 8), "big") for row in digits]
+    header = struct.pack(">IIBBBBB", rows.shape[1], len(rows), bits, colours, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + line for line in lines))
+    clear = struct.pack(f">{len(key)}H", *key)
+    parts = [(b"IHDR", header), (b"tRNS", clear), (b"IDAT", pixels), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_grey_level_may_stand_for_nothing_at_any_depth(tmp_path, bits, channels):
+    highest = 2**bits - 1
+    generator = np.random.default_rng(bits)
+    rows = generator.integers(0, highest + 1, (5, 13))
+    rows[1, 2], rows[3, 4], rows[4, 5] = 0, highest, highest // 2 + 1
+    if bits == 16:
+        rows[2, 2:5] = [32767, 32768, 32769]  # one in 8 bits, three in 16
+    for key in {0, 1, highest // 2 + 1, highest}:
+        for stated in (key, key + (3 << bits)) if bits in (2, 4, 8) else (key,):  # bits that no pixel has
+            path = png(tmp_path / "a.png", bits, 0, rows, [stated])
+            check_header(path)
+            found = read_image(path, size=None, num_channels=channels)
+            expected = np.where(rows == key, 255, (rows * 255 + highest // 2) // highest)
+            np.testing.assert_array_equal(found, np.repeat(expected[..., None], channels, -1))
+
+
+def test_a_colour_may_stand_for_nothing_in_eight_bits_and_is_refused_in_sixteen(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 256, (4, 5, 3))
+    rows[1, 1], rows[2, 2] = (4, 5, 6), (4, 5, 7)
+    expected = rows.copy()
+    expected[1, 1] = 255
+    for key in ((4, 5, 6), (4 + 256, 5, 6 + 512)):
+        path = png(tmp_path / "a.png", 8, 2, rows, key)
+        check_header(path)
+        np.testing.assert_array_equal(read_image(path, size=None, num_channels=3), expected)
+    path = png(tmp_path / "a.png", 16, 2, rows * 256, (0x0400, 0x0500, 0x0600))
+    with pytest.raises(UnusableImageError, match=r"a PNG of 16-bit colour in which one colour is transparent \(tRNS\)"):
+        check_header(path)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "clear P"])

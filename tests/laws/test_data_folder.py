@@ -146,7 +146,8 @@ def test_a_verdict_on_images_of_other_sizes_in_bytes_is_refused(folder, tmp_path
     name, then = NAMES[6 - changed], sizes[6 - changed]
     now = (folder / name).stat().st_size
     said = rf"{changed} of the 6 images that .* \(the first: '{name}', {then} bytes then, {now} now\): put back"
-    (folder / "ant/c.Jpeg").unlink() if changed == 1 else None  # one that is gone is replaced, as ever
+    if changed == 1:
+        (folder / "ant/c.Jpeg").unlink()  # one that is gone is replaced, as ever
     before = path.read_bytes()
     with pytest.raises(DataError, match=said):
         open_dataset(folder, image_size=14, verdict_path=path)

@@ -170,6 +170,145 @@ def test_what_would_be_lost_is_refused_by_name(tmp_path, name):
     assert "damaged" not in str(raised.value)
 
 
+def entries(content, page=0):
+    """Where page number `page` of a classic TIFF has its entries, how many, and the order of its bytes."""
+    order = "<" if content[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(order + "I", content, 4)
+    for _ in range(page):
+        (start,) = struct.unpack_from(order + "I", content, start + 2 + 12 * entries_at(content, start, order))
+    return start, entries_at(content, start, order), order
+
+
+def entries_at(content, start, order):
+    return struct.unpack_from(order + "H", content, start)[0]
+
+
+def with_next(path, place):
+    """The file with another place of the page after the first; 0 for none."""
+    content = bytearray(path.read_bytes())
+    start, count, order = entries(content)
+    struct.pack_into(order + "I", content, start + 2 + 12 * count, place)
+    path.write_bytes(content)
+    return path
+
+
+def imagej(path, **options):
+    text = "ImageJ=1.54f\nimages=5\nslices=5\nloop=false\n"
+    return with_next(save(path, SERIES, description=text, contiguous=True, **options), 0)
+
+
+def metamorph(path, **options):
+    """Planes behind one page, as MetaMorph's UIC2 tag counts them, two numbers for each."""
+    return with_next(save(path, SERIES, contiguous=True, extratags=[(33629, 5, 5, (1, 1) * 5, True)], **options), 0)
+
+
+def truncated(path, **options):
+    return save(path, SERIES, metadata={}, truncate=True, **options)
+
+
+def truncated_once(path, **options):
+    """As tifffile wrote it in its first years."""
+    text = f"shape={SERIES.shape}"
+    return with_next(save(path, SERIES, description=text, contiguous=True, **options), 0)
+
+
+def volume(path, **options):
+    return save(path, SERIES, volumetric=True, **options)
+
+
+def tiled_volume(path, **options):
+    return save(path, values(np.uint8, (16, 32, 48)), volumetric=True, tile=(16, 16, 16), **options)
+
+
+SERIES = values(np.uint8, (5, *SIDES))
+IN_ONE_PAGE = {
+    imagej: "a TIFF of 5 pictures in one page",
+    metamorph: "a TIFF of 5 pictures in one page",
+    truncated: "a TIFF of 5 pictures in one page",
+    truncated_once: "a TIFF of 5 pictures in one page",
+    volume: "a TIFF of a volume, 5 pictures deep",
+    tiled_volume: "a TIFF of a volume, 16 pictures deep",
+}
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("make", IN_ONE_PAGE, ids=lambda make: make.__name__)
+def test_several_pictures_in_one_page_are_refused_by_name(tmp_path, make, byteorder):
+    path = make(tmp_path / "a.tif", byteorder=byteorder)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == 1
+    said = f"{IN_ONE_PAGE[make]}, of which only the first would be used: save each by itself, or as an array (.npy)"
+    assert refusal(path, 1) == said
+    if make in (truncated, volume) and byteorder == "<":
+        assert refusal(make(tmp_path / "big.tif", bigtiff=True), 1) == said
+
+
+def test_a_series_that_lacks_its_end_is_refused_too(tmp_path):
+    path = imagej(tmp_path / "a.tif")
+    path.write_bytes(path.read_bytes()[: -2 * 24 * 40])
+    assert refusal(path, 1).startswith("a TIFF of 5 pictures in one page")
+
+
+def test_a_single_picture_may_say_its_shape_and_where_it_came_from(tmp_path):
+    grey, colour = SERIES[0], values(np.uint8, (*SIDES, 3))
+    text = "ImageJ=1.54f\nimages=5\nslices=5\n"
+    kinds = [
+        (grey, {"metadata": {}}),
+        (grey, {"imagej": True, "metadata": {}}),
+        (grey, {"description": text}),  # one saved out of a stack, with the stack's text
+        (grey, {"description": text, "compression": "deflate"}),
+        (grey, {"description": '{"shape": [5, 24, 40]}'}),
+        (grey, {"description": '{"shape": []} images=5'}),
+        (grey, {"description": "images=5 " * 1000}),
+        (grey > 99, {"metadata": {}}),
+        (colour, {"metadata": {}, "photometric": "rgb"}),
+        (colour.transpose(2, 0, 1), {"metadata": {}, "photometric": "rgb", "planarconfig": "separate"}),
+    ]
+    for data, options in kinds:
+        path = save(tmp_path / "a.tif", data, **options)
+        check_header(path)
+        found = read_image(path, size=None, num_channels=3 if data.size == colour.size else 1)
+        expected = 255 * data if data.dtype == bool else data
+        expected = expected.transpose(1, 2, 0) if "planarconfig" in options else expected.reshape(found.shape)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_pages_that_cannot_be_followed_are_no_end(tmp_path, byteorder):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, byteorder=byteorder) as file:
+        for picture in SERIES:
+            file.write(picture, photometric="minisblack", metadata=None, contiguous=False)
+    whole = path.read_bytes()
+    start, count, order = entries(whole, 1)
+    reason = "a TIFF that names more pages than can be read: it is cut short or damaged: save its pages again"
+    for length in (start, start + 1, start + 5, start + 2 + 12 * count + 3):
+        path.write_bytes(whole[:length])
+        assert refusal(path, 1) == reason
+    path.write_bytes(whole)
+    assert refusal(with_next(path, len(whole) + 1000), 1) == reason
+    content = bytearray(whole)
+    struct.pack_into(order + "H", content, start, 1001)  # tags of the second page
+    path.write_bytes(content)
+    assert refusal(path, 1) == reason
+    start, _, _ = entries(whole, 3)
+    path.write_bytes(whole[:start])
+    assert refusal(path, 1).startswith("a TIFF of 3 or more pages")
+
+
+def test_tags_that_cannot_be_read_are_said(tmp_path):
+    path = save(tmp_path / "a.tif", SERIES[0], extratags=[(65000, 3, 100, (1,) * 100, True)])
+    content = bytearray(path.read_bytes())
+    start, count, order = entries(content)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from(order + "H", content, place)[0] == 65000:
+            struct.pack_into(order + "H", content, place, 32998)
+            struct.pack_into(order + "I", content, place + 8, len(content) + 1000)
+    path.write_bytes(content)
+    with uniform_warnings():
+        assert refusal(path, 1) == "a TIFF whose tags can't be read: save it again"
+
+
 def test_thumbnails_and_masks_are_no_pages(tmp_path):
     picture = values(np.uint8, SIDES)
     for kinds in ([0, 1], [0, 1, 4, 1], [1, 0], [4, 0, 0]):
