@@ -120,8 +120,12 @@ class Bounded:
 
 
 def begins_as_pickle(beginning: bytes) -> bool:
-    """Whether a file that begins so can be a pickle of protocol 2 to 5."""
-    return beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    """Whether a file that begins so can be a pickle of protocol 2 to 5.
+
+    A safetensors header of 640 bytes begins like one, since its length comes first; zeros and a brace tell them apart.
+    """
+    is_header = beginning[3:8] == bytes(5) and beginning[8:9] == b"{"
+    return beginning[:1] == b"\x80" and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and not is_header
 
 
 def run_pickle(program: Any, meaning: Meaning, *, where: str, most: int = MOST_OPERATIONS) -> Any:

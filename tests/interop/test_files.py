@@ -16,7 +16,8 @@ from weight_samples import FORMATS, HELD, assert_identical, small_state_dict, st
 
 from byol_jax.errors import CheckpointFormatError, InteropError, MissingDependencyError, UnsafeCheckpointError
 from interop import load_state_dict, save_state_dict
-from interop.files import EXTENSIONS
+from interop.files import EXTENSIONS, stored_format
+from interop.formats.dill_pickle import is_plain_pickle
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -49,6 +50,20 @@ def test_content_decides_the_format_not_the_name(ending, claimed, tmp_path):
     save_state_dict(tmp_path / f"net{ending}", small_state_dict())
     os.rename(tmp_path / f"net{ending}", tmp_path / f"renamed{claimed}")
     assert_identical(load_state_dict(tmp_path / f"renamed{claimed}"), small_state_dict(), ordered=False)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("high", [0, 1])
+def test_a_header_whose_length_begins_like_a_pickle_is_read(protocol, high, tmp_path):
+    """640 bytes are 80 02 00 …, and a pickle of protocol 2 begins with 80 02."""
+    length = 0x80 + (protocol << 8) + (high << 16)
+    name = "a" * (length - 58)  # the header is filled with spaces to a multiple of 8
+    path = tmp_path / "net.safetensors"
+    save_file({name: np.ones(2, np.float32)}, path)
+    assert path.read_bytes()[:8] == length.to_bytes(8, "little")
+    assert load_state_dict(path)[name].tolist() == [1, 1]
+    assert stored_format(path) == "safetensors"
+    assert not is_plain_pickle(path)
 
 
 def test_other_libraries_read_what_is_written(tmp_path):
