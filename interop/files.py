@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -61,14 +62,16 @@ class WeightSet(NamedTuple):
     """Weights out of a file.
 
     Attributes:
-        arrays: torch's names to values.
+        arrays: torch's names to values, wrappers' prefixes taken off.
         entry: where they lay in the file, "state_dict_ema" say; "" where the file holds nothing but them.
         beside: whether other weights lie beside them, of whatever network.
+        stored: the same values under the names that are stored; what `arrays` lacks (a count of wrappers') too.
     """
 
     arrays: dict[str, np.ndarray]
     entry: str = ""
     beside: bool = False
+    stored: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_state_dict(
@@ -128,31 +131,37 @@ def read_weight_set(
 ) -> WeightSet:
     """`load_state_dict`, and which of the file's weights these are."""
     where = os.fspath(path)
-    arrays, choice = _read_file(where, which=which_weights, max_bytes=max_bytes)
+    stored, choice = _read_file(where, which=which_weights, max_bytes=max_bytes)
+    with refuse_damage(where):
+        arrays = without_wrappers(stored, where=where)
     if not arrays:
         raise CheckpointFormatError(f"{where}: {EMPTY}")
     if choice is not None and choice.sentence(where):
         warn_caller(SeveralWeightsWarning(choice.sentence(where)))
     if prefix is not None:
         with refuse_damage(where):
-            arrays = below_prefix(arrays, prefix, where=where)
-    return WeightSet(arrays) if choice is None else WeightSet(arrays, choice.name, choice.beside)
+            stored = below_prefix(stored, prefix, where=where)
+            arrays = without_wrappers(stored, where=where)
+    entry, beside = ("", False) if choice is None else (choice.name, choice.beside)
+    return WeightSet(arrays, entry, beside, stored)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """What a file holds that may be empty: the tensors of a network without weights."""
-    return _read_file(os.fspath(path), which=None, max_bytes=None)[0]
+    where = os.fspath(path)
+    arrays, _ = _read_file(where, which=None, max_bytes=None)
+    with refuse_damage(where):
+        return without_wrappers(arrays, where=where)
 
 
 def _read_file(where: str, *, which: str | None, max_bytes: int | None) -> tuple[dict[str, np.ndarray], Choice | None]:
-    """The arrays, wrappers' prefixes taken off, and of a file with entries how they were chosen."""
+    """The arrays as they are stored, and of a file with entries how they were chosen."""
     with refuse_damage(where):
         where = index_for(where)
         with open_regular(where) as (file, size):
             if max_bytes is not None and size > max_bytes:
                 raise UnsafeCheckpointError(f"{where}: {size} bytes, more than max_bytes={max_bytes}")
-            arrays, choice = _read(file, where=where, size=size, max_bytes=max_bytes, which=which)
-        return without_wrappers(arrays, where=where), choice
+            return _read(file, where=where, size=size, max_bytes=max_bytes, which=which)
 
 
 def _read(

@@ -15,7 +15,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, InteropError, StateDictMismatchError
 from interop.arrays import as_numpy
 from interop.errors import warn_caller
-from interop.formats.containers import find_prefixes, short_list
+from interop.formats.containers import find_prefixes, find_spellings, short_list
 from interop.formats.regular_file import open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
 from interop.inspect.anatomy import Architecture, architecture, head_layers
@@ -56,6 +56,7 @@ class WeightFile:
         index_sha256: of a sharded set's index alone; None for anything else.
         entry: of a file that holds several sets of weights, the entry that these are, "state_dict_ema" say; else "".
         prefix: what was taken off all names, where one was asked for; else "".
+        stored: the state dict under the names that it was stored with, wrappers' prefixes and counts among them.
     """
 
     path: str | None
@@ -66,6 +67,7 @@ class WeightFile:
     index_sha256: str | None = None
     entry: str = ""
     prefix: str = ""
+    stored: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:
@@ -95,10 +97,7 @@ class WeightFile:
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         """Under the names of `learners.fitting`, in torch's layouts; not to be written to."""
-        arrays = {name: array.view() for name, array in learner_arrays(self.origin, self.state_dict).items()}
-        for array in arrays.values():
-            array.flags.writeable = False
-        return arrays
+        return {name: _read_only(array) for name, array in learner_arrays(self.origin, self.state_dict).items()}
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -116,13 +115,22 @@ class WeightFile:
 
         Args:
             wanted: the names that the network to load into has: a ResNet that was cut out of torchvision's has others,
-                and is renamed to the one or the other. By default torchvision's.
+                and is renamed to the one or the other; and a network may itself have parts that are called as wrappers
+                call theirs (`module`). By default torchvision's.
             which: "online", or "target" of a learner.
 
         Returns:
             Read-only arrays that share the file's memory; a learner's classifier is `fc`.
         """
-        return network_arrays(self._arrays, which=which, wanted=wanted)
+        network = network_arrays(self._arrays, which=which, wanted=wanted)
+        if self.title or which != "online" or set(self.stored) == set(self.state_dict):
+            return network
+        wanted = set(wanted)
+        spellings = find_spellings(self.stored)
+        best = max(spellings, key=lambda names: (len(wanted & set(names)), -len(set(names) - wanted)))
+        if len(wanted & set(best)) <= len(wanted & set(network)):
+            return network
+        return {name: _read_only(as_numpy(self.stored[stored], name)) for name, stored in best.items()}
 
     def variables(
         self, encoder: "Encoder", *, like: "Variables", which: str = "online", dtype: str | None = "like"
@@ -298,7 +306,12 @@ def open_weights(
     if not weights.arrays:
         raise CheckpointFormatError(f"{where}: holds no tensor; expected the weights of a network or a learner")
     state_dict = weights.arrays if prefix is None else _without_inner_head(weights.arrays, where=where)
-    facts = {"entry": weights.entry if weights.beside else "", "prefix": (prefix or "").rstrip(".")}
+    dropped = {id(value) for name, value in weights.arrays.items() if name not in state_dict}
+    facts = {
+        "entry": weights.entry if weights.beside else "",
+        "prefix": (prefix or "").rstrip("."),
+        "stored": {name: value for name, value in weights.stored.items() if id(value) not in dropped},
+    }
     origin = find_origin(state_dict)
     if isinstance(path_or_dict, Mapping):
         return WeightFile(None, where, origin, state_dict, **facts)
@@ -311,6 +324,12 @@ def _without_inner_head(state_dict: Mapping[str, Any], *, where: str) -> dict[st
     if head:
         warn_caller(UserWarning(f"{where}: a head in the classifier's place is left out: {short_list(head)}"))
     return {name: value for name, value in state_dict.items() if name not in head}
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, np.ndarray]:

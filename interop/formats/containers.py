@@ -5,6 +5,7 @@ is chosen. Only the state dict's names change, never a value. The names of whole
 come out as they are.
 """
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ __all__ = [
     "below_prefix",
     "choose_weights",
     "find_prefixes",
+    "find_spellings",
     "find_state_dict",
     "short_list",
     "weight_sets",
@@ -247,15 +249,48 @@ def without_wrappers(state_dict: Mapping[str, Any], *, where: str) -> dict[str, 
         {'fc.weight': 1}
     """
     names = {name: _without_segments(name) for name in state_dict}
-    while True:
-        rest = [name for name, short in names.items() if short not in COUNTS]
-        if not rest or not all(names[name].startswith("module.") and names[name] != "module." for name in rest):
-            break
-        names = {name: names[name].removeprefix("module.") for name in rest}
+    while (inner := _without_first(names, ("module",))) is not None:
+        names = inner
     twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
     if twice:
         raise CheckpointFormatError(f"{where}: without wrapper prefixes these names occur twice: {short_list(twice)}")
     return {short: state_dict[name] for name, short in names.items()}
+
+
+def find_spellings(stored: Iterable[str]) -> list[dict[str, str]]:
+    """Every set of names that a network of these may have itself, each name to the stored one.
+
+    A network may call a part of its own `module`, as one does that was traced inside `DataParallel` or `torch.compile`,
+    and may have a buffer `steps`: only the network that is wanted tells what is a wrapper's and what its own. The names
+    as they are stored come first, then with one wrapper after another taken off.
+
+    Example:
+        >>> [list(names) for names in find_spellings(["module.module.fc.weight"])]
+        [['module.module.fc.weight'], ['module.fc.weight'], ['fc.weight']]
+    """
+    stored = list(stored)
+    found: list[dict[str, str]] = []
+    for spelt in ({name: name for name in stored}, {name: _without_segments(name) for name in stored}):
+        names: dict[str, str] | None = spelt
+        for _ in range(DEEPEST):
+            if names is None:
+                break
+            for counted in (names, {name: short for name, short in names.items() if short not in COUNTS}):
+                turned = {short: name for name, short in counted.items()}
+                if len(turned) == len(counted) and turned not in found:
+                    found.append(turned)
+            names = _without_first(names, ("module", *WRAPPERS))
+    return found
+
+
+def _without_first(names: Mapping[str, str], wrappers: Iterable[str]) -> dict[str, str] | None:
+    """The names (to what is left of them) without the wrapper's segment that begins them all, and without the counts
+    of what averages; None where no wrapper's does."""
+    rest = {name: short for name, short in names.items() if short not in COUNTS}
+    for front in (f"{wrapper}." for wrapper in wrappers):
+        if rest and all(short.startswith(front) and short != front for short in rest.values()):
+            return {name: short.removeprefix(front) for name, short in rest.items()}
+    return None
 
 
 def _without_segments(name: str) -> str:
@@ -266,10 +301,10 @@ def _without_segments(name: str) -> str:
 
 
 def below_prefix(state_dict: Mapping[str, Any], prefix: str, *, where: str) -> dict[str, Any]:
-    """What stands below `prefix`, under the names that follow it, wrappers' prefixes taken off there too.
+    """What stands below `prefix`, under the names that follow it.
 
     Args:
-        state_dict: names as `without_wrappers` gives them.
+        state_dict: names as they are stored; below none of them, as `without_wrappers` gives them.
         prefix: whole segments of names, with or without the last dot, and with or without the wrappers' in front.
 
     Raises:
@@ -283,11 +318,12 @@ def below_prefix(state_dict: Mapping[str, Any], prefix: str, *, where: str) -> d
     bare = [segment for segment in segments if segment not in WRAPPERS]
     while bare[:1] == ["module"]:
         bare = bare[1:]
-    for front in (".".join(segments) + ".", ".".join(bare) + "."):
-        below = {name.removeprefix(front): value for name, value in state_dict.items() if name.startswith(front)}
+    stripped = without_wrappers(state_dict, where=where)
+    for given, front in itertools.product((state_dict, stripped), (".".join(segments) + ".", ".".join(bare) + ".")):
+        below = {name.removeprefix(front): value for name, value in given.items() if name.startswith(front)}
         if below:
-            return without_wrappers(below, where=where)
-    fronts = dict.fromkeys(name.partition(".")[0] for name in state_dict)
+            return below
+    fronts = dict.fromkeys(name.partition(".")[0] for name in stripped)
     raise CheckpointFormatError(
         f"{where}: no name begins with {prefix.rstrip('.')!r}; names begin with {short_list(nearest(prefix, fronts))}"
     )

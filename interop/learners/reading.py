@@ -26,8 +26,9 @@ def read_weights(
         CheckpointFormatError, UnsafeCheckpointError, MissingDependencyError: see `load_byol_checkpoint`.
 
     Example:
-        >>> read_weights({"state_dict": {"module.fc.bias": np.zeros(2)}})
-        ('the state dict', WeightSet(arrays={'fc.bias': array([0., 0.])}, entry='state_dict', beside=False))
+        >>> where, weights = read_weights({"state_dict": {"module.fc.bias": np.zeros(2)}})
+        >>> where, weights.arrays, weights.entry, list(weights.stored)
+        ('the state dict', {'fc.bias': array([0., 0.])}, 'state_dict', ['module.fc.bias'])
     """
     if isinstance(path_or_dict, Mapping):
         where = "the state dict"
@@ -62,9 +63,10 @@ def _choose_in(content: Mapping[str, Any], which_weights: str | None, prefix: st
     choice = choose_weights(content, where=where, is_tensor=lambda value: hasattr(value, "dtype"), which=which_weights)
     if choice.sentence(where):
         warn_caller(SeveralWeightsWarning(choice.sentence(where)))
-    arrays = without_wrappers(choice.state_dict, where=where)
-    arrays = arrays if prefix is None else below_prefix(arrays, prefix, where=where)
-    return WeightSet(arrays, choice.name, choice.beside)
+    stored = choice.state_dict
+    if prefix is not None:
+        stored = below_prefix(stored, prefix, where=where)
+    return WeightSet(without_wrappers(stored, where=where), choice.name, choice.beside, stored)
 
 
 def refuse_choice(which_weights: str | None, prefix: str | None, *, where: str) -> None:
