@@ -15,6 +15,7 @@ from interop.learners.checkpoint import SOURCES
 from interop.learners.fitting import CONVERT, ENCODERS
 from interop.learners.library import Origin
 from interop.learners.states import NETWORKS
+from interop.weights.names import absent_counters
 
 __all__ = ["LEFT_OUT", "REFUSED", "Refusal", "refusals"]
 
@@ -78,6 +79,7 @@ def _missing_leaves(origin: Origin, strangers: Collection[str]) -> Iterator[Refu
     present = set(origin.names.values())
     library = SOURCES[origin.source]
     optional = {f"{network}.{bias}" for network in NETWORKS for bias in library.biasless}
+    optional |= set(absent_counters(present, library.heads(origin)))
     has_target = any(ours.startswith("target.") for ours in present)
     for ours in sorted(library.heads(origin) - present - optional):
         if has_target or ours.startswith("online."):

@@ -55,6 +55,9 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
         state_dict: the module's names to arrays or tensors; of a tied tensor's names one is enough.
         like: the encoder's variables, which decide types; buffers that the module doesn't save stay as they are there.
 
+    Warns:
+        AbsentCountersWarning: batch norms come without `num_batches_tracked`, and count from 0.
+
     Raises:
         ConfigurationError: another encoder.
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.

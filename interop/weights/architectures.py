@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from byol_jax.errors import ConfigurationError, nearest
 from interop.weights.hugging_face import HUGGING_FACE
+from interop.weights.names import absent_counters
 from interop.weights.transformers import TRANSFORMERS, Transformer, transformer_shapes
 
 __all__ = [
@@ -142,7 +143,8 @@ def _resnet_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     channels = (*shapes["conv1.weight"], 0, 0)[1]
     classes = _classes(shapes, "fc")
     for name in RESNETS:
-        if expected_shapes(name, channels=channels, num_classes=classes) == dict(shapes):
+        expected = expected_shapes(name, channels=channels, num_classes=classes)
+        if expected == dict(shapes) | dict.fromkeys(absent_counters(shapes, expected), ()):
             return f"torchvision {name}" + ("" if classes is not None else " without fc")
     return None
 

@@ -22,6 +22,9 @@ class Mismatch:
     dtypes: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return any((self.missing, self.unexpected, self.shapes, self.dtypes, self.values))
+
     def deduplicate(self) -> None:
         """Drops repeated entries: several leaves may be parts of one of torch's tensors."""
         for kind in (self.shapes, self.dtypes, self.values):

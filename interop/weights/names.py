@@ -10,7 +10,7 @@ chose, `scale` included), and nothing of it may be renamed. The two are told apa
 has.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from interop.weights.packing import PARTS, part_key
 __all__ = [
     "LEARNER_PARTS",
     "Leaf",
+    "absent_counters",
     "named_leaves",
     "native_order",
     "torch_dtype",
@@ -37,6 +38,20 @@ TORCH_ONLY = frozenset({"weight", "running_mean", "running_var"})
 """Leaf names that a native network never has and nearly every torch network does."""
 
 COUNTER = "num_batches_tracked"
+
+
+def absent_counters(given: Collection[str], wanted: Iterable[str]) -> list[str]:
+    """The counters among `wanted` that aren't given, though their batch norm's statistics are.
+
+    Files of torch before 0.4.1, and converted ones of Caffe2's, have none. torch itself starts them at 0, where a state
+    dict doesn't say that it is of a later version, which no file of names and arrays does.
+
+    Example:
+        >>> absent_counters(["bn1.running_var"], ["bn1.num_batches_tracked", "bn2.num_batches_tracked"])
+        ['bn1.num_batches_tracked']
+    """
+    fronts = {name: name.removesuffix(COUNTER) for name in wanted if name.rpartition(".")[2] == COUNTER}
+    return [name for name, front in fronts.items() if name not in given and f"{front}running_var" in given]
 
 
 def torch_leaf(leaf: str) -> str:

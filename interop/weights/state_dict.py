@@ -12,14 +12,26 @@ import numpy as np
 
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.arrays import as_numpy, fresh_copy
+from interop.errors import warn_caller
+from interop.formats.containers import short_list
 from interop.weights.architectures import HEADS, LEARNERS, TRANSFORMERS, expected_shapes, is_head, recognise
 from interop.weights.hugging_face import is_hugging_face, torchvision_arrays
 from interop.weights.mismatch import Mismatch, compare_names
-from interop.weights.names import Leaf, named_leaves, native_order, torch_dtype, torch_names, torch_order, torch_shape
+from interop.weights.names import (
+    Leaf,
+    absent_counters,
+    named_leaves,
+    native_order,
+    torch_dtype,
+    torch_names,
+    torch_order,
+    torch_shape,
+)
 from interop.weights.packing import PARTS, own_rows, pack, whole_key
 from interop.weights.transformers import timm_key, torchvision_key
 
 __all__ = [
+    "AbsentCountersWarning",
     "cast",
     "cast_problem",
     "from_torch_state_dict",
@@ -28,6 +40,10 @@ __all__ = [
     "to_torch_array",
     "to_torch_state_dict",
 ]
+
+
+class AbsentCountersWarning(UserWarning):
+    """A state dict has no `num_batches_tracked`, as files of torch before 0.4.1 have none; batch norms count from 0."""
 
 
 def to_torch_state_dict(variables: Any, *, arch: str | None = None) -> dict[str, np.ndarray]:
@@ -101,7 +117,11 @@ def from_torch_state_dict(
 
     Returns:
         `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
-        it is set up (float64 and int64 without x64). Nothing shares memory with `state_dict` or `like`.
+        it is set up (float64 and int64 without x64). A batch norm's counter that the file lacks is 0. Nothing shares
+        memory with `state_dict` or `like`.
+
+    Warns:
+        AbsentCountersWarning: the file has batch norms without `num_batches_tracked`.
 
     Raises:
         StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
@@ -120,7 +140,7 @@ def from_torch_state_dict(
     if head not in ("keep", "drop"):
         raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
     if arch is not None:
-        _check_architecture(state_dict, arch, strict=strict)
+        _check_architecture(state_dict, arch, strict=strict, counters=False)
     leaves = named_leaves(like)
     names = torch_names(leaves)
     given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
@@ -199,6 +219,8 @@ def match_leaves(
 ) -> tuple[dict[str, np.ndarray], Mismatch]:
     """The state dict's arrays by the leaves' paths, in the native layout, and everything that doesn't fit.
 
+    A batch norm's counter that the state dict lacks is 0, and a warning says so where everything else fits.
+
     Args:
         leaves: arrays or `jax.ShapeDtypeStruct`s by path, which decide shapes and types.
         names: the key and rule of each path in `leaves`.
@@ -213,6 +235,9 @@ def match_leaves(
         arrays = {path: fresh_copy(as_numpy(leaf, path)) for path, leaf in kept.items() if not _is_abstract(leaf)}
         if len(arrays) == len(kept):
             mismatch.missing = []
+    counters = set(absent_counters(state_dict, [wholes[path] for path in leaves if path not in arrays]))
+    arrays |= {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaves.items() if wholes[path] in counters}
+    mismatch.missing = [entry for entry in mismatch.missing if entry.partition(" ")[0] not in counters]
     for path, leaf in leaves.items():
         if wholes[path] in state_dict:
             given = as_numpy(state_dict[wholes[path]], wholes[path])
@@ -220,6 +245,13 @@ def match_leaves(
             if array is not None:
                 arrays[path] = array
     mismatch.deduplicate()
+    if counters and not mismatch:
+        warn_caller(
+            AbsentCountersWarning(
+                f"{len(counters)} batch norms come without num_batches_tracked, as in files of torch before 0.4.1, and "
+                f"count from 0: {short_list(sorted(counters), at_most=3)}"
+            )
+        )
     return {path: arrays[path] for path in leaves if path in arrays}, mismatch
 
 
@@ -294,13 +326,19 @@ def _jax_array(array: np.ndarray) -> Any:
     return jax.numpy.array(array)
 
 
-def _check_architecture(state_dict: Mapping[str, Any], arch: str, *, strict: bool = True) -> list[str]:
-    """The keys that `arch` has, in its order, after a check that `state_dict` has them and no others."""
+def _check_architecture(
+    state_dict: Mapping[str, Any], arch: str, *, strict: bool = True, counters: bool = True
+) -> list[str]:
+    """The keys that `arch` has, in its order, after a check that `state_dict` has them and no others.
+
+    `counters=False`: those of batch norms may be absent.
+    """
     expected = list(expected_shapes(arch))
     if not any(is_head(key) for key in state_dict):
         expected = [key for key in expected if not is_head(key)]
     given = [torchvision_key(key) if key.startswith("encoder.") else key for key in state_dict]  # older files' names
-    mismatch = compare_names(expected, given)
+    absent = () if counters else absent_counters(given, expected)
+    mismatch = compare_names([key for key in expected if key not in absent], given)
     if not strict:
         mismatch.unexpected = []
     mismatch.raise_if_any(f"these aren't the keys of {arch}")
