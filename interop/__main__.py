@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from byol_jax.errors import InteropError, one_line
+from interop.formats.containers import short_list
 from interop.inspect.commands import convert_file, inspect_file, inspection_text
 
 __all__ = ["main"]
@@ -51,6 +52,8 @@ def _run(options: argparse.Namespace) -> int:
                 prefix=options.prefix,
             )
             print(f"{done['target']}: {done['tensors']} tensors, {done['bytes']:,} bytes, {done['kind']}")
+            if done["left_behind"]:
+                print(one_line(f"left behind: {short_list(done['left_behind'])}"))
         else:
             inspection = inspect_file(options.file, which_weights=options.which_weights, prefix=options.prefix)
             print(json.dumps(inspection, allow_nan=False) if options.json else inspection_text(inspection))

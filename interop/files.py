@@ -33,6 +33,7 @@ __all__ = [
     "read_arrays",
     "read_weight_set",
     "save_state_dict",
+    "save_with_metadata",
     "stored_format",
     "torch_container",
     "write_arrays",
@@ -235,6 +236,15 @@ def torch_container(path: str | os.PathLike[str]) -> Any:
         return torch_file.read_container(file, where=where, size=size, limit=max(ROOM, GROWTH * size))
 
 
+def save_with_metadata(
+    path: str | os.PathLike[str], state_dict: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
+    """`save_state_dict` of one file, with text about the whole file where the format has a place for it."""
+    where = os.fspath(path)
+    kind, arrays = _checked(where, state_dict)
+    _write(where, kind, arrays, metadata=metadata or safetensors_file.FORMAT)
+
+
 def save_state_dict(
     path: str | os.PathLike[str], state_dict: Mapping[str, Any], *, max_shard_bytes: int | None = None
 ) -> None:
@@ -262,24 +272,36 @@ def save_state_dict(
         byol_jax.errors.CheckpointFormatError: net.onnx: unknown ending; use .safetensors, .pt, .pth, .ckpt, .npz
     """
     where = os.fspath(path)
-    kind = EXTENSIONS.get(Path(where).suffix.lower())
-    if kind is None:
-        raise CheckpointFormatError(f"{where}: unknown ending; use {', '.join(EXTENSIONS)}")
-    if kind == "torch":
-        import_torch()
+    _kind_of(where)
     if max_shard_bytes is not None:
         if type(max_shard_bytes) is not int or max_shard_bytes < 1:
             raise ConfigurationError(f"max_shard_bytes={max_shard_bytes}: expected a number of bytes, at least 1")
         if not where.endswith(".safetensors"):
             raise ConfigurationError(f"{where}: only .safetensors can be split into shards; leave max_shard_bytes out")
-    arrays = _as_arrays(state_dict, where=where)
-    _check_place(where)
-    if not arrays:
-        raise CheckpointFormatError(f"{where}: {EMPTY}; nothing was written")
+    kind, arrays = _checked(where, state_dict)
     if max_shard_bytes is not None:
         write_sharded(where, arrays, where=where, max_shard_bytes=max_shard_bytes)
         return
     _write(where, kind, arrays)
+
+
+def _checked(where: str, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, np.ndarray]]:
+    """The format to write and the arrays, after all checks of both and of the place."""
+    kind, arrays = _kind_of(where), _as_arrays(state_dict, where=where)
+    _check_place(where)
+    if not arrays:
+        raise CheckpointFormatError(f"{where}: {EMPTY}; nothing was written")
+    return kind, arrays
+
+
+def _kind_of(where: str) -> str:
+    """The format that a name's ending means, which can be written here."""
+    kind = EXTENSIONS.get(Path(where).suffix.lower())
+    if kind is None:
+        raise CheckpointFormatError(f"{where}: unknown ending; use {', '.join(EXTENSIONS)}")
+    if kind == "torch":
+        import_torch()
+    return kind
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
@@ -289,10 +311,12 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
     _write(where, "safetensors", _as_arrays(arrays, where=where))
 
 
-def _write(where: str, kind: str, arrays: dict[str, np.ndarray]) -> None:
+def _write(
+    where: str, kind: str, arrays: dict[str, np.ndarray], *, metadata: Mapping[str, str] = safetensors_file.FORMAT
+) -> None:
     with replacement(where) as temporary:
         if kind == "safetensors":
-            safetensors_file.write_safetensors(str(temporary), arrays, where=where)
+            safetensors_file.write_safetensors(str(temporary), arrays, where=where, metadata=metadata)
         else:
             with temporary.open("wb") as file:
                 if kind == "npz":

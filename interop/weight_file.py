@@ -24,6 +24,7 @@ from interop.learners.checkpoint import load_learner
 from interop.learners.library import Difference, Origin, difference_in
 from interop.learners.reading import read_weights
 from interop.weights.architectures import HEADS, is_head
+from interop.weights.values import warn_of_values
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder, TrainState, Variables
@@ -146,9 +147,20 @@ class WeightFile:
             which: "online", or "target" of a learner.
             dtype: as in `from_torch_state_dict`; a traced network's types are always converted.
 
+        Warns:
+            StrangeValuesWarning: NaN, infinity or variances below zero.
+            AbsentCountersWarning: see `from_torch_state_dict`.
+
         Raises:
             StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
         """
+        variables = self._variables(encoder, like=like, which=which, dtype=dtype)
+        self._warn_of_values(which)
+        return variables
+
+    def _variables(
+        self, encoder: "Encoder", *, like: "Variables", which: str = "online", dtype: str | None = "like"
+    ) -> "Variables":
         own = _leaves_by_key(encoder, like)
         network = self.network(own, which=which)
         self._check_prefix(network, own)
@@ -189,10 +201,19 @@ class WeightFile:
             like: the state to go on with.
             dtype: None: types must be `like`'s. "like": floating types are rounded to that of `like`'s parameters.
 
+        Warns:
+            StrangeValuesWarning: NaN, infinity or variances below zero.
+            UserWarning's children: see `load_byol_checkpoint`.
+
         Raises:
             CheckpointFormatError, StateDictMismatchError: no learner, or one with other heads or another network.
             ConfigurationError: `dtype` isn't known.
         """
+        state = self._learner(encoder, like=like, dtype=dtype)
+        self._warn_of_values()
+        return state
+
+    def _learner(self, encoder: "Encoder", *, like: "TrainState", dtype: str | None = None) -> "TrainState":
         if dtype not in (None, "like"):
             raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
         state_dict = self.state_dict if dtype is None else _with_types_of(self.state_dict, like)
@@ -210,15 +231,17 @@ class WeightFile:
 
         Warns:
             UserWarning: a learner's heads don't fit, and why; only the encoder starts from it.
+            StrangeValuesWarning: NaN, infinity or variances below zero.
 
         Raises:
             InteropError's children: of another architecture; every difference is listed.
         """
         started = self._with_encoder(encoder, state)
+        self._warn_of_values("" if self.source else "online")
         if not self.source:
             return started
         try:
-            return self.learner(encoder, like=state)
+            return self._learner(encoder, like=state)
         except InteropError as error:
             warn_caller(UserWarning(f"{self.where}: a learner whose encoder alone is started from: {error}"))
         self.warn_of_difference(encoder)
@@ -233,11 +256,13 @@ class WeightFile:
 
         Warns:
             PaddingWarning, StemWarning: the encoder computes otherwise than the network in the file.
+            StrangeValuesWarning: NaN, infinity or variances below zero.
 
         Raises:
             InteropError's children: of another architecture; every difference is listed.
         """
         started = self._with_encoder(encoder, state)
+        self._warn_of_values("online")
         self.warn_of_difference(encoder)
         return started
 
@@ -251,12 +276,18 @@ class WeightFile:
         if found is not None:
             warn_caller(found.category(f"{self.where}: {found.sentence}"))
 
+    def _warn_of_values(self, which: str = "") -> None:
+        """Says so where values of one network, or of all of a learner, are no trained network's."""
+        front = f"{which}.encoder." if which else ""
+        arrays = {name: self._arrays[ours] for name, ours in self.origin.names.items() if ours.startswith(front)}
+        warn_of_values(arrays, where=self.where)
+
     def _with_encoder(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
         from byol_jax.tree import copy_leaves
         from byol_jax.types import Variables
 
         own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
-        new = self.variables(encoder, like=own)
+        new = self._variables(encoder, like=own)
 
         def with_weights(network: Any) -> Any:
             if not network.params:

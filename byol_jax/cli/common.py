@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from byol_jax.cli import values
@@ -22,6 +22,10 @@ __all__ = [
     "check_output",
     "folder_for",
 ]
+
+NOTHING: Mapping[str, Path | str | None] = {}
+RUN_PARTS, WRITTEN_PICTURES = ("checkpoints", "network"), (".png",)
+"""Of a run's folder, what is read; and of what commands write, what a folder of images would have as its own."""
 
 FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
 """The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""
@@ -134,11 +138,31 @@ def add_output(parser: argparse.ArgumentParser, *suffixes: str, metavar: str = "
     parser.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
 
 
-def check_output(path: Path, *, overwrite: bool, name: str = "--out") -> list[str]:
-    """The complaint about a file that would be replaced without having been asked for."""
-    if path.exists() and not overwrite:
-        return [f"{name}: '{path}' exists, give --overwrite or another name"]
-    return []
+def check_output(
+    path: Path, *, overwrite: bool, name: str = "--out", inputs: Mapping[str, Path | str | None] = NOTHING
+) -> list[str]:
+    """The complaint about a file that would be replaced without having been asked for, or is one that is read.
+
+    Args:
+        inputs: what the command reads, by the names of its options: a file, a sharded set, a folder of images, a run.
+    """
+    if not path.exists():
+        return []
+    read = [option for option, source in inputs.items() if source is not None and _is_read(path, Path(source))]
+    if read:
+        return [f"{name}: '{path}' is read as {read[0]} and would be lost, give another name"]
+    return [] if overwrite else [f"{name}: '{path}' exists, give --overwrite or another name"]
+
+
+def _is_read(path: Path, source: Path) -> bool:
+    """Whether a file that is there is (a part of) what is read: of a folder, its images, or a run's checkpoints."""
+    from interop.formats.sharded_file import replaces_input
+
+    if replaces_input(path, source):
+        return True
+    inside = [source / part for part in RUN_PARTS if (source / "config.json").is_file()]
+    inside += [source] if path.suffix.lower() in WRITTEN_PICTURES else []
+    return any(part.is_dir() and path.resolve().is_relative_to(part.resolve()) for part in inside)
 
 
 def check_folder(path: Path, *, replaceable: bool, hint: str) -> list[str]:

@@ -9,6 +9,7 @@ import json
 from byol_jax.cli import values
 from byol_jax.cli.common import add_choice, check_output, folder_for
 from byol_jax.cli.export import WRITABLE_WEIGHTS
+from byol_jax.errors import one_line
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -36,12 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.target, overwrite=options.overwrite, name="OUT")
+    return check_output(options.target, overwrite=options.overwrite, name="OUT", inputs={"IN": options.source})
 
 
 def run(options: argparse.Namespace) -> int:
     """Converts; prints a summary."""
     import interop
+    from interop.formats.containers import short_list
 
     with folder_for(options.target):
         summary = interop.convert_file(
@@ -55,4 +57,6 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(summary, default=str))
     else:
         print(f"{summary['tensors']} tensors ({summary['kind']}), {summary['bytes']:,} bytes: {options.target}")
+        if summary["left_behind"]:
+            print(one_line(f"left behind: {short_list(summary['left_behind'])}"))
     return 0

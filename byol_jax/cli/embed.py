@@ -5,6 +5,7 @@ With `--network` instead of RUN: the features of a network that wasn't trained h
 
 import argparse
 import io
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    problems = check_output(options.out, overwrite=options.overwrite)
-    problems += [] if (names := names_path(options.out)) is None else check_output(names, overwrite=options.overwrite)
+    inputs = {"RUN": options.run, "--data": options.data, "--init-from": options.init_from}
+    problems = []
+    for path in filter(None, (options.out, names_path(options.out))):
+        problems += check_output(path, overwrite=options.overwrite, inputs=inputs)
     problems += check_data(options.data, options)
     if options.run is None and options.network is None:
         problems.append("RUN is missing, the folder that byol-jax train wrote to; or give --network NAME")
@@ -97,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
     )
     arrays = _arrays(embeddings, source.dataset, left_out=say_late(source.dataset))
+    _warn_of_rows(arrays)
     _write(options.out, arrays)
     print(f"{len(arrays['embeddings'])} x {embeddings.shape[1]}: {options.out}")
     return 0
@@ -169,6 +173,21 @@ def _arrays(embeddings: Any, dataset: Any, *, left_out: Collection[str]) -> dict
     if dataset.class_names is not None:
         arrays["class_names"] = np.asarray(dataset.class_names, dtype=np.str_)
     return arrays
+
+
+def _warn_of_rows(arrays: dict[str, Any]) -> None:
+    """Says how many rows hold NaN or infinity, and which is the first: they would poison whatever is computed next."""
+    import numpy as np
+
+    rows = np.flatnonzero(~np.isfinite(arrays["embeddings"]).all(axis=1))
+    if len(rows):
+        names = arrays.get("names")
+        first = f"row {rows[0]}" if names is None else f"{names[rows[0]]!s}, row {rows[0]}"
+        warnings.warn(
+            f"{len(rows)} of {len(arrays['embeddings'])} embeddings aren't finite, the first is {first}: look at the "
+            "weights (python -m interop inspect FILE) and at the image",
+            stacklevel=2,
+        )
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:

@@ -42,7 +42,8 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    return check_output(options.out, overwrite=options.overwrite) + check_layout(options)
+    problems = check_output(options.out, overwrite=options.overwrite, inputs={"RUN": options.run})
+    return problems + check_layout(options)
 
 
 def check_layout(options: argparse.Namespace) -> list[str]:

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    problems = check_output(options.out, overwrite=options.overwrite) + check_layout(options)
+    problems = check_output(options.out, overwrite=options.overwrite, inputs={"FILE": options.file})
+    problems += check_layout(options)
     if options.layout is not None and options.dtype == "keep":
         problems.append("--dtype keep with --layout: a learner is float32 throughout, give --dtype float32")
     return problems

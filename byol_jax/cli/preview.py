@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
-    problems = check_output(options.out, overwrite=options.overwrite) + check_data(options.data, options)
+    inputs = {"DATA": options.data, "--init-from": options.init_from}
+    problems = check_output(options.out, overwrite=options.overwrite, inputs=inputs)
+    problems += check_data(options.data, options)
     problems += needs_network(options, "weights", "init_from", "hidden_layer")
     return problems + check_network(options, network=options.network)
 

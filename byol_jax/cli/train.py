@@ -63,10 +63,23 @@ def check(options: argparse.Namespace) -> list[str]:
     if options.resume and options.overwrite:
         problems.append("--resume and --overwrite contradict each other, give one of them")
     problems += check_folder(options.out, replaceable=options.resume or options.overwrite, hint="--resume, --overwrite")
+    if options.overwrite and options.init_from is not None and _is_deleted(options.init_from, options.out):
+        problems.append(
+            f"--init-from: '{options.init_from}' is part of what --overwrite deletes, copy it to another place"
+        )
     if recipe.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
     problems += check_network(options, network=recipe.network) + check_data(options.data, options)
     return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
+
+
+def _is_deleted(weights: Path, run: Path) -> bool:
+    """Whether a file of weights is what an earlier run left in its folder."""
+    return any(weights.resolve().is_relative_to((run / part).resolve()) for part in WRITTEN_WEIGHTS)
+
+
+WRITTEN_WEIGHTS = ("exported", "checkpoints", "network")
+"""Where a run's folder has weights."""
 
 
 def run(options: argparse.Namespace) -> int:

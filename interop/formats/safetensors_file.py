@@ -9,6 +9,7 @@ import math
 import struct
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.arrays import dtype_named
 from interop.formats.regular_file import read_exactly
 
-__all__ = ["looks_like_safetensors", "read_header", "read_safetensors", "strict_json", "write_safetensors"]
+__all__ = ["FORMAT", "looks_like_safetensors", "read_header", "read_safetensors", "strict_json", "write_safetensors"]
 
 LONGEST_HEADER = 8 << 20
 """8 MiB is some 70,000 tensors, and at most 256 MiB of parsed JSON (31 bytes for one, measured); the format's own limit
@@ -43,6 +44,10 @@ DTYPES = {
 }
 
 
+FORMAT = MappingProxyType({"format": "pt"})
+"""The metadata of a file of torch's names, as other writers have it."""
+
+
 class Entry(NamedTuple):
     name: str
     dtype: np.dtype
@@ -52,9 +57,11 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
+    """What a header says: `end` is where the tensors' bytes begin, `metadata` text about the whole file."""
+
     entries: list[Entry]
     end: int
-    """Where the tensors' bytes begin."""
+    metadata: dict[str, str]
 
 
 def looks_like_safetensors(beginning: bytes) -> bool:
@@ -98,7 +105,7 @@ def read_header(file: IO[bytes], *, where: str, size: int) -> Header:
     entries = [_entry(name, entry, where=where) for name, entry in fields.items()]
     _check_offsets(entries, where=where, available=size - 8 - length)
     _check_with_library(file.name, where=where)
-    return Header(entries, 8 + length)
+    return Header(entries, 8 + length, metadata)
 
 
 def strict_json(text: bytes, *, where: str) -> dict[str, Any]:
@@ -170,8 +177,10 @@ def _check_with_library(path: str, *, where: str) -> None:
         raise CheckpointFormatError(f"{where}: refused by the safetensors library: {error}") from error
 
 
-def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], *, where: str) -> None:
-    """Writes contiguous arrays to `path`; the same arrays give the same bytes.
+def write_safetensors(
+    path: str, arrays: Mapping[str, np.ndarray], *, where: str, metadata: Mapping[str, str] = FORMAT
+) -> None:
+    """Writes contiguous arrays to `path`; the same arrays give the same bytes, but for the order of several `metadata`.
 
     Raises:
         CheckpointFormatError: a name or a type that the format can't hold.
@@ -186,6 +195,6 @@ def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], *, where: str
         if array.dtype.name not in DTYPES.values():
             raise CheckpointFormatError(f"{where}: {name}: safetensors can't hold {array.dtype}; use .pt or .npz")
     try:
-        save_file(dict(arrays), path, metadata={"format": "pt"})
+        save_file(dict(arrays), path, metadata=dict(metadata))
     except SafetensorError as error:  # all else was checked: the disk is full, or the like
         raise OSError(f"{where}: {error}") from error

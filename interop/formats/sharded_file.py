@@ -22,7 +22,18 @@ from interop.formats.containers import short_list
 from interop.formats.regular_file import open_regular, refuse_folders
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 
-__all__ = ["INDEX", "index_for", "index_names", "looks_like_index", "read_sharded", "shard_paths", "write_sharded"]
+__all__ = [
+    "INDEX",
+    "files_of",
+    "index_for",
+    "index_names",
+    "looks_like_index",
+    "read_sharded",
+    "replaces_input",
+    "shard_metadata",
+    "shard_paths",
+    "write_sharded",
+]
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 """What the names of a file, and of the index that stands for it, end with."""
@@ -88,6 +99,40 @@ def index_names(path: str) -> list[str]:
     where = index_for(path)
     with open_regular(where) as (file, size):
         return list(_weight_map(file, where=where, size=size))
+
+
+def files_of(path: str) -> list[str]:
+    """The files that are read where `path` is given: itself, or an index and its shards.
+
+    Example:
+        >>> files_of("net.pt")
+        ['net.pt']
+    """
+    where = index_for(path)
+    return [where, *shard_paths(where)] if where.endswith(INDEX) else [where]
+
+
+def replaces_input(target: str | os.PathLike[str], source: str | os.PathLike[str]) -> bool:
+    """Whether writing to `target` replaces what is read as `source`: that file, by whatever name, or one of its shards.
+
+    Of a source that can't be read that is no matter: reading says what is wrong with it before anything is written.
+    """
+    try:
+        return any(os.path.samefile(target, path) for path in files_of(os.fspath(source)))
+    except (OSError, CheckpointFormatError, UnsafeCheckpointError):
+        return False
+
+
+def shard_metadata(index: str) -> dict[str, str]:
+    """What the shards' headers say besides tensors, as far as they don't contradict each other."""
+    found: dict[str, str] = {}
+    contradicted = set()
+    for path in shard_paths(index):
+        with open_regular(path) as (file, size):
+            for key, value in read_header(file, where=path, size=size).metadata.items():
+                if found.setdefault(key, value) != value:
+                    contradicted.add(key)
+    return {key: value for key, value in found.items() if key not in contradicted}
 
 
 def shard_paths(index: str) -> list[str]:

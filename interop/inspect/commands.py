@@ -12,13 +12,16 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.errors import warn_caller
-from interop.files import EXTENSIONS, SeveralWeightsWarning, save_state_dict
+from interop.files import EXTENSIONS, SeveralWeightsWarning, save_with_metadata
+from interop.formats.safetensors_file import FORMAT
+from interop.formats.sharded_file import replaces_input
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
 from interop.inspect.contents import Contents, read_contents
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.learners.library import Origin
 from interop.weights.architectures import recognise
+from interop.weights.values import value_problems
 
 __all__ = ["convert_file", "inspect_file", "inspection_text"]
 
@@ -46,23 +49,28 @@ def convert_file(
         which_weights, prefix: as in `interop.load_state_dict`.
 
     Returns:
-        `source, target, kind` (what the network is), `tensors` and `bytes` (of values).
+        `source, target, kind` (what the network is), `tensors`, `bytes` (of values) and `left_behind`: names of what
+        `source` holds and `target` doesn't (an optimiser's state, other weights, a wrapper's count). Text about the
+        whole file goes from one .safetensors to another; elsewhere it is left behind as `__metadata__`.
 
     Raises:
-        CheckpointFormatError: `target` exists, its ending isn't known, it can't be written; or see `load_state_dict`.
+        CheckpointFormatError: `target` exists or is what is read, its ending isn't known, it can't be written; or
+            see `load_state_dict`.
         UnsafeCheckpointError: see `load_state_dict`.
         MissingDependencyError: `target` is PyTorch's and torch is absent.
 
     Example:
-        >>> import tempfile
+        >>> import interop, tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> save_state_dict(f"{folder}/net.npz", {"fc.bias": np.zeros(3, np.float32)})
+        >>> interop.save_state_dict(f"{folder}/net.npz", {"fc.bias": np.zeros(3, np.float32)})
         >>> convert_file(f"{folder}/net.npz", f"{folder}/net.safetensors")["tensors"]
         1
     """
     target = os.fspath(target)
     if Path(target).suffix.lower() not in EXTENSIONS:
         raise CheckpointFormatError(f"{target}: unknown ending; use {', '.join(EXTENSIONS)}")
+    if replaces_input(target, source):
+        raise CheckpointFormatError(f"{target}: is the file that is read, and would be lost; give another name")
     if os.path.lexists(target) and not overwrite:
         raise CheckpointFormatError(f"{target}: exists already; give another name or --overwrite")
     contents = read_contents(source, which_weights=which_weights, prefix=prefix)
@@ -70,7 +78,7 @@ def convert_file(
     if contents.sentence:
         warn_caller(SeveralWeightsWarning(contents.sentence))
     try:
-        save_state_dict(target, state_dict)
+        save_with_metadata(target, state_dict, contents.metadata)
     except OSError as error:
         raise CheckpointFormatError(f"{target}: cannot be written: {error.strerror or error}") from error
     return {
@@ -79,7 +87,15 @@ def convert_file(
         "kind": _kind(find_origin(state_dict), state_dict),
         "tensors": len(state_dict),
         "bytes": sum(array.nbytes for array in state_dict.values()),
+        "left_behind": _left_behind(contents, target),
     }
+
+
+def _left_behind(contents: Contents, target: str) -> list[str]:
+    """Names of what a file holds and the converted one doesn't."""
+    left = [*contents.beside, *(name for name in contents.dropped if name not in contents.beside)]
+    has_place = Path(target).suffix.lower() == ".safetensors"
+    return left if has_place or dict(contents.metadata) in ({}, dict(FORMAT)) else [*left, "__metadata__"]
 
 
 def inspect_file(
@@ -113,9 +129,9 @@ def inspect_file(
         CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
 
     Example:
-        >>> import tempfile
+        >>> import interop, tempfile
         >>> path = f"{tempfile.mkdtemp()}/net.npz"
-        >>> save_state_dict(path, {"fc.bias": np.array([1.0, np.nan], np.float32)})
+        >>> interop.save_state_dict(path, {"fc.bias": np.array([1.0, np.nan], np.float32)})
         >>> inspect_file(path)["problems"]
         ['fc.bias: 1 NaN of 2 values']
     """
@@ -136,7 +152,7 @@ def inspect_file(
         "bytes": sum(array.nbytes for array in state_dict.values()),
         "leaves": leaves,
         "would_not_convert": [refusal._asdict() for refusal in refusals(origin, state_dict)],
-        "problems": [problem for leaf in leaves for problem in _problems(leaf)],
+        "problems": [problem for name, array in state_dict.items() for problem in value_problems(name, array)],
     }
 
 
@@ -185,17 +201,6 @@ def _leaf(name: str, array: np.ndarray) -> dict[str, Any]:
         "nan": int(np.isnan(wide).sum()),
         "inf": int(np.isinf(wide).sum()),
     }
-
-
-def _problems(leaf: Mapping[str, Any]) -> list[str]:
-    size = int(np.prod(leaf["shape"]))
-    problems = [f"{leaf['name']}: {leaf[key]} {word} of {size} values" for key, word in WORDS if leaf[key]]
-    if leaf["name"].rpartition(".")[2] == "running_var" and leaf["min"] is not None and leaf["min"] < 0:
-        problems.append(f"{leaf['name']}: a variance below zero ({leaf['min']:.6g})")
-    return problems
-
-
-WORDS = (("nan", "NaN"), ("inf", "infinite"))
 
 
 def inspection_text(inspection: Mapping[str, Any]) -> str:

@@ -8,15 +8,18 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.files import SeveralWeightsWarning, load_state_dict, stored_format, torch_container
-from interop.formats.containers import Choice, choose_weights, weight_sets, without_wrappers
+from interop.formats.containers import Choice, below_prefix, choose_weights, weight_sets, without_wrappers
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
-from interop.formats.sharded_file import index_names
+from interop.formats.regular_file import open_regular
+from interop.formats.safetensors_file import read_header
+from interop.formats.sharded_file import index_for, index_names, shard_metadata
 from interop.learners import deepmind
 from interop.learners.reading import refuse_choice
 
@@ -40,6 +43,8 @@ class Contents(NamedTuple):
         entry: where the weights lie in the container, "state_dict_ema" say; "" where they are all of it.
         sets: every set of weights in the container, the names of its entries to how many tensors each has.
         sentence: which of several was taken, where nobody said which; else "".
+        dropped: stored tensors that aren't in `state_dict`: a wrapper's count, what isn't below the prefix.
+        metadata: text about the whole file, as a safetensors header may hold it.
     """
 
     format: str
@@ -49,6 +54,8 @@ class Contents(NamedTuple):
     entry: str
     sets: dict[str, int]
     sentence: str
+    dropped: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     def facts(self) -> dict[str, Any]:
         """JSON: `beside` (names), `optimiser` (whether its state is there), `step`, `epoch` and `lightning`, the
@@ -98,9 +105,22 @@ def read_contents(
     else:
         stored = index_names(where) if kind == "safetensors-index" else _safetensors_names(where)
     removed = _removed_names(stored, where)
+    taken = {name: name for name in stored}
     if prefix is not None:
         removed = (*removed, f"{prefix.rstrip('.')}.")
-    return Contents(kind, state_dict, removed, beside, entry, sets, sentence)
+        taken = below_prefix(taken, prefix, where=where)
+    left = set(stored) - set(without_wrappers(taken, where=where).values())
+    dropped = tuple(name for name in stored if name in left)
+    return Contents(kind, state_dict, removed, beside, entry, sets, sentence, dropped, _metadata(where, kind))
+
+
+def _metadata(where: str, kind: str) -> dict[str, str]:
+    if kind == "safetensors-index":
+        return shard_metadata(index_for(where))
+    if kind != "safetensors":
+        return {}
+    with open_regular(index_for(where)) as (file, size):
+        return read_header(file, where=where, size=size).metadata
 
 
 def _read_pickle(where: str) -> Contents:

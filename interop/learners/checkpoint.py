@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, nearest
+from interop.arrays import as_numpy
 from interop.files import save_state_dict
 from interop.learners import byol_pytorch, deepmind, lightly, solo_learn
 from interop.learners.library import NETWORK_ALONE, warn_of_difference
 from interop.learners.reading import read_weights, without_owner
 from interop.weights.architectures import recognise
+from interop.weights.values import warn_of_values
 
 __all__ = ["SOURCES", "load_byol_checkpoint", "load_learner", "save_byol_checkpoint"]
 
@@ -51,6 +53,8 @@ def load_byol_checkpoint(
         AbsentTargetWarning: a copy of the online network stands in for a target that the file lacks.
         SeveralWeightsWarning: the file holds several sets of weights; which is taken. `open_weights(...).learner` takes
             another.
+        AbsentCountersWarning: batch norms come without `num_batches_tracked`, and count from 0.
+        StrangeValuesWarning: NaN, infinity or variances below zero.
 
     Raises:
         CheckpointFormatError: the file can't be read, or holds no learner, or one with other heads than `like`; the
@@ -73,7 +77,9 @@ def load_byol_checkpoint(
     names = {"auto": "auto"} | {name: name for name in SOURCES}
     wanted = _choose(source, names, "source")
     where, weights = read_weights(path_or_dict)
-    return load_learner(weights.arrays, like=like, source=wanted, encoder=encoder, where=where)
+    state = load_learner(weights.arrays, like=like, source=wanted, encoder=encoder, where=where)
+    warn_of_values({name: as_numpy(value, name) for name, value in weights.arrays.items()}, where=where)
+    return state
 
 
 def load_learner(state_dict: Mapping[str, Any], *, like: Any, source: str, encoder: Any, where: str) -> Any:

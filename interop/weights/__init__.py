@@ -6,4 +6,5 @@ Read `names.py` first.
     state_dict, writeback             variables to a state dict and back; variables into a live module
     architectures, transformers       networks by name: which keys they have, of which shapes
     mismatch                          all that differs between two sets of arrays, in one message
+    values                            NaN, infinity, variances below zero: what no trained network has
 """
