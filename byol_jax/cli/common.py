@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +28,7 @@ NOTHING: Mapping[str, Path | str | None] = {}
 RUN_PARTS, WRITTEN_PICTURES = ("checkpoints", "network"), (".png",)
 """Of a run's folder, what is read; and of what commands write, what a folder of images would have as its own."""
 
+INDEX = ".safetensors.index.json"
 FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
 """The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""
 
@@ -156,9 +158,7 @@ def check_output(
 
 def _is_read(path: Path, source: Path) -> bool:
     """Whether a file that is there is (a part of) what is read: of a folder, its images, or a run's checkpoints."""
-    from interop.formats.sharded_file import replaces_input
-
-    if replaces_input(path, source):
+    if any(file.exists() and path.samefile(file) for file in (source, *_shards(source))):
         return True
     inside = [source / part for part in RUN_PARTS if (source / "config.json").is_file()]
     inside += [source] if path.suffix.lower() in WRITTEN_PICTURES else []
@@ -172,6 +172,24 @@ def check_folder(path: Path, *, replaceable: bool, hint: str) -> list[str]:
     if path.is_dir() and not replaceable and any(path.iterdir()):
         return [f"--out: '{path}' isn't empty, give {hint} or another folder"]
     return []
+
+
+def _shards(source: Path) -> list[Path]:
+    """The index and the shards that a set of safetensors is, whichever of its names is given; none for other files."""
+    if source.is_dir():
+        indices = list(source.glob(f"*{INDEX}"))
+    elif source.name.endswith(INDEX):
+        indices = [source]
+    else:
+        indices = [] if source.exists() else [Path(str(source).removesuffix(".safetensors") + INDEX)]
+    found = []
+    for index in indices:
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, TypeError, AttributeError
+        ):  # what is wrong with it, reading says
+            names = json.loads(index.read_bytes())["weight_map"].values()
+            found += [index, *(index.parent / name for name in set(names))]
+    return found
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Names stay; another library's are what `byol-jax import --layout` gives.
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_choice, check_output, folder_for
@@ -14,6 +15,7 @@ from byol_jax.errors import one_line
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
 USAGE = "IN OUT [options]"
+LISTED = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,6 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Converts; prints a summary."""
     import interop
-    from interop.formats.containers import short_list
 
     with folder_for(options.target):
         summary = interop.convert_file(
@@ -58,5 +59,10 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"{summary['tensors']} tensors ({summary['kind']}), {summary['bytes']:,} bytes: {options.target}")
         if summary["left_behind"]:
-            print(one_line(f"left behind: {short_list(summary['left_behind'])}"))
+            print(one_line(f"left behind: {_first_of(summary['left_behind'])}"))
     return 0
+
+
+def _first_of(names: Sequence[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -48,7 +48,8 @@ def test_nothing_is_said_of_good_values(network):
     encoder, variables = network
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        interop.open_weights(interop.encoder_state_dict(encoder, variables)).variables(encoder, like=variables)
+        got = interop.open_weights(interop.encoder_state_dict(encoder, variables)).variables(encoder, like=variables)
+    assert jax.tree.structure(got) == jax.tree.structure(variables)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, np.complex64])
