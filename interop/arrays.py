@@ -81,7 +81,8 @@ def as_numpy(value: Any, name: str) -> np.ndarray:
 
     Raises:
         UnsafeCheckpointError: an array of Python objects.
-        CheckpointFormatError: no array, or one that isn't dense and strided, or of a type outside `DTYPE_NAMES`.
+        CheckpointFormatError: no array, or one that is masked, not dense and strided, or of a type outside
+            `DTYPE_NAMES`.
 
     Example:
         >>> as_numpy(np.arange(3, dtype=">i2"), "x").dtype.isnative
@@ -92,6 +93,8 @@ def as_numpy(value: Any, name: str) -> np.ndarray:
         return _tensor_to_numpy(torch, value, name)
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         raise CheckpointFormatError(f"{name}: expected an array, got {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise CheckpointFormatError(f"{name}: a masked array: fill it first, .filled(0)")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:

@@ -9,10 +9,21 @@ import numpy as np
 from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.errors import DataError, one_line
 
-__all__ = ["LAYOUTS", "array_dataset", "check_images", "is_float", "read_array_file"]
+__all__ = [
+    "LAYOUTS",
+    "array_dataset",
+    "check_grey",
+    "check_images",
+    "check_layout",
+    "check_unmasked",
+    "is_float",
+    "read_array_file",
+]
 
 LAYOUTS = ("NHWC", "NCHW")
 """Where an array [N, ., ., .] may have its channels: last, as everything here has them, or first, as torch has them."""
+
+_SAY_LAYOUT = "say which layout (--layout, layout=)"
 
 _IMAGE_KEYS = ("images", "x", "x_train", "arr_0")
 _LABEL_KEYS = ("labels", "y", "y_train")
@@ -53,35 +64,63 @@ def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
         raise DataError(f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8)")
 
 
-def _channels_last(images: np.ndarray, *, num_channels: int | None, layout: str | None, what: str) -> np.ndarray:
-    """A view [N, H, W, C] of an array of rank 4: by its layout where that is said, else as it is, if that alone can be.
+def check_unmasked(array: Any, what: str) -> None:
+    """Raises DataError for a masked array: NumPy gives what lies below the mask, which is anything."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise DataError(
+            f"{what}: a masked array, of which the numbers below the mask would be used: fill it first, .filled(0)"
+        )
+
+
+def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str, remedy: str) -> None:
+    """Returns where the last axis of an array [N, ., ., .] alone can be its channels.
 
     The channels' number, or else 1 and 3, decides where one axis alone has it. Otherwise the last axis is taken for the
-    channels where it is shorter than the rows and not longer than the columns: as channels the rows were too many.
+    channels where it is shorter than the rows and not longer than the columns: as channels the rows were too many. But
+    where the last two axes are equal and no number is given, [N, 64, 32, 32], they may be rows and columns.
+
+    Args:
+        remedy: what to do about it, after a colon.
 
     Raises:
         DataError: the channels are first, or could be.
     """
-    if layout == "NCHW":
-        return images.transpose(0, 2, 3, 1)  # [N, H, W, C]
-    _, first, second, third = images.shape
+    _, first, second, third = shape
     known = (1, 3) if num_channels is None else (num_channels,)
-    if layout == "NHWC" or (third in known and first not in known):
-        return images
+    square = num_channels is None and second == third != first
+    if third in known and first not in known and not square:
+        return
     if first in known and third not in known and min(second, third) > 1:
         raise DataError(
-            f"{what}: shape {images.shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1), or"
-            " say layout NCHW (--layout, layout=)"
+            f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1), or {remedy}"
         )
-    if third < first and third <= second:
-        return images
+    if third < first and third <= second and not square:
+        return
     raise DataError(
-        f"{what}: shape {images.shape} may be {first} × {second} pixels of {third} channels (NHWC) or"
-        f" {second} × {third} pixels of {first} channels (NCHW): say which layout (--layout, layout=)"
+        f"{what}: shape {shape} may be {first} × {second} pixels of {third} channels (NHWC) or"
+        f" {second} × {third} pixels of {first} channels (NCHW): {remedy}"
     )
 
 
+def check_grey(shape: tuple[int, ...], *, num_channels: int | None, what: str) -> None:
+    """Returns where an array of rank 3 can only be grey images, [N, H, W].
+
+    Raises:
+        DataError: it could be one image of 1, 3 or 4 channels, and nobody says that there is one; or a stack [H, W, N].
+    """
+    count, height, width = shape
+    grey = f"{what}: shape {shape} may be {count} grey images of {height} × {width} pixels"
+    if width in (1, 3, 4):
+        if num_channels != 1:
+            raise DataError(
+                f"{grey} or one of {count} × {height} pixels and {width} channels: give array[..., None] or array[None]"
+            )
+    elif count == height != width:
+        raise DataError(f"{grey} or {width} of {count} × {height}: give array[..., None] or np.moveaxis(array, -1, 0)")
+
+
 def _check_labels(labels: Any, count: int, what: str) -> np.ndarray:
+    check_unmasked(labels, f"{what}: labels")
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
@@ -118,21 +157,25 @@ def array_dataset(
         layout: "NHWC" or "NCHW", [N, C, H, W]; None where there is no doubt.
 
     Raises:
-        DataError: another shape, dtype, range or number of channels or labels, or a shape that could be either layout;
-            the message says which.
+        DataError: masked, another shape, dtype, range or number of channels or labels, or a shape that could be
+            something else; the message says which.
 
     Example:
         >>> array_dataset(np.zeros((10, 32, 32, 3), np.uint8)).image_shape
         (32, 32, 3)
     """
+    check_unmasked(images, what)
     try:
         images = np.asanyarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
         raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
     if images.ndim == 3:
+        check_grey(images.shape, num_channels=num_channels, what=what)
         images = images[..., None]  # [N, H, W, 1]
-    elif images.ndim == 4:
-        images = _channels_last(images, num_channels=num_channels, layout=layout, what=what)
+    elif images.ndim == 4 and layout == "NCHW":
+        images = images.transpose(0, 2, 3, 1)  # [N, H, W, C]
+    elif images.ndim == 4 and layout is None:
+        check_layout(images.shape, num_channels=num_channels, what=what, remedy=_SAY_LAYOUT)
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
     looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data.arrays import check_images, is_float
+from byol_jax.data.arrays import check_grey, check_images, check_layout, check_unmasked, is_float
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
@@ -103,6 +103,7 @@ def _to_array(batch: Any, what: str) -> Any:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(images, dict):
         raise DataError(f"{what}: a dict of {', '.join(map(str, images))}: give the images alone, or (images, …)")
+    check_unmasked(images, what)
     if _is_jax_array(images):  # it stays where it is
         return images
     try:
@@ -117,14 +118,14 @@ def _is_jax_array(images: Any) -> bool:
 
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:
     if images.ndim == 4 or num_channels is not None:
-        shape, wanted = images.shape, (1, 3) if num_channels is None else (num_channels,)
-        if len(shape) == 4 and shape[3] not in wanted and shape[1] in wanted and shape[2] == shape[3] > 4:
-            raise DataError(
-                f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)"
-            )
+        if images.ndim == 4 and 0 not in images.shape:
+            remedy = "say how many channels are last (num_channels=)"
+            check_layout(images.shape, num_channels=num_channels, what=what, remedy=remedy)
         check_images(images, num_channels=num_channels, what=what)
     elif images.ndim < 2 or not (images.dtype == np.uint8 or is_float(np.dtype(images.dtype))):
         raise DataError(f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8 or floating")
+    elif images.ndim == 3 and images.dtype == np.uint8:
+        check_grey(images.shape, num_channels=None, what=what)
 
 
 def _convert_all(

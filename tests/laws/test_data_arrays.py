@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import interop
 from byol_jax import ConfigurationError, DataError
 from byol_jax.data import arrays as arrays_module
 from byol_jax.data import embedded, evaluation_images, open_dataset
@@ -61,7 +62,7 @@ REFUSED = {
     "13 bands first": (
         np.zeros((5, 13, 8, 24), np.uint8),
         13,
-        r"channels first: give .*, or say layout NCHW \(--layout",
+        r"channels first: give .*, or say which layout \(--layout",
     ),
     "rank": (np.zeros((5, 8), np.uint8), None, r"shape \(5, 8\), expected \[N, H, W, C\]"),
     "empty": (np.zeros((0, 8, 8, 3), np.uint8), None, "with at least one image"),
@@ -76,6 +77,7 @@ def test_other_numbers_are_refused_with_what_was_seen(case):
 
 
 AMBIGUOUS = [(13, 24, 24), (8, 8, 8), (9, 9, 200), (4, 6, 6), (32, 64, 32), (3, 3, 3), (1, 24, 3)]
+AMBIGUOUS += [(200, 64, 64), (64, 32, 32), (48, 32, 32), (100, 10, 10), (512, 7, 7), (512, 3, 3), (512, 1, 1)]
 LAST = [(24, 24, 13), (8, 6, 3), (120, 160, 13), (224, 224, 200), (28, 28, 1), (2, 3, 1), (2, 2, 3), (5, 4, 1)]
 
 
@@ -107,6 +109,65 @@ def test_a_known_number_of_channels_settles_the_layout():
     assert open_dataset(images, num_channels=13, layout="NCHW").image_shape == (24, 24, 13)
     with pytest.raises(DataError, match=r"images of 24 channels .* num_channels is 13"):
         open_dataset(images, num_channels=13, layout="NHWC")
+
+
+def test_maps_of_many_channels_are_settled_by_their_number():
+    images = np.zeros((5, 64, 32, 32), np.uint8)
+    assert open_dataset(images, num_channels=32).image_shape == (64, 32, 32)
+    with pytest.raises(DataError, match="has its channels first: give"):
+        open_dataset(images, num_channels=64)
+    assert open_dataset(images, num_channels=64, layout="NCHW").image_shape == (32, 32, 64)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (8, 6, 1), (8, 8, 1), (20, 30, 4)])
+def test_one_image_or_many_grey_ones_is_asked(tmp_path, shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    count, height, width = shape
+    asked = (
+        rf"may be {count} grey images of {height} × {width} pixels or one of {count} × {height} pixels and {width} "
+        r"channels: give array\[..., None\] or array\[None\]"
+    )
+    np.save(tmp_path / "a.npy", array)
+    for source in (array, tmp_path / "a.npy"):
+        for num_channels in (None, 3):
+            with pytest.raises(DataError, match=asked):
+                open_dataset(source, num_channels=num_channels)
+        assert open_dataset(source, num_channels=1).image_shape == (height, width, 1)
+    assert open_dataset(array[..., None], layout="NHWC").image_shape == (height, width, 1)
+    assert open_dataset(array[None]).image_shape == shape
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 200), (28, 28, 5)])
+def test_a_stack_with_its_number_last_is_asked_about(shape):
+    array = np.zeros(shape, np.uint8)
+    side, _, count = shape
+    with pytest.raises(DataError, match=rf"may be {side} grey images of {side} × {count} pixels or {count} of {side}"):
+        open_dataset(array)
+    assert len(open_dataset(np.moveaxis(array, -1, 0))) == count
+    assert len(open_dataset(array[..., None], layout="NHWC")) == side
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_masked_arrays_are_refused(mask):
+    images = np.ma.masked_array(IMAGES / 255, mask=False)
+    images.data[0] = 1e20
+    images[0] = np.ma.masked if mask else 0.5
+    for source in (images, (images, np.arange(10)), np.ma.masked_array(IMAGES, mask=mask)):
+        with pytest.raises(DataError, match=r"array: a masked array, .* fill it first, .filled\(0\)"):
+            open_dataset(source)
+    with pytest.raises(DataError, match="array: labels: a masked array"):
+        open_dataset((IMAGES, np.ma.masked_array(np.arange(10), mask=mask)))
+    assert open_dataset(images.filled(0)).take([0]).max() == (0 if mask else 0.5)
+
+
+def test_masked_weights_are_refused_too(tmp_path):
+    weights = {"0.weight": np.ma.masked_array([1.0, 1e20], [0, 1])}
+    for call in (interop.open_weights, lambda given: interop.save_state_dict(tmp_path / "x.safetensors", given)):
+        with pytest.raises(
+            interop.CheckpointFormatError, match=r"0.weight: a masked array: fill it first, .filled\(0\)"
+        ):
+            call(weights)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_layouts_of_files_are_views(tmp_path):

@@ -217,6 +217,12 @@ def test_kinds_of_batches():
         np.testing.assert_array_equal(first(IterableLoader([batch], num_channels=3), 1), BATCHES[:1])
     floats = (BATCHES[0] / 255).astype(np.float32)
     assert first(IterableLoader([floats]), 1)[0].dtype == np.float32
+    for shape, channels in ((4, 64, 8, 8), 8), ((4, 13, 8, 12), 12), ((4, 20, 20, 13), None):
+        assert first(IterableLoader([np.zeros(shape, np.uint8)], num_channels=channels), 1)[0].shape == shape
+    grey = BATCHES[0][..., 0]
+    np.testing.assert_array_equal(first(IterableLoader([grey]), 1)[0], grey)
+    series = np.random.default_rng(0).normal(size=(4, 100, 3)).astype(np.float32)
+    np.testing.assert_array_equal(first(IterableLoader([series]), 1)[0], series)
     signal = np.random.default_rng(0).normal(size=(4, 100)).astype(np.float32)
     np.testing.assert_array_equal(first(IterableLoader([signal]), 1)[0], signal)
 
@@ -245,6 +251,13 @@ BAD_BATCHES = {
     "range": (BATCHES[0].astype(np.float32), None, "batch 0: float32 values from"),
     "range in jax": (jax.numpy.float32, None, "batch 0: float32 values from"),
     "dtype": (BATCHES[0].astype(np.int32), None, "batch 0: dtype int32"),
+    "masked": (np.ma.masked_array(BATCHES[0], mask=True), None, "batch 0: a masked array, .* fill it first"),
+    "masked, and labels": ((np.ma.masked_array(BATCHES[0]), np.arange(10)), None, "batch 0: a masked array"),
+    "wide channels first": (np.zeros((4, 3, 8, 12), np.uint8), None, "batch 0: .*channels first: give"),
+    "13 bands first": (np.zeros((4, 13, 8, 12), np.uint8), 13, "batch 0: .*channels first: give"),
+    "13 bands": (np.zeros((4, 13, 8, 8), np.uint8), None, r"may be 13 × 8 pixels of 8 channels \(NHWC\) or 8 × 8"),
+    "64 maps": (np.zeros((4, 64, 8, 8), np.uint8), None, r"or 8 × 8 pixels of 64 channels \(NCHW\): say how many"),
+    "one image": (BATCHES[0][0], None, "may be 8 grey images of 6 × 3 pixels or one of 8 × 6 pixels and 3 channels"),
     "dict": ({"image": BATCHES[0]}, None, "batch 0: a dict of image: give the images alone"),
     "ragged": ([[1, 2], [3]], None, "batch 0: "),
     "a number": (np.float32(0.5), None, r"batch 0: shape \(\)"),
