@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["copy_aligned", "empty_aligned", "fresh_array"]
+__all__ = ["copy_aligned", "empty_aligned", "fresh_array", "own_batch"]
 
 ALIGNMENT = 64
 """Bytes. Memory that starts at a multiple of this is used in place by JAX on a CPU: no second copy is made of it."""
@@ -42,6 +42,22 @@ def copy_aligned(array: Any) -> np.ndarray:
     copy = empty_aligned(array.shape, array.dtype)
     np.copyto(copy, array)
     return copy
+
+
+def own_batch(batch: Any) -> Any:
+    """A copy of a batch that its giver may refill: of a JAX array on a CPU too, whose memory may be somebody's buffer.
+
+    JAX arrays elsewhere are taken as they are: their memory is JAX's own. One that is spread over several CPU devices
+    or processes is copied device by device and stays spread.
+    """
+    if not hasattr(batch, "sharding"):
+        return copy_aligned(batch)
+    if any(device.platform != "cpu" for device in batch.sharding.device_set):
+        return batch
+    import jax
+
+    parts = [jax.device_put(copy_aligned(part.data), part.device) for part in batch.addressable_shards]
+    return jax.make_array_from_single_device_arrays(batch.shape, batch.sharding, parts)
 
 
 def fresh_array(values: np.ndarray, sharding: Any) -> Any:

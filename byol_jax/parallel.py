@@ -24,7 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.byol import Learner
 from byol_jax.errors import ConfigurationError
-from byol_jax.memory import copy_aligned, fresh_array
+from byol_jax.memory import fresh_array, own_batch
 from byol_jax.types import TrainState
 
 __all__ = [
@@ -122,7 +122,7 @@ def shard(batch: Any, mesh: Mesh) -> jax.Array:
     Raises:
         ConfigurationError: the batch can't be shared evenly among the devices.
     """
-    return shard_in_place(batch if isinstance(batch, jax.Array) else copy_aligned(batch), mesh)
+    return shard_in_place(own_batch(batch), mesh)
 
 
 def shard_in_place(batch: Any, mesh: Mesh) -> jax.Array:

@@ -13,7 +13,7 @@ from byol_jax.data.arrays import check_grey, check_images, check_layout, check_u
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
-from byol_jax.memory import copy_aligned
+from byol_jax.memory import own_batch
 
 __all__ = ["IterableLoader"]
 
@@ -21,9 +21,10 @@ __all__ = ["IterableLoader"]
 class IterableLoader:
     """The batches of an iterable from `start_step` on, checked, and placed by a thread that works ahead.
 
-    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple
-    or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A batch is
-    copied before the next one is asked for, so the iterable may refill its memory; JAX arrays are taken as they are.
+    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple or
+    list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A batch is
+    copied before the next one is asked for, so the iterable may refill its memory; a JAX array that doesn't lie on a
+    CPU is taken as it is.
 
     Args:
         iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
@@ -147,4 +148,4 @@ def _convert_all(
                 f"{what}: shape {images.shape}, dtype {images.dtype}, the first one {first[0]}, {first[1]}: "
                 "give batches of one shape (in torch: drop_last=True), each new one would be compiled anew"
             )
-        yield place(images if _is_jax_array(images) else copy_aligned(images))
+        yield place(own_batch(images))

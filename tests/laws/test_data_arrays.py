@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import byol_jax
 import interop
 from byol_jax import ConfigurationError, DataError
 from byol_jax.data import arrays as arrays_module
@@ -162,11 +163,15 @@ def test_masked_arrays_are_refused(mask):
 
 def test_masked_weights_are_refused_too(tmp_path):
     weights = {"0.weight": np.ma.masked_array([1.0, 1e20], [0, 1])}
-    for call in (interop.open_weights, lambda given: interop.save_state_dict(tmp_path / "x.safetensors", given)):
-        with pytest.raises(
-            interop.CheckpointFormatError, match=r"0.weight: a masked array: fill it first, .filled\(0\)"
-        ):
-            call(weights)
+    like = byol_jax.Variables({"0": {"scale": np.zeros(2, np.float32)}}, {})
+    calls = {
+        "hash": lambda: interop.open_weights(weights).sha256,
+        "leaves": lambda: interop.from_torch_state_dict(weights, like=like),
+        "file": lambda: interop.save_state_dict(tmp_path / "x.safetensors", weights),
+    }
+    for call in calls.values():
+        with pytest.raises(interop.CheckpointFormatError, match=r"0.weight: a masked array: fill it first, .filled"):
+            call()
     assert list(tmp_path.iterdir()) == []
 
 

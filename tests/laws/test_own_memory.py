@@ -63,6 +63,32 @@ def test_a_batch_of_another_kind_may_be_refilled_too(buffer, kind):
     check_batches(IterableLoader(refill(buffer, kind)))
 
 
+IN_JAX = {
+    "asarray": jax.numpy.asarray,
+    "device_put": jax.device_put,
+    "dlpack": lambda buffer: jax.dlpack.from_dlpack(torch.from_numpy(buffer)),
+    "dlpack, with labels": lambda buffer: (jax.dlpack.from_dlpack(buffer), None),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", IN_JAX)
+def test_a_buffer_below_a_jax_array_may_be_refilled_too(buffer, mesh, place, kind):
+    if kind.startswith("dlpack") and buffer.ctypes.data % 64:
+        buffer = empty_aligned(SHAPE, np.uint8)
+    check_batches(IterableLoader(refill(buffer, IN_JAX[kind]), place=PLACES[place](mesh)))
+
+
+def test_jax_arrays_over_several_devices_stay_where_they_are(mesh):
+    spread = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    batch = jax.device_put(np.arange(mesh.size * 4 * 20 * 20, dtype=np.uint8).reshape(-1, 20, 20, 1), spread)
+    with IterableLoader([batch], place=lambda images: images) as loader:
+        copy = next(loader)
+    assert copy.sharding == batch.sharding
+    assert not set(pointers(copy)) & set(pointers(batch))
+    np.testing.assert_array_equal(copy, batch)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_dataset_may_refill_what_it_gives(buffer, mesh, place):
     numbers = iter(range(1, 100))
@@ -90,10 +116,11 @@ def test_an_array_and_a_memory_map_may_change_after_a_batch(buffer, tmp_path):
 
 def test_replicate_and_shard_copy(buffer, mesh):
     for function in (parallel.replicate, parallel.shard):
-        buffer[:] = 1
-        placed = function(buffer, mesh)
-        buffer[:] = 2
-        assert np.unique(placed).tolist() == [1]
+        for wrap in (np.asarray, jax.device_put, jax.numpy.asarray):
+            buffer[:] = 1
+            placed = function(wrap(buffer), mesh)
+            buffer[:] = 2
+            assert np.unique(placed).tolist() == [1]
 
 
 def pointers(array):
