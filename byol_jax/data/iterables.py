@@ -3,6 +3,7 @@
 The iterable decides the order and the pixels. Here its batches are checked, counted and placed on the device.
 """
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +16,44 @@ from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
 from byol_jax.memory import own_batch
 
-__all__ = ["IterableLoader"]
+__all__ = ["Begun", "IterableLoader"]
+
+
+class Begun:
+    """An iterable of batches of which the first is drawn and checked; to iterate over it gives that one too.
+
+    So a fault of the first batch is known before anything is written. No batch is drawn twice: a first pass goes on
+    where this one stopped, and a shuffling iterable gives the order that it would have given.
+
+    Args:
+        iterable: as `IterableLoader` takes it.
+        num_channels: compared with C where the first batch is [N, H, W, C]. images_only: whether others are refused.
+
+    Attributes:
+        batch_size: images in the first batch. num_channels: for an `IterableLoader` over it.
+
+    Raises:
+        DataError: as an `IterableLoader`, of its first batch.
+    """
+
+    def __init__(self, iterable: Iterable[Any], *, num_channels: int | None, images_only: bool):
+        _check_iterable(iterable)
+        self.iterable, batches = iterable, iter(iterable)
+        batch = next(batches, _NOTHING)
+        if batch is _NOTHING:
+            raise DataError(_exhausted(0))
+        images = _to_array(batch, "batch 0")
+        self.num_channels = num_channels if images_only or images.ndim == 4 else None
+        _check_first(images, self.num_channels, "batch 0")
+        self.batch_size = int(images.shape[0])
+        self._pass: Iterator[Any] | None = itertools.chain([batch], batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        begun, self._pass = self._pass, None
+        return iter(self.iterable) if begun is None else begun
+
+
+_NOTHING = object()
 
 
 class IterableLoader:
@@ -57,8 +95,7 @@ class IterableLoader:
     ):
         check_at_least(0, start_step=start_step)
         check_at_least(1, prefetch=prefetch)
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            raise DataError(f"{type(iterable).__name__}: not an iterable of image batches")
+        _check_iterable(iterable)
         self.position = start_step
         self._batches = Prefetch(
             lambda stopped: _convert_all(iterable, start_step, num_channels, place or device_put, stopped), prefetch
@@ -87,6 +124,18 @@ class IterableLoader:
         self.close()
 
 
+def _check_iterable(iterable: Any) -> None:
+    if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+        raise DataError(f"{type(iterable).__name__}: not an iterable of image batches")
+
+
+def _exhausted(count: int) -> str:
+    return (
+        f"the iterable of batches gave nothing more after {count} batches: give one that can be iterated again "
+        "(a list, a torch DataLoader), or one that is long enough"
+    )
+
+
 def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
     count, before = 0, -1
     while count > before:
@@ -94,10 +143,7 @@ def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
         for batch in iterable:
             count += 1
             yield batch
-    raise DataError(
-        f"the iterable of batches gave nothing more after {count} batches: give one that can be iterated again "
-        "(a list, a torch DataLoader), or one that is long enough"
-    )
+    raise DataError(_exhausted(count))
 
 
 def _to_array(batch: Any, what: str) -> Any:
@@ -119,7 +165,7 @@ def _is_jax_array(images: Any) -> bool:
 
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:
     if images.ndim == 4 or num_channels is not None:
-        if images.ndim == 4 and 0 not in images.shape:
+        if images.ndim == 4 and 0 not in images.shape and images.shape[3] != num_channels:
             remedy = "say how many channels are last (num_channels=)"
             check_layout(images.shape, num_channels=num_channels, what=what, remedy=remedy)
         check_images(images, num_channels=num_channels, what=what)

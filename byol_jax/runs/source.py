@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from byol_jax import data, disk, parallel
+from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import ConfigurationError
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     """The data of one run.
 
     Attributes:
-        images: a `Dataset`, or anybody's iterable of batches.
+        images: a `Dataset`, or anybody's iterable of batches, `Begun`.
         image_list: of a folder, the list of its usable images, as images.json keeps it.
         total_steps: the run's length.
         epoch_steps: whole batches in the data; None for an iterable, whose length is unknown.
@@ -89,7 +89,8 @@ class Source(NamedTuple):
     def loader(self, *, start_step: int, seed: int, workers: int, place: Callable) -> Any:
         """Batches from `start_step` on, this process's part of each, placed on the devices."""
         if self.batch_size is None:
-            return data.IterableLoader(self.images, start_step=start_step, place=place)
+            channels = self.images.num_channels
+            return data.IterableLoader(self.images, start_step=start_step, num_channels=channels, place=place)
         return data.Loader(
             self.images,
             batch_size=self.batch_size,
@@ -142,7 +143,7 @@ def open_source(
         ConfigurationError: lengths that don't fit together or the data; DataError: data that can't be used.
     """
     images, image_list = source, None
-    if isinstance(source, str | Path | np.ndarray | jax.Array | tuple):
+    if isinstance(source, str | Path | tuple) or _is_array(source):
         options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
         with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
@@ -153,8 +154,21 @@ def open_source(
     elif fit != "cover" or layout is not None:
         given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}"
         raise ConfigurationError(f"{given}: only where byol_jax opens the data, not with a {type(source).__name__}")
-    batch_size = length.batch_size if isinstance(images, data.Dataset) else None
-    return Source(images, image_list, *_steps(images, length), batch_size)
+    steps = _steps(images, length)
+    if isinstance(images, data.Dataset):
+        return Source(images, image_list, *steps, length.batch_size)
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    channels = num_channels if len(sides) == 2 and num_channels is not None else sides[-1]  # or a whole input shape
+    begun = Begun(images, num_channels=channels, images_only=isinstance(image_size, int))
+    size, devices = begun.batch_size, jax.local_device_count()
+    if size % devices:
+        raise ConfigurationError(f"a batch of {size} can't be shared by {devices} devices: use a multiple of {devices}")
+    return Source(begun, image_list, *steps, None)
+
+
+def _is_array(source: Any) -> bool:
+    """Whether it is one array, a tensor of torch for instance, rather than an iterable of them."""
+    return hasattr(source, "__array__") and hasattr(source, "shape")
 
 
 def _steps(images: Any, length: Length) -> tuple[int, int | None]:

@@ -217,7 +217,7 @@ def test_kinds_of_batches():
         np.testing.assert_array_equal(first(IterableLoader([batch], num_channels=3), 1), BATCHES[:1])
     floats = (BATCHES[0] / 255).astype(np.float32)
     assert first(IterableLoader([floats]), 1)[0].dtype == np.float32
-    for shape, channels in ((4, 64, 8, 8), 8), ((4, 13, 8, 12), 12), ((4, 20, 20, 13), None):
+    for shape, channels in ((4, 64, 8, 8), 8), ((4, 13, 8, 12), 12), ((4, 8, 8, 8), 8), ((4, 20, 20, 13), None):
         assert first(IterableLoader([np.zeros(shape, np.uint8)], num_channels=channels), 1)[0].shape == shape
     grey = BATCHES[0][..., 0]
     np.testing.assert_array_equal(first(IterableLoader([grey]), 1)[0], grey)

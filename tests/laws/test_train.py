@@ -2,15 +2,19 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
+import torch
 
 from byol_jax import ConfigurationError, DataError, Encoder, Variables, nets, pretrain, schedules
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.source import Length, open_source
 
 SMALL = {
     "image_size": 16,
@@ -90,9 +94,13 @@ def test_an_iterables_own_batch_size_counts_and_older_runs_that_say_256_go_on(tm
     assert sum(line.startswith("data: the images of 'iterable' aren't compared") for line in log) == 1
 
 
-def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gave nothing more after 0 batches"):
-        pretrain(nets.small_cnn((4,)), [], out=tmp_path / "run", steps=2, batch_size=48, **SMALL)
+def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(batch: Any, mesh: Any) -> None:
+        raise DataError("no room on the device")
+
+    monkeypatch.setattr("byol_jax.parallel.shard_in_place", fail)
+    with pytest.raises(DataError, match="no room"):
+        pretrain(nets.small_cnn((4,)), [images(16)], out=tmp_path / "run", steps=2, batch_size=48, **SMALL)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] is None
 
 
@@ -109,6 +117,16 @@ def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path) -> None:
         ([images()[:8]], {"epochs": 2}, "give steps"),
         (np.zeros((8, 16, 16, 3), np.uint8), {"steps": 3}, "channel"),
         ("no/such/folder", {"steps": 3}, "no/such/folder"),
+        ([], {"steps": 3}, "gave nothing more after 0 batches"),
+        (iter([]), {"steps": 3}, "gave nothing more after 0 batches"),
+        (7, {"steps": 3}, "int: not an iterable"),
+        ([images(12)], {"steps": 3}, "a batch of 12 can't be shared by 8 devices"),
+        ([images(16)[..., 0]], {"steps": 3}, r"batch 0: shape \(16, 16, 16\), expected"),
+        ([images(16).repeat(3, -1)], {"steps": 3}, "images of 3 channels .*, but num_channels is 1"),
+        ([np.zeros((16, 1, 32, 48), np.float32)], {"steps": 3}, "has its channels first"),
+        ([images(16).astype(np.float32)], {"steps": 3}, r"expected floats in \[0, 1\]"),
+        ([{"image": images(16)}], {"steps": 3}, "a dict of image"),
+        (torch.zeros(16, 1, 16, 24), {"steps": 3}, "has its channels first: .* say which layout"),
         (images(), {"steps": 3, "hidden_layer": "fc"}, "not found"),
     ],
 )
@@ -120,6 +138,49 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
     assert isinstance(error.value, ConfigurationError | DataError) or "not found" in words
+
+
+class Shuffled:
+    """Batches in another order at each pass, as a shuffling loader has it; counts its passes and batches."""
+
+    def __init__(self) -> None:
+        self.passes, self.given = 0, []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng(self.passes).permutation(3)
+        self.passes += 1
+        for number in order:
+            self.given.append(int(number))
+            yield np.full((8, 16, 16, 1), number, np.uint8)
+
+
+def test_of_an_iterable_no_batch_is_drawn_twice_and_no_pass_begun_twice() -> None:
+    alone, checked = Shuffled(), Shuffled()
+    expected = [int(batch[0, 0, 0, 0]) for _ in range(3) for batch in alone]
+    options = {"image_size": 16, "num_channels": 1, "fit": "cover", "layout": None, "workers": 1, "known": None}
+    source = open_source(checked, Length(9, None, 8), show=False, **options)
+    assert (checked.passes, len(checked.given)) == (1, 1)
+    with source.loader(start_step=2, seed=0, workers=1, place=lambda batch: batch) as loader:
+        found = [int(next(loader)[0, 0, 0, 0]) for _ in range(7)]
+    assert found == expected[2:]
+    assert checked.given[:9] == alone.given
+
+
+@pytest.mark.parametrize("image_size", [(16, 16, 1), (4, 8, 8), (8, 8, 8), (4, 100), (64,)])
+def test_an_iterable_of_whole_input_shapes_is_taken_as_it_is(image_size: tuple[int, ...]) -> None:
+    batches = [np.random.default_rng(0).random((8, *image_size), np.float32)]
+    options = {"image_size": image_size, "num_channels": 3, "fit": "cover", "layout": None, "workers": 1, "known": None}
+    source = open_source(batches, Length(1, None, 8), show=False, **options)
+    with source.loader(start_step=0, seed=0, workers=1, place=lambda batch: batch) as loader:
+        np.testing.assert_array_equal(next(loader), batches[0])
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, jax.numpy.asarray, lambda array: array])
+def test_one_array_of_any_kind_is_a_set_of_images(kind: Callable) -> None:
+    options = {"image_size": 16, "num_channels": 1, "fit": "cover", "layout": None, "workers": 1, "known": None}
+    source = open_source(kind(images()), Length(None, 2, 8), show=False, **options)
+    assert (source.identity["kind"], source.identity["count"], source.total_steps) == ("array", 40, 10)
+    assert source.identity == open_source(images(), Length(None, 2, 8), show=False, **options).identity
 
 
 @pytest.mark.slow
