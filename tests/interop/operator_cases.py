@@ -99,6 +99,20 @@ CASES = {
     "select_scatter": (aten.select_scatter.default, lambda d: (d.normal(2, 7, 5), d.normal(2, 5), 1, -2)),
     "index": (aten.index.Tensor, lambda d: (d.normal(5, 3, 4), [d.integers(5, 6), None, d.integers(4, 6)])),
     "index_put": (aten.index_put.default, lambda d: (d.normal(5, 4), [torch.tensor([0, 3])], d.normal(2, 4))),
+    **{
+        f"index_put mask, {name}": (aten.index_put.default, make)
+        for name, make in {
+            "a number": lambda d: (d.normal(3, 4), [d.bools(3, 4)], d.normal()),
+            "one of one": lambda d: (d.normal(3, 4), [d.bools(3, 4)], d.normal(1)),
+            "rows": lambda d: (d.normal(3, 4, 5), [d.bools(3)], d.normal(4, 5)),
+            "rows kept": lambda d: (d.normal(3, 4, 5), [d.bools(3)], d.normal(1, 1, 5)),
+            "two axes": lambda d: (d.normal(3, 4, 5), [d.bools(3, 4)], d.normal(5)),
+            "behind": lambda d: (d.normal(3, 4, 5), [None, d.bools(4, 5)], d.normal(3, 1)),
+            "between": lambda d: (d.normal(3, 4, 5), [None, d.bools(4)], d.normal(3, 1, 5)),
+            "bytes": lambda d: (d.normal(3, 4, 5), [d.bools(3).byte()], d.normal(5)),
+            "added": lambda d: (d.normal(3, 4, 5), [d.bools(3, 4)], d.normal(5), True),
+        }.items()
+    },
     "index_select": (aten.index_select.default, lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 4))),
     "gather": (aten.gather.default, lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 2, 4, 2))),
     "scatter": (aten.scatter.src, lambda d: (d.normal(3, 5), 1, torch.tensor([[0, 2], [4, 1]]), d.normal(2, 2))),
@@ -112,6 +126,10 @@ CASES = {
     "pixel_unshuffle": (aten.pixel_unshuffle.default, lambda d: (d.normal(2, 3, 6, 4), 2)),
     "channel_shuffle": (aten.channel_shuffle.default, lambda d: (d.normal(2, 6, 3, 4), 3)),
     "embedding": (aten.embedding.default, lambda d: (d.normal(5, 3), d.integers(5, 2, 4), 1)),
+    "embedding by frequency": (
+        aten.embedding.default,
+        lambda d: (d.normal(5, 3), d.integers(5, 4, 6), 1, True),
+    ),
     "one_hot": (aten.one_hot.default, lambda d: (d.integers(5, 2, 4), 6)),
     "tril": (aten.tril.default, lambda d: (d.normal(3, 4, 4), 1)),
     "triu": (aten.triu.default, lambda d: (d.normal(3, 4, 4), -1)),
@@ -134,6 +152,16 @@ CASES = {
     "argmin dim": (aten.argmin.default, lambda d: (image(d), 1, True)),
     "var": (aten.var.correction, lambda d: (image(d), [1, 3]), {"correction": 0, "keepdim": True}),
     "std": (aten.std.correction, lambda d: (image(d), [2]), {"correction": 1}),
+    **{
+        f"{name} of equal numbers": (
+            getattr(aten, name).correction,
+            lambda d: (d.normal(2, 3, 1, 1).expand(2, 3, 4, 7) + torch.tensor([[[[0.0]]], [[[1e3]]]]), [2, 3]),
+            {"correction": 1},
+        )
+        for name in ("var", "std", "var_mean", "std_mean")
+    },
+    "std_mean": (aten.std_mean.correction, lambda d: (image(d), [1, 3]), {"correction": 0}),
+    "std_mean of all": (aten.std_mean.default, lambda d: (image(d), False)),
     "var_mean": (aten.var_mean.correction, lambda d: (image(d), [1, 3]), {"correction": 1, "keepdim": True}),
     "vector norm": (aten.linalg_vector_norm.default, lambda d: (image(d), 2, [1])),
     "vector norm 3": (aten.linalg_vector_norm.default, lambda d: (image(d), 3, [1, 2], True)),
@@ -142,6 +170,13 @@ CASES = {
         aten.linalg_vector_norm.default,
         lambda d: (d.normal(3, 4) * torch.tensor([[0.0], [1], [2]]), 2, [1]),
     ),
+    **{
+        f"vector norm {p:g} of zeros": (
+            aten.linalg_vector_norm.default,
+            lambda d, p=p: (d.normal(3, 4) * torch.tensor([[0.0], [1], [2]]) * d.bools(3, 4), p, [1]),
+        )
+        for p in (-1, 0.5, 1, 1.5, 3, float("inf"))
+    },
     "norm": (aten.norm.ScalarOpt_dim, lambda d: (image(d), 1, [1])),
     "any": (aten.any.dim, lambda d: (d.bools(3, 4), 1)),
     "all": (aten.all.default, lambda d: (d.bools(3, 4),)),
@@ -153,6 +188,7 @@ CASES = {
     "cumprod": (aten.cumprod.default, lambda d: (image(d), 1)),
     "sort": (aten.sort.default, lambda d: (d.normal(3, 7), 1, True)),
     "argsort": (aten.argsort.default, lambda d: (d.normal(3, 7), 0)),
+    "argsort stable": (aten.argsort.stable, lambda d: (d.integers(3, 3, 9),), {"stable": True, "dim": 1}),
     "topk": (aten.topk.default, lambda d: (d.normal(3, 7), 2)),
     "expand_as": (aten.expand_as.default, lambda d: (d.normal(3, 1), d.normal(2, 3, 4))),
     "native_channel_shuffle": (aten.native_channel_shuffle.default, lambda d: (d.normal(2, 6, 3, 4), 3)),

@@ -38,6 +38,26 @@ class Draw:
         return tuple(self.size() for _ in range(rank))
 
 
+class Corners(Draw):
+    """Halves and whole numbers up to 3: zeros, equal numbers, and the bounds of activations among them."""
+
+    def normal(self, *shape):
+        return (super().normal(*shape) * 2).round().clamp(-6, 6) / 2
+
+    def positive(self, *shape):
+        return self.normal(*shape).abs()
+
+
+class Zeros(Draw):
+    """Nothing else, of both signs."""
+
+    def normal(self, *shape):
+        return super().normal(*shape) * 0
+
+    def positive(self, *shape):
+        return self.normal(*shape).abs()
+
+
 def image(d, channels=None, least=5):
     return d.normal(d.size(2, 3), channels or d.size(2, 4), d.size(least, least + 4), d.size(least, least + 4))
 

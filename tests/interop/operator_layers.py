@@ -30,6 +30,16 @@ def cell(d, *, gates=4, biases=True):
     return (d.normal(2, 5), states if gates == 4 else states[0], *weights)
 
 
+def rows_that_see_nothing(d):
+    """A mask by which the first three of six rows see nothing of four, the others what a coin says."""
+    return torch.cat([torch.zeros(2, 1, 3, 4, dtype=torch.bool), d.bools(2, 1, 3, 4)], 2)
+
+
+def infinite_there(d):
+    """The same by numbers, which have a gradient."""
+    return d.normal(2, 1, 6, 4).masked_fill(~rows_that_see_nothing(d), -torch.inf)
+
+
 GATES = {"gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
@@ -75,6 +85,17 @@ CASES = {
     "attention biased": (
         aten.scaled_dot_product_attention.default,
         lambda d: (d.normal(2, 3, 4, 5), d.normal(2, 3, 4, 5), d.normal(2, 3, 4, 5), d.normal(3, 4, 4)),
+    ),
+    **{
+        f"attention with rows that see nothing, by {kind}": (
+            aten.scaled_dot_product_attention.default,
+            lambda d, masked=masked: (d.normal(2, 3, 6, 5), d.normal(2, 3, 4, 5), d.normal(2, 3, 4, 7), masked(d)),
+        )
+        for kind, masked in {"bools": rows_that_see_nothing, "numbers": infinite_there}.items()
+    },
+    "attention causal longer": (
+        aten.scaled_dot_product_attention.default,
+        lambda d: (d.normal(2, 3, 6, 5), d.normal(2, 3, 4, 5), d.normal(2, 3, 4, 7), None, 0.0, True),
     ),
     "attention causal": (
         aten.scaled_dot_product_attention.default,
@@ -137,6 +158,10 @@ CASES = {
     "pad reflect": (aten.pad.default, lambda d: (image(d), [1, 2, 3, 0], "reflect")),
     "pad replicate": (aten.pad.default, lambda d: (image(d), [1, 2, 3, 0], "replicate")),
     "pad circular": (aten.pad.default, lambda d: (image(d), [1, 2, 3, 0], "circular")),
+    **{
+        f"pad {mode} negative": (aten.pad.default, lambda d, mode=mode: (image(d), [-2, 3, 2, -1], mode))
+        for mode in ("reflect", "replicate", "circular")
+    },
     "reflection_pad2d": (aten.reflection_pad2d.default, lambda d: (image(d), [1, 2, 3, 0])),
     "replication_pad1d": (aten.replication_pad1d.default, lambda d: (d.normal(2, 3, 4), [1, 2])),
     "nearest": (aten.upsample_nearest2d.vec, lambda d: (image(d), new(d, 2), None)),
@@ -169,6 +194,8 @@ CASES = {
     "rms norm": (aten.rms_norm.default, lambda d: (d.normal(2, 3, 5), [5], d.normal(5), 1e-6)),
     "group norm": (aten.group_norm.default, lambda d: (image(d, 6), 3, d.normal(6), d.normal(6), 1e-5)),
     "weight norm": (aten._weight_norm.default, lambda d: (d.normal(4, 3, 2), d.positive(4, 1, 1), 0)),
+    "weight norm last": (aten._weight_norm.default, lambda d: (d.normal(4, 3, 2), d.positive(1, 1, 2), 2)),
+    "weight norm of all": (aten._weight_norm.default, lambda d: (d.normal(4, 3, 2), d.positive(), -1)),
     "batch norm without statistics": (
         aten._native_batch_norm_legit.no_stats,
         lambda d: (image(d, 3), d.normal(3), d.normal(3), True, 0.1, 1e-5),

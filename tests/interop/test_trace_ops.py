@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from operator_cases import CASES as PLAIN_CASES
-from operator_draws import Draw
+from operator_draws import Corners, Draw, Zeros
 from operator_layers import CASES as LAYER_CASES
 
 from interop.trace.graph import Dtype
@@ -14,6 +14,8 @@ from interop.trace.ops.operator import Context
 from interop.trace.ops.random import TABLE as RANDOM
 from interop.trace.ops.table import OPERATORS, find
 from interop.trace.values import Value, to_torch_order
+
+pytestmark = pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8 is now deprecated:UserWarning")
 
 CASES = PLAIN_CASES | LAYER_CASES
 TOLERANCE = 1e-10  # of the largest value, in float64; measured: 3e-13 at most
@@ -28,6 +30,13 @@ ONLY_TORCHS_BACKWARD_READS = {
     **dict.fromkeys((f"max_pool{rank}d_with_indices" for rank in (2, 3)), (0,)),
 }
 """Cases whose other results nothing in a network reads."""
+
+WITHOUT_CORNERS = (
+    *("conv", "linear", "matmul", "mm", "bmm", "mv", "dot", "einsum", "lstm", "gru", "rnn"),
+    *("solve", "matrix_exp", "householder"),
+    "topk",  # of equal numbers torch takes any
+)
+"""How the names begin of the cases that are polynomials or have no value there."""
 
 WITHOUT_GRADIENT_IN_TORCH = {"native_channel_shuffle", "copy"}
 
@@ -68,10 +77,10 @@ def several(result):
     return list(result) if isinstance(result, list) or type(result) is tuple else [result]
 
 
-def check(case: str, seed: int, transform=lambda function: function) -> None:
+def check(case: str, seed: int, transform=lambda function: function, draw=Draw) -> None:
     operator, make, *options = CASES[case]
     kwargs = options[0] if options else {}
-    arguments = make(Draw(seed))
+    arguments = make(draw(seed))
     floats = [x for x in tensors(arguments) if x.is_floating_point()]
     asked = [x.requires_grad_() for x in floats if not hasattr(x, "fixed")]
     wanted = several(operator(*arguments, **kwargs))
@@ -138,6 +147,15 @@ def test_an_operator_is_torchs(case: str) -> None:
     that the sum begins at zero."""
     with jax.enable_x64(True):
         check(case, 0, jax.jit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", [Corners, Zeros])
+@pytest.mark.parametrize("case", [name for name in CASES if not name.startswith(WITHOUT_CORNERS)])
+def test_an_operator_is_torchs_at_zero_and_where_numbers_are_equal(case: str, draw) -> None:
+    """There gradients are a convention: torch's is 0 for the root of a variance of 0, say, and for |0|."""
+    with jax.enable_x64(True):
+        check(case, 0, draw=draw)
 
 
 @pytest.mark.long

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byol_jax.errors import UnsupportedOpError
 from interop.trace.graph import Dtype
-from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.operator import Absent, Context, Operator, in_torch_order
 from interop.trace.values import Value, from_torch_order
 
 __all__ = ["TABLE"]
@@ -80,8 +81,18 @@ def _on_sizes(function: Callable[..., Any]) -> Operator:
     return lambda context, *numbers: function(*numbers)
 
 
+def _get_item(context: Context, results: Any, place: int) -> Any:
+    """One of an operator's results."""
+    result = results[place]
+    if isinstance(result, Absent):
+        raise UnsupportedOpError(
+            f"{context.module or 'the network'} reads {result.name}, which have no JAX counterpart: "
+            "do without them, or write the operator with interop.register_op"
+        )
+    return result
+
+
 SIZES = {
-    "getitem": operator.getitem,
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
@@ -111,6 +122,7 @@ SIZES = {
 
 TABLE: dict[str, Operator] = {
     **{name: _on_sizes(function) for name, function in SIZES.items()},
+    "getitem": _get_item,
     "aten.sym_size": lambda context, x, dim: x.shape[dim],
     "aten.sym_numel": lambda context, x: math.prod(x.shape),
     "aten.zeros": _constant(0),

@@ -44,6 +44,8 @@ def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: A
 def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operator:
     """`softmax(query · keyᵀ · scale + mask) · value`, scale = 1 / sqrt(E) by default; [..., L, E], [..., S, E].
 
+    A row that the mask leaves nothing of is 0, with the gradient 0, as in torch.
+
     `drop`: what dropout does with the softmax, `random.drop_elements`.
     """
 
@@ -71,12 +73,18 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
             mask = to_torch_order(attn_mask)
             is_bool = mask.dtype == jnp.bool_
             scores = jnp.where(mask, scores, -jnp.inf) if is_bool else scores + mask.astype(scores.dtype)
-        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+        weights = (jax.nn.softmax(scores) if attn_mask is None else _masked_softmax(scores)).astype(q.dtype)
         if dropout_p > 0:
             weights = drop(context, weights, dropout_p)
         return from_torch_order(jnp.matmul(weights, v))
 
     return operator
+
+
+def _masked_softmax(scores: jax.Array) -> jax.Array:
+    """The softmax over the last axis; zeros, whose gradient is zero, where all scores are -infinity."""
+    is_empty = jnp.all(scores == -jnp.inf, axis=-1, keepdims=True)
+    return jnp.where(is_empty, 0, jax.nn.softmax(jnp.where(is_empty, 0, scores)))
 
 
 def _bilinear(x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:

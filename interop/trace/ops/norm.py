@@ -165,13 +165,14 @@ def _native_group_norm(
 
 
 def _weight_norm(v: jax.Array, g: jax.Array, dim: int = 0) -> jax.Array:
-    axes = tuple(axis for axis in range(v.ndim) if axis != dim % v.ndim)
-    return v * (g / jnp.sqrt(jnp.sum(jnp.square(v), axes, keepdims=True)))
+    return _weight_norm_interface(v, g, dim)[0]
 
 
 def _weight_norm_interface(v: jax.Array, g: jax.Array, dim: int = 0) -> tuple[jax.Array, jax.Array]:
-    axes = tuple(axis for axis in range(v.ndim) if axis != dim % v.ndim)
-    return _weight_norm(v, g, dim), jnp.sqrt(jnp.sum(jnp.square(v), axes, keepdims=True))
+    """v · g / ‖v‖, and ‖v‖; a norm for each place along `dim`, or one for all: that is what torch means by -1."""
+    axes = tuple(axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim)
+    norm = jnp.sqrt(jnp.sum(jnp.square(v), axes, keepdims=dim != -1))
+    return v * (g / norm), norm
 
 
 TABLE: dict[str, Operator] = {

@@ -25,6 +25,7 @@ from interop.trace.graph import Dtype
 from interop.trace.values import Value, align, from_torch_order, to_torch_order
 
 __all__ = [
+    "Absent",
     "Context",
     "Operator",
     "as_value",
@@ -40,6 +41,16 @@ Operator = Callable[..., Any]
 
 INTEGERS = {"int64": jnp.int32}
 KINDS = (bool, int, float)
+
+
+class Absent(NamedTuple):
+    """A result that no counterpart computes, since hardly a network reads it; one that does is refused.
+
+    Attributes:
+        name: what it holds in torch, and of which operator: "the places of the maxima (aten.max_pool2d_with_indices)".
+    """
+
+    name: str
 
 
 class Context(NamedTuple):
@@ -73,7 +84,7 @@ class Context(NamedTuple):
         """
         if self.key is None:
             raise ConfigurationError(
-                f"{self.module or 'the network'} draws random numbers in training: apply needs a key"
+                f"{self.module or 'the network'} draws random numbers in this mode: apply needs a key"
             )
         return self.key
 

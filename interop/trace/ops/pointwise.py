@@ -9,7 +9,7 @@ from interop.trace.graph import Dtype
 from interop.trace.ops.operator import Context, Operator, as_value, pointwise, result_dtype, unary
 from interop.trace.values import Value, align, map_array
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "absolute"]
 
 
 def _with_alpha(function: Operator) -> Operator:
@@ -30,7 +30,7 @@ def _divide(context: Context, x: Any, y: Any, *, rounding_mode: str | None = Non
 
 
 def _truncated_quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.trunc(x / y) if jnp.issubdtype(x.dtype, jnp.floating) else jax.lax.div(x, y)
+    return jnp.trunc(x / y) if _is_floating(x) else jax.lax.div(x, y)
 
 
 def _power(context: Context, x: Any, exponent: Any) -> Value:
@@ -41,24 +41,54 @@ def _power(context: Context, x: Any, exponent: Any) -> Value:
             return map_array(lambda a: jax.lax.integer_pow(a.astype(dtype), int(exponent)), x)
         if exponent == 0.5:
             return map_array(lambda a: jnp.sqrt(a.astype(dtype)), x)
-    return pointwise(jnp.power)(context, x, exponent)
+    return pointwise(_power_of_tensors)(context, x, exponent)
+
+
+def _power_of_tensors(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    """The gradients by both are 0 at 0 ** 0."""
+    return jnp.power(jnp.where((x == 0) & (exponent == 0), 1, x), exponent)
+
+
+def _angle(y: jax.Array, x: jax.Array) -> jax.Array:
+    """`atan2`, with the gradient 0 where both are 0."""
+    is_origin = (x == 0) & (y == 0)
+    angle = jnp.arctan2(y, jnp.where(is_origin, 1, x))
+    return jnp.where(is_origin, jax.lax.stop_gradient(jnp.arctan2(y, x)), angle)
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """Its gradient at 0 is 0; JAX's own is 1."""
+    return jnp.where(x == 0, 0, jnp.abs(x)) if _is_floating(x) else jnp.abs(x)
 
 
 def _clamp(context: Context, x: Value, min: Any = None, max: Any = None) -> Value:
-    """Gradient 1 on both bounds, as in torch, where `jnp.clip` shares it."""
+    """As torch has it (2.14), the gradient is 0 on a bound that is a number, and shared with one that is a tensor."""
     bounds = [bound for bound in (min, max) if bound is not None]
     dtype = result_dtype(context, (x, *bounds))
-    lower, upper = (None if bound is None else as_value(bound, dtype) for bound in (min, max))
-    operands = [as_value(x, dtype), *(bound for bound in (lower, upper) if bound is not None)]
-    arrays, order = align(operands)
-    array, rest = arrays[0], iter(arrays[1:])
-    if lower is not None:
-        bound = next(rest)
-        array = jnp.where(array < bound, bound, array)
-    if upper is not None:
-        bound = next(rest)
-        array = jnp.where(array > bound, bound, array)
-    return Value(array, order)
+    lower, upper = (-jnp.inf if min is None else min), (jnp.inf if max is None else max)
+    if jnp.issubdtype(dtype, jnp.integer):
+        lower, upper = (jnp.iinfo(dtype).min if min is None else min), (jnp.iinfo(dtype).max if max is None else max)
+    is_shared = any(isinstance(bound, Value) for bound in bounds)
+    arrays, order = align([as_value(operand, dtype) for operand in (x, lower, upper)])
+    return Value((_clamp_between if is_shared else _clamp_inside)(*arrays), order)
+
+
+def _clamp_inside(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    raised = jnp.where(x <= lower, lower, x)
+    return jnp.where(raised >= upper, upper, raised)
+
+
+def _clamp_between(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """The mean, where x is one of two different bounds, of x and the bound: two names of one number."""
+    raised = jnp.where(x < lower, lower, x)
+    clamped = jnp.where(raised > upper, upper, raised)
+    bound = jnp.where(x == lower, lower, upper)
+    is_shared = (lower < upper) & ((x == lower) | (x == upper))
+    return jnp.where(is_shared, clamped / 2 + bound / 2, clamped) if _is_floating(x) else clamped
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _where(context: Context, condition: Value, x: Any, y: Any) -> Value:
@@ -141,7 +171,7 @@ FLOATING = {
 
 PLAIN = {
     "neg": jnp.negative,
-    "abs": jnp.abs,
+    "abs": absolute,
     "sign": jnp.sign,
     "sgn": jnp.sign,
     "floor": jnp.floor,
@@ -182,7 +212,7 @@ TABLE: dict[str, Operator] = {
     **{f"aten.{name}": unary(function, floating=True) for name, function in FLOATING.items()},
     **{f"aten.{name}": unary(function) for name, function in PLAIN.items()},
     **{f"aten.{name}": pointwise(function) for name, function in PAIRS.items()},
-    "aten.atan2": pointwise(jnp.arctan2, floating=True),
+    "aten.atan2": pointwise(_angle, floating=True),
     "aten.max.other": pointwise(jnp.maximum),
     "aten.min.other": pointwise(jnp.minimum),
     "aten.add": _with_alpha(jnp.add),

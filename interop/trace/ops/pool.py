@@ -11,7 +11,7 @@ import numpy as np
 from byol_jax.ops.pool import max_pool
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.ops.extrema import first_maximum
-from interop.trace.ops.operator import Context, Operator, per_axis
+from interop.trace.ops.operator import Absent, Context, Operator, per_axis
 from interop.trace.ops.reduce import reduce_axes
 from interop.trace.values import Value, arrange, map_array, multiply_axes
 
@@ -121,6 +121,15 @@ def _max_pool(rank: int) -> Operator:
     return operator
 
 
+def _max_pool_and_places(rank: int) -> Operator:
+    pool, places = _max_pool(rank), _places(f"max_pool{rank}d_with_indices")
+    return lambda *args, **options: (pool(*args, **options), places)
+
+
+def _places(name: str) -> Absent:
+    return Absent(f"the places of the maxima (aten.{name})")
+
+
 def _avg_pool(rank: int) -> Operator:
     def operator(
         context: Context,
@@ -181,15 +190,17 @@ def _adaptive_avg_pool(rank: int) -> Operator:
 
 
 def _adaptive_max_pool(rank: int) -> Operator:
-    def operator(context: Context, x: Value, output_size: Any) -> tuple[Value, None]:
-        for offset, m in enumerate(_adaptive_sizes(x, output_size, rank)):
+    """The first of equal maxima in the order of the elements takes the gradient: hence the last axis first."""
+
+    def operator(context: Context, x: Value, output_size: Any) -> tuple[Value, Absent]:
+        for offset, m in reversed(list(enumerate(_adaptive_sizes(x, output_size, rank)))):
             place = x.order.index(x.ndim - rank + offset)
             parts = [
                 first_maximum(jax.lax.slice_in_dim(x.array, start, stop, axis=place), place)
                 for start, stop in _bins(x.array.shape[place], m)
             ]
             x = Value(jnp.concatenate(parts, place), x.order)
-        return x, None
+        return x, _places(f"adaptive_max_pool{rank}d")
 
     return operator
 
@@ -209,10 +220,15 @@ def _constant_pad(context: Context, x: Value, pad: Sequence[int], value: Any = 0
 
 
 def _pad(context: Context, x: Value, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Value:
+    """Negative numbers crop; what is reflected or repeated is there before that, what goes round is not."""
     if mode == "constant":
         return _constant_pad(context, x, pad, value)
     modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    return map_array(lambda a: jnp.pad(a, _widths(x, pad), mode=modes[mode]), x)
+    more, less = [max(n, 0) for n in pad], [min(n, 0) for n in pad]
+    if mode == "circular":
+        x = _constant_pad(context, x, less)
+    x = map_array(lambda a: jnp.pad(a, _widths(x, more), mode=modes[mode]), x)
+    return x if mode == "circular" else _constant_pad(context, x, less)
 
 
 def _pad_by(mode: str) -> Operator:
@@ -225,8 +241,7 @@ TABLE: dict[str, Operator] = {
     **{f"aten.adaptive_avg_pool{rank}d": _adaptive_avg_pool(rank) for rank in (1, 2, 3)},
     **{f"aten._adaptive_avg_pool{rank}d": _adaptive_avg_pool(rank) for rank in (2, 3)},
     **{f"aten.adaptive_max_pool{rank}d": _adaptive_max_pool(rank) for rank in (1, 2, 3)},
-    "aten.max_pool2d_with_indices": lambda *args, **options: (_max_pool(2)(*args, **options), None),
-    "aten.max_pool3d_with_indices": lambda *args, **options: (_max_pool(3)(*args, **options), None),
+    **{f"aten.max_pool{rank}d_with_indices": _max_pool_and_places(rank) for rank in (2, 3)},
     "aten.pad": _pad,
     "aten.constant_pad_nd": _constant_pad,
     **{

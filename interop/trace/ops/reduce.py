@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byol_jax.loss import root
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.graph import Dtype
 from interop.trace.ops.extrema import maximum, minimum
 from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.pointwise import absolute
 from interop.trace.values import Value, map_array, normal_axis, physical_axes
 
 __all__ = ["TABLE", "reduce_axes"]
@@ -83,7 +85,10 @@ def _variance(x: Value, dim: Axes, correction: float | None, keepdim: bool) -> V
 
 
 def _var(array: jax.Array, axes: tuple[int, ...], correction: float) -> jax.Array:
+    """Of equal numbers exactly zero, as in torch: the mean of what is left without the first of them is exact."""
+    first = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(array.ndim))
     wide = array.astype(at_least_float32(array.dtype))
+    wide = wide - jax.lax.stop_gradient(wide[first])
     count = 1
     for axis in axes:
         count *= array.shape[axis]
@@ -91,7 +96,9 @@ def _var(array: jax.Array, axes: tuple[int, ...], correction: float) -> jax.Arra
     return (jnp.sum(jnp.square(centred), axes, keepdims=True) / (count - correction)).astype(array.dtype)
 
 
-def _var_operator(root: bool) -> Operator:
+def _var_operator(rooted: bool) -> Operator:
+    """`var`, and `std`, whose gradient where all numbers are equal is 0."""
+
     def operator(
         context: Context,
         x: Value,
@@ -104,14 +111,20 @@ def _var_operator(root: bool) -> Operator:
         if isinstance(dim, bool):  # the overload (x, unbiased)
             dim, unbiased = None, dim
         spread = _variance(x, dim, correction if correction is not None else float(unbiased), keepdim)
-        return map_array(jnp.sqrt, spread) if root else spread
+        return map_array(root, spread) if rooted else spread
 
     return operator
 
 
-def _var_mean(context: Context, x: Value, dim: Axes = None, *rest: Any, **options: Any) -> tuple[Value, Value]:
-    keepdim = options.get("keepdim", rest[1] if len(rest) > 1 else False)
-    return _var_operator(False)(context, x, dim, *rest, **options), _mean(context, x, dim, keepdim)
+def _with_mean(spread: Operator) -> Operator:
+    """`var_mean` and `std_mean`."""
+
+    def operator(context: Context, x: Value, dim: Any = None, *rest: Any, **options: Any) -> tuple[Value, Value]:
+        keepdim = options.get("keepdim", rest[1] if len(rest) > 1 else False)
+        axes = None if isinstance(dim, bool) else dim  # the overload (x, unbiased)
+        return spread(context, x, dim, *rest, **options), _mean(context, x, axes, keepdim)
+
+    return operator
 
 
 def _norm(
@@ -127,7 +140,7 @@ def _norm(
     ord = 2 if ord is None else ord
 
     def norm(a: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-        size = jnp.abs(a)
+        size = absolute(a)
         if ord == float("inf"):
             return maximum(size, axes)
         if ord == float("-inf"):
@@ -136,12 +149,18 @@ def _norm(
             return jnp.sum((a != 0).astype(a.dtype), axes, keepdims=True)
         if ord == 1:
             return jnp.sum(size, axes, keepdims=True)
-        total = jnp.sum(jnp.square(a) if ord == 2 else size**ord, axes, keepdims=True)
-        positive = total > 0
-        safe = jnp.where(positive, total, 1)
-        return jnp.where(positive, jnp.sqrt(safe) if ord == 2 else safe ** (1 / ord), 0)
+        if ord == 2:
+            return root(jnp.sum(jnp.square(a), axes, keepdims=True))
+        total = jnp.sum(_power(size, ord), axes, keepdims=True)
+        return _power(total, 1 / ord)
 
     return reduce_axes(x, dim, keepdim, norm)
+
+
+def _power(x: jax.Array, exponent: float) -> jax.Array:
+    """`x ** exponent` of what isn't negative, with the gradient 0 at 0, as torch's norms have it."""
+    is_zero = x == 0
+    return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, jnp.where(is_zero, 1, x) ** exponent)
 
 
 def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, keepdim: bool = False, **options: Any):
@@ -210,9 +229,10 @@ TABLE: dict[str, Operator] = {
     "aten.min.dim": _extreme_and_place(jnp.argmin),
     "aten.argmax": _place(jnp.argmax),
     "aten.argmin": _place(jnp.argmin),
-    "aten.var": _var_operator(root=False),
-    "aten.std": _var_operator(root=True),
-    "aten.var_mean": _var_mean,
+    "aten.var": _var_operator(rooted=False),
+    "aten.std": _var_operator(rooted=True),
+    "aten.var_mean": _with_mean(_var_operator(rooted=False)),
+    "aten.std_mean": _with_mean(_var_operator(rooted=True)),
     "aten.linalg_vector_norm": _norm,
     "aten.norm": _norm_p,
     "aten.any": _truth(jnp.any),
@@ -225,6 +245,6 @@ TABLE: dict[str, Operator] = {
     "aten.cumsum": _along_axis(jnp.cumsum),
     "aten.cumprod": _along_axis(jnp.cumprod),
     "aten.sort": in_torch_order(_sort),
-    "aten.argsort": in_torch_order(lambda x, dim=-1, descending=False: _sort(x, dim, descending)[1]),
+    "aten.argsort": in_torch_order(lambda x, dim=-1, descending=False, **options: _sort(x, dim, descending)[1]),
     "aten.topk": in_torch_order(_top_k),
 }

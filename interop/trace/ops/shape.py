@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byol_jax.errors import UnsupportedOpError
 from byol_jax.ops.precision import standard_promotion
 from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order
 from interop.trace.values import (
@@ -164,14 +165,52 @@ def _broadcast_like(source: Value, x: Value) -> jax.Array:
 def _index(context: Context, x: Value, indices: Sequence[Value | None]) -> Value:
     """torch's advanced indexing is NumPy's."""
     chosen = [slice(None) if index is None else to_torch_order(index) for index in indices]
+    if any(index is not None and _is_mask(index) for index in indices):
+        raise UnsupportedOpError(f"{context.module or 'the network'} reads x[mask], which has a size by what it reads")
     return from_torch_order(to_torch_order(x)[tuple(chosen)])
 
 
 def _index_put(context: Context, x: Value, indices: Sequence[Any], values: Value, accumulate: bool = False) -> Value:
+    if any(index is not None and _is_mask(index) for index in indices):
+        return _put_masked(context, x, indices, values, accumulate)
     chosen = tuple(slice(None) if index is None else to_torch_order(index) for index in indices)
     place = to_torch_order(x).at[chosen]
     new = to_torch_order(values).astype(x.dtype)
     return from_torch_order(place.add(new) if accumulate else place.set(new))
+
+
+def _put_masked(context: Context, x: Value, indices: Sequence[Any], values: Value, accumulate: bool) -> Value:
+    """`x[:, mask] = values`, the mask alone: values that are the same for all that it chooses.
+
+    Raises:
+        UnsupportedOpError: several indices, or a value for each place.
+    """
+    before = next(place for place, index in enumerate(indices) if index is not None)
+    mask = indices[before]
+    if sum(index is not None for index in indices) > 1 or not _is_mask(mask):
+        raise _unsupported_mask(context, "a mask beside other indices")
+    behind = x.ndim - before - mask.ndim  # axes
+    new = to_torch_order(values).astype(x.dtype)
+    places = new.ndim - behind - 1  # axis of `values` that counts the places
+    if places >= 0:
+        if new.shape[places] != 1:
+            raise _unsupported_mask(context, "a value for each place that a mask chooses")
+        new = new.reshape(*new.shape[:places], *(1,) * mask.ndim, *new.shape[places + 1 :])
+    array = to_torch_order(x)
+    chosen = to_torch_order(mask).astype(bool).reshape(*mask.shape, *(1,) * behind)
+    return from_torch_order(jnp.where(chosen, array + new if accumulate else new, array))
+
+
+def _is_mask(index: Value) -> bool:
+    """torch takes bytes for bools."""
+    return index.dtype in (jnp.bool_, jnp.uint8)
+
+
+def _unsupported_mask(context: Context, what: str) -> UnsupportedOpError:
+    return UnsupportedOpError(
+        f"{context.module or 'the network'} assigns to x[mask] (aten.index_put) with {what}: torch.where, which gives "
+        "all places one shape, can be imported"
+    )
 
 
 def _index_select(x: jax.Array, dim: int, index: jax.Array) -> jax.Array:
@@ -236,11 +275,26 @@ def _channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
     return jnp.swapaxes(x, 1, 2).reshape(batch, channels, *rest)
 
 
-def _embedding(weight: jax.Array, indices: jax.Array, padding_idx: int = -1, *rest: Any) -> jax.Array:
-    """No gradient reaches the padding's row."""
+def _embedding(
+    context: Context,
+    weight: Value,
+    indices: Value,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    *rest: Any,
+) -> Value:
+    """No gradient reaches the padding's row. With `scale_grad_by_freq` each row has the mean of what its uses get, over
+    the whole batch."""
+    table, places = to_torch_order(weight), to_torch_order(indices)
     if padding_idx >= 0:
-        weight = weight.at[padding_idx].set(jax.lax.stop_gradient(weight[padding_idx]))
-    return jnp.take(weight, indices, axis=0)
+        table = table.at[padding_idx].set(jax.lax.stop_gradient(table[padding_idx]))
+    rows = jnp.take(table, places, axis=0)
+    if scale_grad_by_freq:
+        counts = jnp.zeros(table.shape[0], table.dtype).at[places].add(1)
+        counts = counts if context.axis_name is None else jax.lax.psum(counts, context.axis_name)
+        part = rows / counts[places][..., None]
+        rows = jax.lax.stop_gradient(rows) + (part - jax.lax.stop_gradient(part))
+    return from_torch_order(rows)
 
 
 TABLE: dict[str, Operator] = {
@@ -284,7 +338,7 @@ TABLE: dict[str, Operator] = {
     "aten.pixel_unshuffle": in_torch_order(_pixel_unshuffle),
     "aten.channel_shuffle": in_torch_order(_channel_shuffle),
     "aten.native_channel_shuffle": in_torch_order(_channel_shuffle),
-    "aten.embedding": in_torch_order(_embedding),
+    "aten.embedding": _embedding,
     "aten.tril": in_torch_order(lambda x, diagonal=0: jnp.tril(x, diagonal)),
     "aten.triu": in_torch_order(lambda x, diagonal=0: jnp.triu(x, diagonal)),
     "aten.diagonal": in_torch_order(lambda x, offset=0, dim1=0, dim2=1: jnp.diagonal(x, offset, dim1, dim2)),
