@@ -25,6 +25,9 @@ __all__ = ["ANY_SIZE", "Refusal", "example_batch", "export_graph", "record_outpu
 ROOT = "module"
 """The name that the network has inside the module that is exported."""
 
+BATCH_NORMS = ("aten._native_batch_norm_legit_functional.default", "aten._native_batch_norm_legit.no_stats")
+"""In training."""
+
 ANY_SIZE = range(sys.maxsize)
 """Of a batch."""
 
@@ -298,6 +301,7 @@ def _as_graph(torch: Any, module: Any, exported: Any, noted: Noted, held: dict[s
         else:
             raise UnsupportedModuleError(f"{type(module).__name__} reads a {kind.lower()} ({target}): not a tensor")
     nodes = tuple(_node(torch, module, node) for node in exported.graph.nodes if node.op == "call_function")
+    nodes = _with_own_statistics(torch, exported.graph, nodes)
     buffers, outputs = {}, []
     for spec in signature.output_specs:
         kind = spec.kind.name
@@ -312,6 +316,28 @@ def _as_graph(torch: Any, module: Any, exported: Any, noted: Noted, held: dict[s
             )
     hidden = dict(zip(noted.names, outputs, strict=True))
     return Graph(sources, nodes, hidden.pop("", None), hidden, buffers, constants)
+
+
+def _with_own_statistics(torch: Any, graph: Any, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The nodes, each batch norm that isn't over the batch marked: its statistics are no other device's matter.
+
+    An instance norm is one of a single row, [1, N · C, ...].
+    """
+    shapes: dict[str, Any] = {node.name: getattr(node.meta.get("val"), "shape", ()) for node in graph.nodes}
+    sizes = [shapes[node.name][0] for node in graph.nodes if node.op == "placeholder" and shapes[node.name]]
+    is_open = any(isinstance(size, torch.SymInt) for size in sizes)
+
+    def is_over_batch(shape: Any) -> bool:
+        if not is_open:
+            return shape[0] != 1 or sizes[-1] == 1
+        return isinstance(shape[1], int) or any(isinstance(size, torch.SymInt) for size in (shape[0], *shape[2:]))
+
+    return tuple(
+        node._replace(options=node.options | {"synchronised": False})
+        if node.op in BATCH_NORMS and not is_over_batch(shapes[node.args[0].name])
+        else node
+        for node in nodes
+    )
 
 
 def _tensors(module: Any) -> Iterator[tuple[str, Any]]:

@@ -33,8 +33,12 @@ def batch_norm(
     eps: float,
     *,
     relu: bool = False,
+    synchronised: bool = True,
 ) -> tuple[Value, Value, Value]:
-    """(y, new mean, new var) of [N, C, ...]; torch's axis 1 is brought last, the others stay as they lie."""
+    """(y, new mean, new var) of [N, C, ...]; torch's axis 1 is brought last, the others stay as they lie.
+
+    `synchronised`: whether the statistics are the batch's, and so all devices'.
+    """
     order = (*(axis for axis in x.order if axis != 1), 1)
     scale, offset = (None if part is None else part.array for part in (weight, bias))
     array = arrange(x, order)
@@ -49,7 +53,7 @@ def batch_norm(
         var.array,
         momentum=momentum,
         epsilon=eps,
-        axis_name=context.axis_name,
+        axis_name=context.axis_name if synchronised else None,
         relu=relu,
     )
     return Value(y, order), from_torch_order(new_mean), from_torch_order(new_var)
@@ -68,10 +72,12 @@ def _evaluation_batch_norm(
     return y, None, None
 
 
-def _stateless_batch_norm(context: Context, x: Value, weight: Any, bias: Any, train: bool, momentum: float, eps: float):
+def _stateless_batch_norm(
+    context: Context, x: Value, weight: Any, bias: Any, train: bool, momentum: float, eps: float, **options: Any
+):
     """Batch norm without running statistics: always the batch's."""
     zeros = from_torch_order(jnp.zeros(x.shape[1], at_least_float32(x.dtype)))
-    y, _, _ = batch_norm(context, x, weight, bias, zeros, zeros, True, 0.0, eps)
+    y, _, _ = batch_norm(context, x, weight, bias, zeros, zeros, True, 0.0, eps, **options)
     return y, None, None
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax.errors import UnsupportedOpError
+from byol_jax.errors import ConfigurationError, UnsupportedOpError
 from byol_jax.ops.precision import standard_promotion
 from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order
 from interop.trace.values import (
@@ -290,8 +290,12 @@ def _embedding(
         table = table.at[padding_idx].set(jax.lax.stop_gradient(table[padding_idx]))
     rows = jnp.take(table, places, axis=0)
     if scale_grad_by_freq:
+        if context.axis_name is not None:
+            raise ConfigurationError(
+                f"{context.module or 'the network'}: scale_grad_by_freq counts over the whole batch, and a "
+                f"device under the axis {context.axis_name!r} sees a part: use parallel.jit, without axis_name"
+            )
         counts = jnp.zeros(table.shape[0], table.dtype).at[places].add(1)
-        counts = counts if context.axis_name is None else jax.lax.psum(counts, context.axis_name)
         part = rows / counts[places][..., None]
         rows = jax.lax.stop_gradient(rows) + (part - jax.lax.stop_gradient(part))
     return from_torch_order(rows)
