@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byol_jax.loss import root
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.graph import Dtype
 from interop.trace.ops.extrema import maximum, minimum
@@ -111,7 +110,7 @@ def _var_operator(rooted: bool) -> Operator:
         if isinstance(dim, bool):  # the overload (x, unbiased)
             dim, unbiased = None, dim
         spread = _variance(x, dim, correction if correction is not None else float(unbiased), keepdim)
-        return map_array(root, spread) if rooted else spread
+        return map_array(lambda a: _power(a, 0.5), spread) if rooted else spread
 
     return operator
 
@@ -150,7 +149,7 @@ def _norm(
         if ord == 1:
             return jnp.sum(size, axes, keepdims=True)
         if ord == 2:
-            return root(jnp.sum(jnp.square(a), axes, keepdims=True))
+            return _power(jnp.sum(jnp.square(a), axes, keepdims=True), 0.5)
         total = jnp.sum(_power(size, ord), axes, keepdims=True)
         return _power(total, 1 / ord)
 
@@ -160,7 +159,8 @@ def _norm(
 def _power(x: jax.Array, exponent: float) -> jax.Array:
     """`x ** exponent` of what isn't negative, with the gradient 0 at 0, as torch's norms have it."""
     is_zero = x == 0
-    return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, jnp.where(is_zero, 1, x) ** exponent)
+    safe = jnp.where(is_zero, 1, x)
+    return jnp.where(is_zero, 0 if exponent > 0 else jnp.inf, jnp.sqrt(safe) if exponent == 0.5 else safe**exponent)
 
 
 def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, keepdim: bool = False, **options: Any):
