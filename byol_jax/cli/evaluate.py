@@ -6,13 +6,17 @@ it was trained. Nothing of the run's folder is changed but `evaluation.json`.
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_array_layout, add_run, add_which, check_data
+from byol_jax.errors import one_line
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
+NAMED = 4
+"""At most so many classes are named in the table."""
 USAGE = "RUN --data DIR [options]"
 CONTROL_PIXELS = 32
 """The pixels control sees images of at most this size: a linear probe on 224 x 224 x 3 numbers would need gigabytes."""
@@ -97,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts))
     else:
-        _print_table(facts)
+        _print_table(facts, class_names)
     return 0
 
 
@@ -151,15 +155,20 @@ def _projections(options: argparse.Namespace, opened: Any, part: Any) -> Any:
     )
 
 
-def _print_table(facts: dict[str, Any]) -> None:
-    """The scores in per cent, on standard output."""
+def _print_table(facts: dict[str, Any], class_names: Sequence[str] | None) -> None:
+    """The scores in per cent, on standard output; with the classes, since what was taken for one may be none."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    some = [one_line(name, at_most=30) for name in (class_names or ())[:NAMED]]
+    named = f" ({', '.join(some)}{', …' if len(class_names or ()) > NAMED else ''})" if some else ""
     table = Table(
-        title=f"accuracy on {facts['test_images']:,} images, per cent",
-        caption=f"{facts['train_images']:,} images fit the classifiers; {facts['split']}; step {facts['step']:,},"
-        f" {facts['which']} network",
+        title=escape(f"accuracy on {facts['test_images']:,} images of {facts['classes']:,} classes{named}, per cent"),
+        caption=escape(
+            f"{facts['train_images']:,} images fit the classifiers; {facts['split']}; step {facts['step']:,},"
+            f" {facts['which']} network"
+        ),
     )
     table.add_column("features")
     table.add_column(f"kNN, k = {facts['k']}", justify="right")

@@ -4,7 +4,7 @@ Which of a folder's files can't be used is said on stderr, as `byol-jax train` s
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,10 @@ __all__ = [
 ]
 
 IMAGE_SIZE = 224
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
+"""Folders that aren't classes but parts of a set, whatever the case of their letters; the first that is there."""
+
 TRAIN_PART = 0.8
 """Of a set that comes in one piece: this part of it trains the classifiers, the rest measures them."""
 
@@ -100,26 +103,38 @@ def open_labelled(
 ) -> tuple[LabelledImages, LabelledImages, tuple[str, ...] | None, str]:
     """Images to fit classifiers on, images to measure them on, the classes' names, and how the two were split.
 
-    A folder with `train` and `test` (or `val`) keeps its split; anything else is shuffled by `seed` and split 80 to 20.
+    A folder with a part to train on and one to test on (`TRAIN_FOLDERS`, `TEST_FOLDERS`) keeps its split; anything else
+    is shuffled by `seed` and split 80 to 20.
 
     Raises:
-        DataError: no labels, other classes in train and test, or fewer than two classes.
+        DataError: no labels, other classes in train and test, two parts to train on, or fewer than two classes.
     """
-    folder = Path(source)
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and test is not None and labels is None:
-        train = open_images(folder / "train", with_labels=True, **options)
-        measured = open_images(test, with_labels=True, **options)
+    first, second = (_parts(source, words) if labels is None else [] for words in (TRAIN_FOLDERS, TEST_FOLDERS))
+    if first and second:
+        alike = [part.name for part in second if part.name.lower() == second[0].name.lower()]
+        for names in ([part.name for part in first], alike):
+            if len(names) > 1:
+                raise DataError(f"{source}: holds {' and '.join(names)}: leave one of them there, or rename the other")
+        train, measured = (open_images(part, with_labels=True, **options) for part in (first[0], second[0]))
+        names = f"{first[0].name} and {second[0].name}"
         if train.class_names != measured.class_names:
-            raise DataError(f"{source}: train and {test.name} have different classes, the sub-folders must be the same")
+            raise DataError(f"{source}: {names} have different classes, the sub-folders must be the same")
         fit, measure = (_with_labels(part, np.arange(len(part))) for part in (train, measured))
-        return fit, measure, train.class_names, f"as in {source}: train and {test.name}"
+        return fit, measure, train.class_names, f"as in {source}: {names}"
     dataset = open_images(source, with_labels=labels is None, **options)
     given = dataset.labels if labels is None else _read_labels(labels, len(dataset))
     order = np.random.default_rng(seed).permutation(len(dataset))
     first = int(TRAIN_PART * len(dataset))
     fit, measure = (_with_labels(dataset, part, given) for part in (order[:first], order[first:]))
     return fit, measure, dataset.class_names, f"80 % to fit, 20 % to measure, shuffled with seed {seed}"
+
+
+def _parts(source: str, words: Sequence[str]) -> list[Path]:
+    """The folders in `source` that are named so, in the order of the words."""
+    if not is_folder(source):
+        return []
+    folders = sorted(entry for entry in Path(source).iterdir() if entry.name.lower() in words and entry.is_dir())
+    return sorted(folders, key=lambda folder: words.index(folder.name.lower()))
 
 
 def features_of(

@@ -33,14 +33,33 @@ def test_an_evaluation_names_what_it_skips(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == said
 
 
-@pytest.mark.parametrize("name", ["test", "val"])
-def test_a_folders_own_split_is_kept(tmp_path, name):
-    _folder(tmp_path / "train", ["cats", "dogs"], 3)
+@pytest.mark.parametrize("part", ["train", "Train", "TRAINING", "training"])
+@pytest.mark.parametrize("name", ["test", "val", "Test", "testing", "VAL", "Validation", "valid"])
+def test_a_folders_own_split_is_kept(tmp_path, part, name):
+    _folder(tmp_path / part, ["cats", "dogs"], 3)
     _folder(tmp_path / name, ["cats", "dogs"], 1)
     train, test, classes, text = open_labelled(str(tmp_path), None, seed=0, **OPTIONS)
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 1])
     assert classes == ("cats", "dogs")
-    assert name in text
+    assert text == f"as in {tmp_path}: {part} and {name}"
+
+
+def test_of_several_parts_test_measures_and_two_to_train_on_are_refused(tmp_path):
+    for name in ("train", "val", "Test"):
+        _folder(tmp_path / name, ["cats", "dogs"], 2)
+    assert open_labelled(str(tmp_path), None, seed=0, **OPTIONS)[3].endswith(": train and Test")
+    _folder(tmp_path / "test", ["cats", "dogs"], 2)
+    with pytest.raises(DataError, match="holds Test and test: leave one of them there"):
+        open_labelled(str(tmp_path), None, seed=0, **OPTIONS)
+    _folder(tmp_path / "training", ["cats", "dogs"], 2)
+    with pytest.raises(DataError, match="holds train and training: leave one of them there"):
+        open_labelled(str(tmp_path), None, seed=0, **OPTIONS)
+
+
+def test_a_file_named_as_a_part_is_no_part(tmp_path):
+    _folder(tmp_path, ["cats", "dogs", "train"], 4)
+    (tmp_path / "test").write_text("no folder")
+    assert open_labelled(str(tmp_path), None, seed=0, **OPTIONS)[2] == ("cats", "dogs", "train")
 
 
 def test_other_classes_in_the_test_part_are_refused(tmp_path):
