@@ -117,10 +117,14 @@ def is_folder(source: str) -> bool:
 
 
 def has_classes(source: str) -> bool:
-    """Whether a data source is a folder that holds folders and no files: one folder for each class."""
-    return is_folder(source) and all(
-        entry.is_dir() for entry in Path(source).iterdir() if not entry.name.startswith(".")
-    )
+    """Whether a data source is a folder that holds folders and no images: one folder for each class."""
+    from byol_jax.data.file_list import is_image_name, is_run_folder
+
+    if not is_folder(source):
+        return False
+    entries = [entry for entry in Path(source).iterdir() if not entry.name.startswith(".")]
+    folders = [entry for entry in entries if entry.is_dir() and not is_run_folder(entry)]
+    return bool(folders) and not any(is_image_name(entry.name) and not entry.is_dir() for entry in entries)
 
 
 def existing_file(word: str) -> Path:

@@ -23,8 +23,6 @@ __all__ = [
 LAYOUTS = ("NHWC", "NCHW")
 """Where an array [N, ., ., .] may have its channels: last, as everything here has them, or first, as torch has them."""
 
-_SAY_LAYOUT = "say which layout (--layout, layout=)"
-
 _IMAGE_KEYS = ("images", "x", "x_train", "arr_0")
 _LABEL_KEYS = ("labels", "y", "y_train")
 
@@ -72,7 +70,7 @@ def check_unmasked(array: Any, what: str) -> None:
         )
 
 
-def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str, remedy: str) -> None:
+def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str, has_option: bool = True) -> None:
     """Returns where the last axis of an array [N, ., ., .] alone can be its channels.
 
     The channels' number, or else 1 and 3, decides where one axis alone has it. Otherwise the last axis is taken for the
@@ -80,7 +78,7 @@ def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str,
     where the last two axes are equal and no number is given, [N, 64, 32, 32], they may be rows and columns.
 
     Args:
-        remedy: what to do about it, after a colon.
+        has_option: whether one can say the layout, for the message: of an iterable's batches one can't.
 
     Raises:
         DataError: the channels are first, or could be.
@@ -92,13 +90,15 @@ def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str,
         return
     if first in known and third not in known and min(second, third) > 1:
         raise DataError(
-            f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1), or {remedy}"
+            f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)"
+            + (", or say layout NCHW (--layout, layout=)" if has_option else "")
         )
     if third < first and third <= second and not square:
         return
+    remedy = "which layout (--layout, layout=)" if has_option else "how many channels are last (num_channels=)"
     raise DataError(
         f"{what}: shape {shape} may be {first} × {second} pixels of {third} channels (NHWC) or"
-        f" {second} × {third} pixels of {first} channels (NCHW): {remedy}"
+        f" {second} × {third} pixels of {first} channels (NCHW): say {remedy}"
     )
 
 
@@ -175,7 +175,7 @@ def array_dataset(
     elif images.ndim == 4 and layout == "NCHW":
         images = images.transpose(0, 2, 3, 1)  # [N, H, W, C]
     elif images.ndim == 4 and layout is None:
-        check_layout(images.shape, num_channels=num_channels, what=what, remedy=_SAY_LAYOUT)
+        check_layout(images.shape, num_channels=num_channels, what=what)
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
     looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]

@@ -28,11 +28,13 @@ from byol_jax.data.fit import FITS
 from byol_jax.errors import one_line
 
 __all__ = [
+    "DRAWN",
     "EXTENSIONS",
     "OTHER_EXTENSIONS",
     "UnusableImageError",
     "ValueRange",
     "check_header",
+    "open_without_waiting",
     "read_image",
     "uniform_warnings",
     "upright_size",
@@ -51,6 +53,9 @@ OTHER_EXTENSIONS = frozenset(
     for name in names.split()
 )
 """Names of images that aren't read: beside others they are left out, and that is said."""
+
+DRAWN = ("byol_jax", "views")
+"""A text in the PNGs that we draw of other images, its keyword and itself: they are no images to train on."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """The only decoders that are tried; Pillow's others aren't needed, and the one for EPS runs a program. JPEG includes
@@ -80,7 +85,7 @@ class UnusableImageError(Exception):
     """This file gives no image; the text is the reason, one line without the file's name."""
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
+def open_without_waiting(path: str, flags: int) -> int:
     """A named pipe would block until somebody writes; a regular file ignores the flag."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
@@ -89,7 +94,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header is read and whose pixels aren't; all that goes wrong inside is an `UnusableImageError`."""
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UnusableImageError("not a regular file")
@@ -157,6 +162,8 @@ def _check_layout(image: ImageFile.ImageFile) -> None:
     wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
     if wrong is not None:
         raise UnusableImageError(wrong)
+    if image.format == "PNG" and image.info.get(DRAWN[0]) == DRAWN[1]:
+        raise UnusableImageError("a picture that byol_jax drew of images and their views: not used")
     if _packing(image) == "RGB;16B" and "transparency" in image.info:
         raise UnusableImageError(
             "a PNG of 16-bit colour in which one colour is transparent (tRNS), which Pillow misreads: save it with an"

@@ -13,15 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError
+from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError, open_without_waiting
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
 __all__ = [
+    "RUN_FORMAT",
     "Listing",
     "Verdict",
     "identity_of",
     "is_image_name",
+    "is_run_folder",
+    "is_unread_name",
     "judge",
     "list_images",
     "load_verdict",
@@ -34,6 +37,12 @@ SYSTEM_FOLDERS = frozenset(
 )
 """What macOS, Python, Synology, Windows and Linux leave in folders: copies, thumbnails and waste, no images and no
 class. Hidden folders are treated alike, Jupyter's .ipynb_checkpoints for instance."""
+
+RUN_FORMAT = "byol_jax.run"
+"""What the config.json of a run's folder says under "format": the pictures in such a folder are the run's own."""
+
+_MOST_CONFIG = 2**20
+"""Bytes of a config.json that are read to know that."""
 
 JPEG_EXTENSIONS = (".jfif", ".jpe", ".jif")
 
@@ -48,8 +57,8 @@ class Listing(NamedTuple):
     Attributes:
         files: (name, bytes) of each regular file with an image's extension, sorted by name; names are relative to
             the folder, with "/" between parts.
-        skipped: (name, reason) of everything else with such an extension, of images with another one, and of folders
-            that can't be read or aren't entered.
+        skipped: (name, reason) of everything else with such an extension, of images with another one, of hidden images,
+            and of folders that can't be read or aren't entered.
         others: a few names without an extension of `EXTENSIONS`, for a message.
     """
 
@@ -80,8 +89,9 @@ class Verdict(NamedTuple):
 def list_images(root: Path) -> Listing:
     """Lists a folder and the folders in it.
 
-    The order depends on names alone, and no file is opened. Only names with an extension of `EXTENSIONS` count, in
-    either case; hidden folders and those that systems make beside somebody's images (`SYSTEM_FOLDERS`) aren't entered.
+    The order depends on names alone, and no image is opened. Only names with an extension of `EXTENSIONS` count, in
+    either case, and no hidden ones; hidden folders, those that systems make beside somebody's images
+    (`SYSTEM_FOLDERS`), and those of our own runs aren't entered. The folder itself may be any of these.
     Links are followed and must lead to a regular file. Names may hold anything that a file system allows,
     newlines and undecodable bytes included.
     """
@@ -89,23 +99,38 @@ def list_images(root: Path) -> Listing:
     found = {name: _reason_or_size(root / name) for name in sorted(names) if is_image_name(name)}
     files = tuple((name, size) for name, size in found.items() if isinstance(size, int))
     skipped = refused | {name: reason for name, reason in found.items() if isinstance(reason, str)}
-    skipped |= {name: _unread(name) for name in names if _has_extension(name, OTHER_EXTENSIONS)}
+    skipped |= {name: _unread(name) for name in names if is_unread_name(name)}
+    skipped |= {name: "a hidden file: rename it to use it" for name in names if _is_hidden_image(name)}
     return Listing(files, tuple(sorted(skipped.items())), tuple(sorted(set(names) - set(found))[:3]))
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a path's last part has an extension of `EXTENSIONS`.
+    """Whether a path's last part has an extension of `EXTENSIONS` and isn't hidden.
 
     Example:
-        >>> is_image_name("cats/1.JPG"), is_image_name("cats/._1.jpg"), is_image_name("cats/1.heic")
+        >>> is_image_name("cats/1.JPG"), is_image_name("cats/.1.jpg"), is_image_name("cats/1.heic")
         (True, False, False)
     """
-    return _has_extension(name, EXTENSIONS)
+    return _has_extension(name, EXTENSIONS) and not _last_part(name).startswith(".")
+
+
+def is_unread_name(name: str) -> bool:
+    """Whether a path's last part is named as an image of a kind that isn't read, and isn't hidden."""
+    return _has_extension(name, OTHER_EXTENSIONS) and not _last_part(name).startswith(".")
+
+
+def _is_hidden_image(name: str) -> bool:
+    # "._name" is what macOS leaves beside a file on other systems' disks: its attributes, never the image.
+    last = _last_part(name)
+    return _has_extension(name, EXTENSIONS | OTHER_EXTENSIONS) and last.startswith(".") and not last.startswith("._")
 
 
 def _has_extension(name: str, extensions: Collection[str]) -> bool:
-    # "._name" is what macOS leaves beside a file on other systems' disks: its attributes, never the image.
-    return os.path.splitext(name)[1].lower() in extensions and not name.rsplit("/")[-1].startswith("._")
+    return os.path.splitext(name)[1].lower() in extensions
+
+
+def _last_part(name: str) -> str:
+    return name.rsplit("/")[-1]
 
 
 def _unread(name: str) -> str:
@@ -150,6 +175,9 @@ def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
         except OSError as error:
             refused[folder or "."] = error.strerror or "cannot be read"
             continue
+        if folder and any(entry.name == "config.json" for entry in entries) and is_run_folder(root / folder):
+            refused[folder] = "a run's folder of byol_jax: not entered"
+            continue
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_image_name(entry.name) or not _is_folder(entry):
@@ -165,6 +193,15 @@ def _walk(root: Path) -> tuple[list[str], dict[str, str]]:
 
 def _is_hidden(folder: str) -> bool:
     return folder.startswith(".") or folder in SYSTEM_FOLDERS
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder is a run's of ours."""
+    try:
+        with open(folder / "config.json", "rb", opener=open_without_waiting) as file:
+            return json.loads(file.read(_MOST_CONFIG))["format"] == RUN_FORMAT
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -166,8 +166,7 @@ def _is_jax_array(images: Any) -> bool:
 def _check_first(images: Any, num_channels: int | None, what: str) -> None:
     if images.ndim == 4 or num_channels is not None:
         if images.ndim == 4 and 0 not in images.shape and images.shape[3] != num_channels:
-            remedy = "say how many channels are last (num_channels=)"
-            check_layout(images.shape, num_channels=num_channels, what=what, remedy=remedy)
+            check_layout(images.shape, num_channels=num_channels, what=what, has_option=False)
         check_images(images, num_channels=num_channels, what=what)
     elif images.ndim < 2 or not (images.dtype == np.uint8 or is_float(np.dtype(images.dtype))):
         raise DataError(f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8 or floating")

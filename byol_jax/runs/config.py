@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from byol_jax import disk
+from byol_jax.data.file_list import RUN_FORMAT
 from byol_jax.errors import ConfigurationError
 from byol_jax.tree import flatten
 
@@ -38,7 +39,7 @@ _FOR_PEOPLE = frozenset({"init_from/file", "init_from/index_sha256"})
 _FINGERPRINTS = "fingerprints"
 """Of functions that a run was given from Python; see fingerprint.py. They are compared among themselves."""
 
-_MARK = {"format": "byol_jax.run", "version": 1}
+_MARK = {"format": RUN_FORMAT, "version": 1}
 
 
 def encode_config(config: dict[str, Any]) -> bytes:

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from byol_jax.data.decode import DRAWN
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 from byol_jax.views import sample_views
@@ -85,8 +86,9 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
         for row, cell in enumerate(cells):
             top = HEADER + GAP + row * (height + GAP)
             page.paste(cell, (left + (width - cell.width) // 2, top + (height - cell.height) // 2))
-    content = io.BytesIO()
-    page.save(content, format="PNG")
+    content, mark = io.BytesIO(), PngImagePlugin.PngInfo()
+    mark.add_text(*DRAWN)  # beside images, it isn't taken for one of them
+    page.save(content, format="PNG", pnginfo=mark)
     write_atomically(Path(path), content.getvalue())
     return Path(path)
 

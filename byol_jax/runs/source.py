@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byol_jax import data, disk, parallel
+from byol_jax.data.file_list import is_image_name, is_unread_name
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
@@ -104,20 +105,32 @@ class Source(NamedTuple):
 
 
 def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
-    """Says how many images can't be used, and of some of them the name and the reason, line by line.
+    """Says how many images can't be used, what else was left out, and of some of them the name and the reason.
 
     Example:
-        >>> say_skipped([("cats/1.jpg", "empty file")], print)
+        >>> say_skipped([("cats/1.jpg", "empty file"), (".thumbs", "a hidden folder")], print)
         1 image can't be used and was skipped:
         skipped 'cats/1.jpg': empty file
+        1 folder or hidden file was left out:
+        left out '.thumbs': a hidden folder
     """
-    if skipped:
-        count, verb = ("1 image", "was") if len(skipped) == 1 else (f"{len(skipped)} images", "were")
+    images = [pair for pair in skipped if is_image_name(pair[0]) or is_unread_name(pair[0])]
+    others = [pair for pair in skipped if not (is_image_name(pair[0]) or is_unread_name(pair[0]))]
+    if images:
+        count, verb = ("1 image", "was") if len(images) == 1 else (f"{len(images)} images", "were")
         say(f"{count} can't be used and {verb} skipped:")
-    for name, reason in skipped[:LISTED]:
-        say(f"skipped {name!r}: {reason}")
-    if len(skipped) > LISTED:
-        say(f"and {len(skipped) - LISTED} more")
+        _list("skipped", images, say)
+    if others:
+        one = len(others) == 1
+        say(f"{len(others)} folder{'' if one else 's'} or hidden file{' was' if one else 's were'} left out:")
+        _list("left out", others, say)
+
+
+def _list(what: str, pairs: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
+    for name, reason in pairs[:LISTED]:
+        say(f"{what} {name!r}: {reason}")
+    if len(pairs) > LISTED:
+        say(f"and {len(pairs) - LISTED} more")
 
 
 def open_source(

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from two_classes import write_two_classes
 
+from byol_jax.cli.evaluate import _print_table
 from byol_jax.cli.main import main
 from byol_jax.data import evaluation_images, open_dataset
 
@@ -117,6 +118,30 @@ def test_embed_the_target_and_the_projection(world, call):
     assert np.load(out).shape == (12, 8)
 
 
+def test_class_folders_beside_a_text_keep_their_labels(world, call):
+    shutil.copytree(world / "photos", world / "with_text")
+    (world / "with_text" / "README.txt").write_text("where they come from")
+    assert call("embed", world / "run", "--data", world / "with_text", "--out", world / "with_text.npz").code == 0
+    arrays = _read_npz(world / "with_text.npz")
+    assert (arrays["labels"].tolist(), arrays["class_names"].tolist()) == ([0] * 6 + [1] * 6, ["dark", "light"])
+
+
+def test_a_run_among_its_own_images_is_none_of_them(world, call, monkeypatch):
+    shutil.copytree(world / "photos" / "dark", world / "inside")
+    shutil.copytree(world / "run", world / "inside" / "first")
+    monkeypatch.chdir(world / "inside")
+    assert call("preview", ".", "--image-size", "16", "--out", "look.png").code == 0
+    answer = call("embed", "first", "--data", ".", "--out", "features.npz")
+    assert answer.err.splitlines() == [
+        "1 image can't be used and was skipped:",
+        "skipped 'look.png': a picture that byol_jax drew of images and their views: not used",
+        "1 folder or hidden file was left out:",
+        "left out 'first': a run's folder of byol_jax: not entered",
+    ]
+    arrays = _read_npz(world / "inside" / "features.npz")
+    assert arrays["names"].tolist() == [f"{number}.png" for number in range(6)]
+
+
 @pytest.fixture(scope="module")
 def mixed(world):
     """The photos, one of which is none, and one of which has a name that isn't read."""
@@ -129,10 +154,11 @@ def mixed(world):
 
 
 SKIPPED = [
-    "3 images can't be used and were skipped:",
-    "skipped '.ipynb_checkpoints': a hidden folder or a system's own: not entered",
+    "2 images can't be used and were skipped:",
     "skipped 'dark/1.png': not an image, or damaged at its start",
     "skipped 'light/9.heic': images named .heic aren't read: convert it to .png, .tif or .jpg",
+    "1 folder or hidden file was left out:",
+    "left out '.ipynb_checkpoints': a hidden folder or a system's own: not entered",
 ]
 
 
@@ -234,6 +260,16 @@ def test_evaluate_prints_a_table(world, call):
     assert answer.code == 0
     for word in ("raw pixels", "random init", "byol", "linear"):
         assert word in answer.out
+    assert "images of 2 classes (dark, light)" in " ".join(answer.out.split())
+
+
+def test_a_table_names_a_few_classes_whatever_they_are_called(capsys):
+    scores = {"byol": {"knn": 0.5, "linear": 0.5}}
+    facts = {"test_images": 8, "train_images": 9, "classes": 5, "split": "as in [/x]", "step": 1, "which": "online"}
+    _print_table(facts | {"k": 3, "scores": scores}, ("[/red]", "a\nb", "c", "d", "e"))
+    assert "8 images of 5 classes ([/red], a b, c, d, …), per cent" in " ".join(capsys.readouterr().out.split())
+    _print_table(facts | {"k": 3, "scores": scores}, None)
+    assert "8 images of 5 classes, per cent" in " ".join(capsys.readouterr().out.split())
 
 
 def test_evaluate_needs_labels(world, call):

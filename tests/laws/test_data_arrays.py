@@ -63,7 +63,7 @@ REFUSED = {
     "13 bands first": (
         np.zeros((5, 13, 8, 24), np.uint8),
         13,
-        r"channels first: give .*, or say which layout \(--layout",
+        r"channels first: give .*, or say layout NCHW \(--layout",
     ),
     "rank": (np.zeros((5, 8), np.uint8), None, r"shape \(5, 8\), expected \[N, H, W, C\]"),
     "empty": (np.zeros((0, 8, 8, 3), np.uint8), None, "with at least one image"),

@@ -11,6 +11,8 @@ from PIL import Image
 from byol_jax import ConfigurationError, DataError
 from byol_jax.data import evaluation_images, open_dataset, survey
 from byol_jax.data import folder as folder_module
+from byol_jax.runs.config import encode_config
+from byol_jax.runs.pictures import views_grid
 
 
 def write(folder, name, value=100, shape=(20, 20)):
@@ -233,11 +235,73 @@ def test_hidden_folders_and_those_of_systems_hold_no_images_and_are_no_class(fol
         open_dataset(folder / ".hidden", image_size=14)
 
 
-def test_a_run_that_saw_hidden_folders_goes_on_with_them(folder, tmp_path):
-    write(folder, ".old/a.png", 5)
-    write(folder, ".old/b.png", 6)
+def test_hidden_files_are_left_out_and_named(folder):
+    before = open_dataset(folder, image_size=14, with_labels=True)
+    hidden = (".trash.png", "ant/.y.heic", "bee/.x.jpg", "new/.only.png")
+    for name in hidden:
+        write(folder, "plain.png")
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / "plain.png").rename(folder / name)
+    (folder / "bee/._f.gif").write_text("what macOS leaves")
+    (folder / ".notes").write_text("no image")
+    after = open_dataset(folder, image_size=14, with_labels=True)
+    assert (after.names, after.class_names, after.identity) == (before.names, before.class_names, before.identity)
+    reason = "a hidden file: rename it to use it"
+    assert after.skipped == tuple(
+        (name, reason) for name in (".trash.png", "ant/.y.heic", "bee/.x.jpg", "new/.only.png")
+    )
+    for number in range(30):  # they don't count as bad ones
+        (folder / f".{number}.png").touch()
+    assert len(open_dataset(folder, image_size=14)) == 6
+    with pytest.raises(DataError, match=r"no file in it is named as an image .*: it holds '.only.png'"):
+        open_dataset(folder / "new", image_size=14)
+
+
+def make_run(root, name, *, config=None):
+    write(root, f"{name}/views.png", 77)
+    write(root, f"{name}/exported/deep.png", 78)
+    content = encode_config({"steps": 1}) if config is None else config
+    (root / name / "config.json").write_bytes(content)
+
+
+def test_folders_of_our_own_runs_hold_no_images_and_are_no_class(folder):
+    before = open_dataset(folder, image_size=14, num_channels=1, with_labels=True)
+    make_run(folder, "first")
+    make_run(folder, "bee/runs/second")
+    after = open_dataset(folder, image_size=14, num_channels=1, with_labels=True)
+    assert (after.names, after.class_names, after.identity) == (before.names, before.class_names, before.identity)
+    reason = "a run's folder of byol_jax: not entered"
+    assert after.skipped == (("bee/runs/second", reason), ("first", reason))
+    assert len(open_dataset(folder / "first", image_size=14)) == 2  # asked for by its name
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"format": "x"}', b"[" * 5000, b"\xff\xfe"])
+def test_a_config_of_somebody_else_marks_no_run(folder, content):
+    make_run(folder, "theirs", config=content)
+    dataset = open_dataset(folder, image_size=14)
+    assert ("theirs/views.png" in dataset.names, dataset.skipped) == (True, ())
+
+
+def test_pictures_that_we_drew_are_no_images(folder):
+    before = open_dataset(folder, image_size=14)
+    views = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+    for name in ("look.png", "bee/views.png"):
+        views_grid(views, views, views, folder / name)
+    for scan_limit in (100, 1):
+        after = open_dataset(folder, image_size=14, scan_limit=scan_limit)
+        assert (after.names, after.identity) == (before.names, before.identity)
+        reason = "a picture that byol_jax drew of images and their views: not used"
+        assert after.skipped == (("bee/views.png", reason), ("look.png", reason))
+
+
+@pytest.mark.parametrize("names", [(".old/a.png", ".old/b.png"), (".a.png", "bee/.b.png"), ("run/a.png", "run/b.png")])
+def test_a_run_that_saw_what_is_left_out_today_goes_on_with_it(folder, tmp_path, names):
+    for value, name in zip((5, 6), names, strict=True):
+        write(folder, name, value)
+    if names[0].startswith("run"):
+        make_run(folder, "run")
     path = tmp_path / "images.json"
-    files = [[name, (folder / name).stat().st_size] for name in (".old/a.png", ".old/b.png")]
+    files = [[name, (folder / name).stat().st_size] for name in names]
     path.write_text(json.dumps({"format": "byol_jax verdict on a folder of images, 1", "files": files, "skipped": []}))
     dataset = open_dataset(folder, image_size=14, num_channels=1, verdict_path=path)
     assert dataset.take([0, 1])[:, 0, 0, 0].tolist() == [5, 6]

@@ -126,7 +126,7 @@ def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path, monkeypatch:
         ([np.zeros((16, 1, 32, 48), np.float32)], {"steps": 3}, "has its channels first"),
         ([images(16).astype(np.float32)], {"steps": 3}, r"expected floats in \[0, 1\]"),
         ([{"image": images(16)}], {"steps": 3}, "a dict of image"),
-        (torch.zeros(16, 1, 16, 24), {"steps": 3}, "has its channels first: .* say which layout"),
+        (torch.zeros(16, 1, 16, 24), {"steps": 3}, "has its channels first: .* say layout NCHW"),
         (images(), {"steps": 3, "hidden_layer": "fc"}, "not found"),
     ],
 )
