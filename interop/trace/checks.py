@@ -29,8 +29,9 @@ class Report(NamedTuple):
 def check(
     module: Any, *, image_size: int | Sequence[int] | None = 224, channels: int = 3, example_input: Any = None
 ) -> Report:
-    """Whether this module can be imported, and if not everything in the way, with module paths. Nothing is computed.
+    """Whether this module can be imported, and if not everything in the way, with module paths.
 
+    Nothing is computed, unless the module leaves something in its attributes: then copies of it run a few times.
     Hooks on gradients, and Functions whose backward can't be followed, are among it. What only numbers tell, such as an
     operator that computes something else, is left to `from_torch_module`'s verification.
 

@@ -10,6 +10,7 @@ import contextlib
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
 from interop.trace.gradients import Followed, follow_gradients
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
+from interop.trace.python_state import Left, refuse_what_is_read, watch_state
 
 __all__ = ["ANY_SIZE", "Refusal", "example_batch", "export_graph", "record_outputs"]
 
@@ -74,8 +76,8 @@ def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
         UnsupportedModuleError: nor for any others.
     """
     torch = import_torch()
-    followed = Followed()
-    wrapper, noted = _recording_module(torch, module, followed)
+    followed, left = Followed(), Left()
+    wrapper, noted = _recording_module(torch, module, followed, left)
     shapes = None if sizes is None else ({0: _dimension(torch, sizes)},)
     with _running_parts(module) as running:
         try:
@@ -88,10 +90,14 @@ def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
                 exported = exported.run_decompositions(_decompositions(torch, exported.graph))
         except Exception as error:
             followed.raise_if_refused(type(module).__name__)
-            raise _explanation(module, running, error) from error
+            left.raise_if_refused(type(module).__name__)
+            raise _explanation(module, running, left, error) from error
     followed.raise_if_refused(type(module).__name__)
+    left.raise_if_refused(type(module).__name__)
     followed.warn()
-    return _as_graph(torch, module, exported, noted, {**exported.constants, **held})
+    graph = _as_graph(torch, module, exported, noted, {**exported.constants, **held})
+    refuse_what_is_read(module, example, left)
+    return graph
 
 
 def _dimension(torch: Any, sizes: range) -> Any:
@@ -210,9 +216,9 @@ class Noted(NamedTuple):
     assigned: set[str]
 
 
-def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any, Noted]:
+def _recording_module(torch: Any, module: Any, followed: Followed, left: Left) -> tuple[Any, Noted]:
     """A module that returns the network's output, if that is a tensor, and all sub-modules' outputs; and what is noted
-    when it runs, as `followed` is."""
+    when it runs, as `followed` and `left` are."""
     noted = Noted([], set())
 
     class Recording(torch.nn.Module):
@@ -221,9 +227,10 @@ def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any,
             setattr(self, ROOT, module)
 
         def forward(self, x: Any) -> Any:
-            before = _held_tensors(torch, module)
-            with record_outputs(module) as outputs, follow_gradients(module, followed):
+            before, buffers = _held_tensors(torch, module), _buffers(module)
+            with watch_state(module, left), record_outputs(module) as outputs, follow_gradients(module, followed):
                 output = module(x)
+                left.replaced.update(dict.fromkeys(_write_back(torch, buffers)))
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
             noted.names[:] = [*whole, *outputs]
             after = _held_tensors(torch, module)
@@ -233,6 +240,32 @@ def _recording_module(torch: Any, module: Any, followed: Followed) -> tuple[Any,
     wrapper = Recording()
     wrapper.training = module.training  # the constructor says True, and export compares
     return wrapper, noted
+
+
+def _buffers(module: Any) -> list[tuple[str, dict[str, Any], Any]]:
+    """Of every buffer: its dotted name, the dict that it is in, and the tensor."""
+    return [
+        (f"{path}.{name}".removeprefix("."), part._buffers, buffer)
+        for path, part in module.named_modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+
+
+def _write_back(torch: Any, buffers: list[tuple[str, dict[str, Any], Any]]) -> Iterator[str]:
+    """Makes `self.buffer = new` what a graph can say, `self.buffer.copy_(new)`; gives the names where it can't."""
+    shared = Counter(id(buffer) for _, _, buffer in buffers)
+    for full_name, where, buffer in buffers:
+        name = full_name.rpartition(".")[2]
+        new = where.get(name)
+        if new is buffer:
+            continue
+        where[name] = buffer
+        alike = isinstance(new, torch.Tensor) and (new.shape, new.dtype) == (buffer.shape, buffer.dtype)
+        if alike and shared[id(buffer)] == 1:
+            buffer.copy_(new.detach())
+        else:
+            yield full_name
 
 
 def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
@@ -250,7 +283,7 @@ def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
     graph_module.recompile()
 
 
-def _explanation(module: Any, running: list[str], error: Exception) -> Exception:
+def _explanation(module: Any, running: list[str], left: Left, error: Exception) -> Exception:
     """One line from torch's many, and the sub-module that was running."""
     text = one_line(error)
     kind = type(module).__name__
@@ -261,6 +294,12 @@ def _explanation(module: Any, running: list[str], error: Exception) -> Exception
         return Refusal(reason, _sizes(text))
     if "data-dependent" in text or "DataDependent" in type(error).__name__ or ".item()" in text:
         return _depends_on_values(where, text[:300])
+    if "fake tensor in the exported program" in text:
+        what = ", ".join([*left.changed][:5]) or "a tensor outside of all its modules, a global or by functools.cache,"
+        return UnsupportedModuleError(
+            f"{where} computes {what} when it first runs and keeps it for its next call: compute it in the constructor "
+            "and keep it in a buffer (register_buffer)"
+        )
     if "expected compiled_fn to be GraphModule" in text:
         text = "a buffer that it changes shares its memory with another tensor: give each its own"
         return UnsupportedModuleError(f"torch.export can't follow {where}: {text}")

@@ -249,3 +249,37 @@ def test_a_learner_flattens_an_output_of_maps_as_a_named_layer(pool):
     assert_close(output.embed(state, as_jax(images)), wanted)
     np.testing.assert_array_equal(output.embed(state, as_jax(images)), named.embed(state, as_jax(images)))
     assert output.settings.feature_size == named.settings.feature_size == wanted.shape[1]
+
+
+class Assigns(nn.Module):
+    """A running mean that is assigned anew with every call, by a module inside of another."""
+
+    def __init__(self, new):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.new = new
+
+    def forward(self, y):
+        out = y - self.mean
+        if self.training:
+            self.mean = self.new(self.mean, y)
+        return out + 0.5 * self.mean
+
+
+@pytest.mark.parametrize(
+    "new", [lambda mean, y: 0.5 * mean + 0.5 * y.detach().mean(0), lambda mean, y: mean.lerp(y.detach().amax(0), 0.1)]
+)
+def test_a_buffer_that_is_assigned_is_changed_as_one_in_place(new):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(new)).double()
+    module[2].mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    encoder = interop.from_torch_module(module, image_size=4, verify=False)
+    assert set(encoder.facts.traced.traced.train.buffers) == {"2.mean"}
+    for train in (True, False):
+        check_the_same(module, numbers(5, 3, 4, 4), train=train, encoder=encoder)
+    assert module[2].mean.tolist() == [1, 2, 3]
+
+
+def test_a_buffer_that_is_assigned_another_shape_is_refused_by_name():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(lambda mean, y: y.detach()[:1]))
+    (problem,) = interop.check(module, image_size=4).problems
+    assert "2.mean is assigned a buffer of another kind: change it in place, by copy_" in problem
