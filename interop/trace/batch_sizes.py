@@ -15,7 +15,7 @@ from byol_jax.errors import ConfigurationError
 from interop.arrays import import_torch
 from interop.trace.export import ANY_SIZE, Refusal, export_graph
 from interop.trace.graph import Graph
-from interop.trace.side_effects import keep_modes
+from interop.trace.side_effects import in_mode, keep_modes
 
 __all__ = ["SizedGraphs", "Traced", "resize_batch", "trace", "trace_batch"]
 
@@ -65,8 +65,8 @@ def trace(module: Any, example: Any, own_size: int = 2) -> Traced:
     examples = [resize_batch(example, size) for size in dict.fromkeys((*EXAMPLE_SIZES, own_size))]
     with keep_modes(module):
         try:
-            train, train_sizes = _open_graph(module.train(), examples)
-            evaluation, sizes = _open_graph(module.eval(), examples)
+            train, train_sizes = _open_graph(in_mode(module, True), examples)
+            evaluation, sizes = _open_graph(in_mode(module, False), examples)
             common = _common(train_sizes, sizes)
         except Refusal:
             common = range(0)
@@ -134,7 +134,7 @@ def _closed_graphs(module: Any, examples: list[Any], names: tuple[str, ...]) -> 
     refusals = []
     for example in examples:
         try:
-            train, evaluation = (export_graph(module.train(mode), example, None) for mode in (True, False))
+            train, evaluation = (export_graph(in_mode(module, mode), example, None) for mode in (True, False))
         except Refusal as refusal:
             refusals.append(refusal)
         else:

@@ -115,7 +115,8 @@ def find_missing(*graphs: Graph) -> Missing:
 
 
 def check_module(module: Any) -> None:
-    """Refuses what no trace would notice, or only too late: lazy parameters, cumulative averages, unusual numbers.
+    """Refuses what no trace would notice, or only too late: lazy parameters, cumulative averages, unusual numbers, code
+    that torch.jit has compiled, names that can't be a leaf's path.
 
     Raises:
         UnsupportedModuleError: all reasons at once, each with its path and what to do.
@@ -123,7 +124,13 @@ def check_module(module: Any) -> None:
     torch = import_torch()
     if not isinstance(module, torch.nn.Module):
         raise UnsupportedModuleError(f"expected a torch.nn.Module, got {type(module).__name__}")
+    if compiled := [name or "it" for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]:
+        raise UnsupportedModuleError(
+            f"{type(module).__name__} can't be imported: {compiled[0]} was compiled by torch.jit: import the module "
+            "that it was made from"
+        )
     reasons = [
+        *_slashes(module),
         *_lazy_parameters(torch, module),
         *_cumulative_norms(torch, module),
         *hooks_on_gradients(torch, module),
@@ -132,6 +139,13 @@ def check_module(module: Any) -> None:
         reasons = [*_unsupported_dtypes(module), *_overlaps(module)]
     if reasons:
         raise UnsupportedModuleError(f"{type(module).__name__} can't be imported: {'; '.join(reasons)}")
+
+
+def _slashes(module: Any) -> Sequence[str]:
+    names = [name for name, _ in (*module.named_modules(), *module.named_parameters(), *module.named_buffers())]
+    return [
+        f"{name} has a slash in its name, which separates a leaf's path: rename it" for name in names if "/" in name
+    ]
 
 
 def _lazy_parameters(torch: Any, module: Any) -> Sequence[str]:

@@ -6,6 +6,7 @@ Leaves keep torch's names and layout ("layer1/0/conv1/weight", [O, I, h, w]); im
 in byol_jax, other inputs as the module takes them.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ from interop.trace.graph import Graph, Ref
 from interop.trace.interpret import NO_STAND_INS, Program, interpret, program
 from interop.trace.ops.norm import RAW_BUFFERS
 from interop.trace.ops.operator import Operator
-from interop.trace.side_effects import copy_module, keep_random_states
+from interop.trace.side_effects import copy_module, in_mode, keep_random_states
 from interop.trace.uniform import uniform_constants
 from interop.trace.values import Value, from_torch_order, to_torch_order
 from interop.trace.verify import is_another_alone, verify_encoder
@@ -119,6 +120,12 @@ def from_torch_module(
         example = example_batch(torch, module, image_size, channels, example_input)
         traced = trace(module, example, 2 if example_input is None else len(example_input))
         find_missing(traced.train, traced.eval).raise_if_any(type(module).__name__)
+        if traced.eval.buffers:
+            warnings.warn(
+                f"{type(module).__name__} changes {', '.join([*traced.eval.buffers][:5])} in evaluation too: there an "
+                "encoder gives features alone, and leaves them as training left them",
+                stacklevel=2,
+            )
         changing = frozenset(traced.train.buffers)
         traced = traced._replace(
             train=_with_constants(module, traced.train, changing), eval=_with_constants(module, traced.eval, changing)
@@ -146,7 +153,7 @@ def _further_graphs(module: Any, example: Any, traced: Traced) -> SizedGraphs:
 
     def make(train: bool, size: int) -> Graph:
         with keep_random_states(copied):
-            graph = trace_batch(copied.train(train), resize_batch(example, size))
+            graph = trace_batch(in_mode(copied, train), resize_batch(example, size))
         find_missing(graph).raise_if_any(type(copied).__name__)
         return _with_constants(copied, graph, frozenset(traced.train.buffers))
 
@@ -237,16 +244,17 @@ def _apply(
     images: jax.Array,
     *,
     train: bool,
-    hidden_layer: str | int,
+    hidden_layer: str | int | tuple[str | int, ...],
     key: jax.Array | None = None,
     axis_name: str | None = None,
     stand_ins: Mapping[str, Operator] = NO_STAND_INS,
-) -> tuple[jax.Array, Any]:
-    """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes, layers and batches of other
-    graphs are asked for: they never change."""
+) -> tuple[Any, Any]:
+    """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes, layers and batches of other graphs are asked
+    for: they never change. For verification `hidden_layer` may be several layers; the features are a tuple then."""
     _check_shape(network, images.shape[1:])
     graph = network.graph(train, images.shape[0])
-    wanted = [_layer(graph, network.traced.names, hidden_layer)]
+    layers = hidden_layer if isinstance(hidden_layer, tuple) else (hidden_layer,)
+    wanted = [_layer(graph, network.traced.names, layer) for layer in layers]
     if train:
         wanted += graph.buffers.values()
     kind = train, hidden_layer, None if network.takes_any_batch else int(images.shape[0])
@@ -256,7 +264,7 @@ def _apply(
     floating = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.dtype(jnp.float32)
     stats = flatten(variables.stats)
     sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
-    features, *changed = interpret(
+    values = interpret(
         nodes,
         sources,
         wanted,
@@ -266,16 +274,17 @@ def _apply(
         stand_ins=stand_ins,
         uniform=uniform_constants(graph),
     )
-    features = to_torch_order(features)
-    if features.shape[:1] != images.shape[:1]:
-        raise HiddenLayerNotFoundError(
-            f"hidden layer {hidden_layer!r} gives {features.shape[0]} rows for {images.shape[0]} images: "
-            "it works on parts of them; choose a layer that keeps the batch"
-        )
-    for name, value in zip(graph.buffers, changed, strict=False):
+    features = tuple(to_torch_order(value) for value in values[: len(layers)])
+    for layer, array in zip(layers, features, strict=True):
+        if array.shape[:1] != images.shape[:1]:
+            raise HiddenLayerNotFoundError(
+                f"hidden layer {layer!r} gives {array.shape[0]} rows for {images.shape[0]} images: "
+                "it works on parts of them; choose a layer that keeps the batch"
+            )
+    for name, value in zip(graph.buffers, values[len(layers) :], strict=False):
         path = name.replace(".", "/")
         stats[path] = jax.lax.stop_gradient(to_torch_order(value)).astype(stats[path].dtype)
-    return features, unflatten(stats)
+    return features if isinstance(hidden_layer, tuple) else features[0], unflatten(stats)
 
 
 def _check_shape(network: TracedNetwork, shape: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ the batch, `batch_sizes.py` decides.
 """
 
 import contextlib
+import itertools
 import re
 import sys
 import warnings
@@ -261,26 +262,45 @@ def _write_back(torch: Any, buffers: list[tuple[str, dict[str, Any], Any]]) -> I
         if new is buffer:
             continue
         where[name] = buffer
-        alike = isinstance(new, torch.Tensor) and (new.shape, new.dtype) == (buffer.shape, buffer.dtype)
-        if alike and shared[id(buffer)] == 1:
-            buffer.copy_(new.detach())
-        else:
+        if new is None or (new.shape, new.dtype) != (buffer.shape, buffer.dtype) or shared[id(buffer)] > 1:
             yield full_name
+        else:
+            buffer.copy_(new.detach())
 
 
 def _detach_where_no_grad(torch: Any, graph_module: Any) -> None:
-    """Detaches the inputs of every `torch.no_grad()` block; functional form would forget that there was one."""
-    blocked = torch.ops.higher_order.wrap_with_set_grad_enabled
-    for node in graph_module.graph.nodes:
-        if node.op != "call_function" or node.target is not blocked or node.args[0]:
-            continue
-        with graph_module.graph.inserting_before(node):
-            for arg in node.args[2:]:
-                if isinstance(arg, torch.fx.Node) and isinstance(arg.meta.get("val"), torch.Tensor):
-                    detached = graph_module.graph.call_function(torch.ops.aten.detach.default, (arg,))
-                    detached.meta = dict(arg.meta)
-                    node.replace_input_with(arg, detached)
-    graph_module.recompile()
+    """Detaches the inputs of every `torch.no_grad()` block, those inside of other blocks too: functional form would
+    forget that there was one. It would forget `detach_` as well, which becomes `detach`."""
+    for part in graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in [*part.graph.nodes]:
+                if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and not node.args[0]:
+                    _detach_inputs(torch, part.graph, node)
+                elif node.target is torch.ops.aten.detach_.default:
+                    _detach_from_there(torch, part.graph, node)
+            part.recompile()
+
+
+def _detach_inputs(torch: Any, graph: Any, block: Any) -> None:
+    for arg in block.args[2:]:
+        if isinstance(arg, torch.fx.Node) and isinstance(arg.meta.get("val"), torch.Tensor):
+            block.replace_input_with(arg, _detached(torch, graph, block, arg))
+
+
+def _detach_from_there(torch: Any, graph: Any, node: Any) -> None:
+    (tensor,) = node.args
+    detached = _detached(torch, graph, node, tensor)
+    earlier = set(itertools.takewhile(lambda other: other is not node, graph.nodes))
+    node.replace_all_uses_with(detached)
+    tensor.replace_all_uses_with(detached, delete_user_cb=lambda user: user not in earlier and user is not node)
+    graph.erase_node(node)
+
+
+def _detached(torch: Any, graph: Any, before: Any, tensor: Any) -> Any:
+    with graph.inserting_before(before):
+        detached = graph.call_function(torch.ops.aten.detach.default, (tensor,))
+    detached.meta = dict(tensor.meta)
+    return detached
 
 
 def _explanation(module: Any, running: list[str], left: Left, error: Exception) -> Exception:

@@ -6,6 +6,7 @@ code is written down, or it is refused:
     torch.autograd.Function     its backward is written down too, between two operators of our own (below)
     reentrant checkpoint        calls the function itself, whose gradient it recomputes
     a hook on a gradient        refused, wherever it is: on a module, a parameter or a tensor
+    autocast that is off        left out, since torch.export forgets a no_grad inside of it
 
 A Function's call y = F(x) becomes, in this order:
 
@@ -103,6 +104,7 @@ def follow_gradients(module: Any, followed: Followed) -> Iterator[None]:
         stack.enter_context(_own_functions(torch, refuse))
         stack.enter_context(_no_recomputation(torch, without_gradient))
         stack.enter_context(_no_hooks_on_tensors(torch, refuse))
+        stack.enter_context(_no_idle_autocast(torch))
         yield
 
 
@@ -169,6 +171,28 @@ def _no_recomputation(torch: Any, without_gradient: Callable[[], None]) -> Itera
         for name in names:
             if hasattr(checkpoint, name):
                 stack.enter_context(_replaced(checkpoint, name, nothing_around))
+        yield
+
+
+@contextlib.contextmanager
+def _no_idle_autocast(torch: Any) -> Iterator[None]:
+    """`torch.autocast(…, enabled=False)` where none is on does nothing; torch.export would cut the code into parts at
+    it, and forget a `torch.no_grad()` inside."""
+    kind = torch.amp.autocast_mode.autocast
+    entered: list[bool] = []
+
+    def enter(original: Callable[..., Any], autocast: Any) -> Any:
+        is_idle = not (autocast._enabled or any(entered) or torch.is_autocast_enabled(autocast.device))
+        entered.append(not is_idle)
+        return autocast if is_idle else original(autocast)
+
+    def leave(original: Callable[..., Any], autocast: Any, *error: Any) -> Any:
+        return original(autocast, *error) if entered.pop() else False
+
+    with (
+        _replaced(kind, "__enter__", partialmethod(partial(enter, kind.__enter__))),
+        _replaced(kind, "__exit__", partialmethod(partial(leave, kind.__exit__))),
+    ):
         yield
 
 

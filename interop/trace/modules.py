@@ -16,7 +16,7 @@ from typing import Any
 from byol_jax.errors import ConfigurationError, MissingDependencyError, nearest, one_line
 from interop.arrays import import_torch
 from interop.trace.export import example_batch
-from interop.trace.side_effects import copy_module
+from interop.trace.side_effects import copy_module, in_mode
 
 __all__ = ["find_module", "torch_module"]
 
@@ -108,7 +108,7 @@ def _try(torch: Any, name: str, module: Any, image_size: int | tuple[int, int], 
     batch = example_batch(torch, module, image_size, channels, None)
     try:
         with torch.no_grad():
-            copy_module(module).eval()(batch)
+            in_mode(copy_module(module), False)(batch)
     except Exception as error:
         height, width = batch.shape[2:]
         raise ConfigurationError(

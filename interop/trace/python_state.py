@@ -20,7 +20,7 @@ import numpy as np
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import import_torch
 from interop.trace.fixed_draws import fixed_draws
-from interop.trace.side_effects import copy_module
+from interop.trace.side_effects import copy_module, in_mode
 
 __all__ = ["Left", "refuse_what_is_read", "watch_state"]
 
@@ -278,7 +278,7 @@ def _results(torch: Any, module: Any, example: Any, train: bool) -> list[Any]:
     """All tensors of the output, and all buffers afterwards."""
     from torch.utils._pytree import tree_leaves
 
-    module.train(train)
+    in_mode(module, train)
     with torch.inference_mode(False), torch.enable_grad(), fixed_draws(torch):
         output = module(example.clone())
     tensors = [part for part in tree_leaves(output) if isinstance(part, torch.Tensor)]

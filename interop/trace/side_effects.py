@@ -4,6 +4,8 @@ import contextlib
 import copy
 import random
 from collections.abc import Iterator
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -11,18 +13,29 @@ import numpy as np
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import import_torch
 
-__all__ = ["check_copy", "copy_module", "keep_modes", "keep_random_states"]
+__all__ = ["check_copy", "copy_module", "in_mode", "keep_modes", "keep_random_states"]
+
+
+def in_mode(module: Any, train: bool) -> Any:
+    """The module, put into training or evaluation; its own `train` may return something else, or nothing."""
+    module.train() if train else module.eval()
+    return module
 
 
 @contextlib.contextmanager
 def keep_modes(module: Any) -> Iterator[None]:
-    """Afterwards every part is in training or evaluation as it was."""
+    """Afterwards every part is in training or evaluation as it was, and every parameter as frozen: `train` may be a
+    module's own."""
     modes = [(part, part.training) for part in module.modules()]
+    frozen = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
         yield
     finally:
         for part, training in modes:
             part.training = training
+        for parameter, requires_grad in frozen:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
 
 @contextlib.contextmanager
@@ -51,7 +64,8 @@ def copy_module(module: Any) -> Any:
     computed from, is copied as it stands, without what it came from; torch's own copy refuses it.
 
     Raises:
-        UnsupportedModuleError: the module holds something else that Python can't copy, such as a lock or an open file.
+        UnsupportedModuleError: the module holds something else that Python can't copy, such as a lock or an open file,
+            or a function that would go on using the original.
     """
     return _copy(module, {})
 
@@ -72,6 +86,7 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
                 return memo.setdefault(id(tensor), tensor.detach().clone())
             return function(*args, **(kwargs or {}))
 
+    _refuse_own_functions(torch, module)
     try:
         with Copies():
             return copy.deepcopy(module, known)
@@ -80,3 +95,34 @@ def _copy(module: Any, known: dict[int, Any]) -> Any:
             f"{type(module).__name__} can't be copied to be compared ({type(error).__name__}: "
             f"{one_line(error, at_most=200)}): give it a __deepcopy__, or leave the comparison out by verify=False"
         ) from error
+
+
+def _refuse_own_functions(torch: Any, module: Any) -> None:
+    """Refuses functions, put in the place of methods, that know the module itself: a copy has the same functions."""
+    parts = {id(part) for part in module.modules()}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            hooks = value.values() if name.endswith("_hooks") and isinstance(value, dict) else ()
+            for function in (value, *hooks):
+                if not isinstance(value, torch.nn.Module) and _knows(function, parts):
+                    where = f"{path}.{name}".removeprefix(".")
+                    raise UnsupportedModuleError(
+                        f"{type(module).__name__} can't be copied to be compared: {where} is a function that uses the "
+                        "module itself, and a copy's would use the original: make it a method (a sub-class, or "
+                        "types.MethodType), or leave the comparison out by verify=False"
+                    )
+
+
+def _knows(function: Any, parts: set[int]) -> bool:
+    """Whether a plain function has one of the modules among the variables around it."""
+    if isinstance(function, partial):
+        return _knows(function.func, parts)  # its arguments are copied with it
+    if not isinstance(function, FunctionType):
+        return False
+    try:
+        around = [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:  # a variable that has no value yet
+        around = []
+    around += [function.__globals__.get(name) for name in function.__code__.co_names]
+    around += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(id(getattr(thing, "__self__", thing)) in parts for thing in around)

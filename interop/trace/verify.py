@@ -5,7 +5,8 @@ Output, changed buffers and the gradient by every parameter are compared twice:
     in float64    where what is left of a difference is the order of sums; compiled without LLVM's optimisations
     in float32    as training and embedding run: XLA's own optimisation, batches of 2 and 8
 
-The gradient is of one random sum of the output, and torch's is the module's own: hooks, checkpoints and Functions
+The gradient is of one random sum of the output and of those hidden layers that the output's gradient doesn't reach, as
+behind a `detach` or beside an output that is no tensor. Torch's is the module's own: hooks, checkpoints and Functions
 included, which `torch.export` doesn't see. Parameters that are zero altogether, as the last scale of a residual block
 often is, would hide all that lies behind them: they get noise, on both sides. What would be random is the same on both
 (`fixed_draws.py`), so dropout keeps everything.
@@ -27,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax.errors import ConversionMismatchError, one_line
+from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, one_line
 from byol_jax.hidden import OUTPUT
 from byol_jax.ops.precision import standard_promotion
 from byol_jax.tree import cast, flatten, unflatten
@@ -35,7 +36,7 @@ from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, import_torch
 from interop.trace.export import record_outputs
 from interop.trace.fixed_draws import fixed_draws
-from interop.trace.side_effects import copy_module
+from interop.trace.side_effects import copy_module, in_mode
 
 __all__ = ["ROLLS", "SMALLEST_SCALE", "more_inputs", "relative_difference", "verify_encoder"]
 
@@ -85,15 +86,18 @@ ATTEMPTS = 4
 then, for one framework and not for the other: a bias's gradient of resnet18 at 64 pixels was 9e-2 off by that."""
 
 
+SMALLEST_SPECIAL = 1e-3
+"""What code that takes a single input for special changes at least; a batch norm over few values may differ by less."""
+
 MODES = {False: "evaluation", True: "training"}
 
 GRADIENT = "the gradient by "
 
-Program = Callable[[Variables, jax.Array, Any], tuple[jax.Array, Any, Any]]
+Program = Callable[[Variables, jax.Array, Any], tuple[tuple[jax.Array, ...], Any, Any]]
 
 
 def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Variables) -> None:
-    """Compares the output, all changed buffers and all gradients, in training and in evaluation.
+    """Compares the output, all buffers and all gradients, in training and in evaluation.
 
     Args:
         module: the original; only read.
@@ -160,18 +164,18 @@ def _off_in_float32(
         rounding: how far torch in float32 is from torch in float64; the largest seen, which these inputs may add to.
     """
     wanted = _run_torch(module, inputs, train, gradients=train)
-    if wanted.layer is None:
+    if not wanted.ends:
         return {}
     try:
         rounded = _run_torch_in(import_torch().float32, module, inputs, train, gradients=train)
-    except RuntimeError:  # its code insists on another type
+    except Exception:  # its code insists on another type
         rounded = wanted
-    own = JaxRun(rounded.features, rounded.buffers, rounded.gradients)
+    own = JaxRun(rounded.ends, rounded.buffers, rounded.gradients)
     for name, distance in _distances(own, wanted, gradients=train).items():
         rounding[name] = max(rounding.get(name, LEAST_ROUNDING), distance)
-    ours = _run_jax(partial(run, wanted.layer), variables, wanted, gradients=train, dtype=np.float32)
+    ours = _run_jax(partial(run, tuple(wanted.ends)), variables, wanted, gradients=train, dtype=np.float32)
     distances = _distances(ours, wanted, gradients=train)
-    allowed = {name: max(ROUNDING * rounding[name], wanted.tolerance) for name in distances}
+    allowed = {name: max(ROUNDING * rounding.get(name, LEAST_ROUNDING), wanted.tolerance) for name in distances}
     return {name: (distance, allowed[name]) for name, distance in distances.items() if not distance <= allowed[name]}
 
 
@@ -195,36 +199,29 @@ class TorchRun(NamedTuple):
     Attributes:
         images: the example.
         dtype: the floating type of the computation.
-        output: None where it isn't a tensor.
+        ends: what is compared and differentiated, by name: the output, if it is a tensor, and the layers that its
+            gradient doesn't reach.
         layers: the sub-modules' outputs, flattened, those that keep the batch.
-        buffers: the new values of those that changed.
-        cotangent: random numbers that the output is weighted by, or where that is no tensor the last layer; None where
-            it isn't floating.
+        buffers: all of them afterwards, in training.
+        changed: the buffers that are others than before.
+        cotangents: for each end that is floating, random numbers that it is weighted by.
         gradients: of the weighted sum, by every parameter; those that torch can't give are left out.
         problem: why they are.
     """
 
     images: np.ndarray
     dtype: np.dtype
-    output: np.ndarray | None
+    ends: dict[str | int, np.ndarray]
     layers: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
-    cotangent: np.ndarray | None
+    changed: frozenset[str]
+    cotangents: tuple[np.ndarray, ...]
     gradients: dict[str, np.ndarray]
     problem: str
 
     @property
     def tolerance(self) -> float:
         return TOLERANCE[str(self.dtype)]
-
-    @property
-    def layer(self) -> str | int | None:
-        """What is compared and differentiated: the output, or where that is no tensor the last layer."""
-        return OUTPUT if self.output is not None else next(reversed(self.layers), None)
-
-    @property
-    def features(self) -> np.ndarray:
-        return self.layers[str(self.layer)] if self.output is None else self.output
 
 
 def _run_torch(module: Any, example: Any, train: bool, *, gradients: bool = True) -> TorchRun:
@@ -233,13 +230,22 @@ def _run_torch(module: Any, example: Any, train: bool, *, gradients: bool = True
     floating = [tensor.dtype for tensor in (example, *module.parameters()) if tensor.is_floating_point()]
     try:
         return _run_torch_in(torch.float64, module, example, train, gradients=gradients)
-    except RuntimeError:
-        return _run_torch_in(next(iter(floating), torch.float32), module, example, train, gradients=gradients)
+    except UnsupportedModuleError:
+        raise
+    except Exception:  # its code insists on another type, and says so in its own way
+        dtype = next(iter(floating), torch.float32)
+    try:
+        return _run_torch_in(dtype, module, example, train, gradients=gradients)
+    except Exception as error:
+        raise UnsupportedModuleError(
+            f"{type(module).__name__} in {MODES[train]} fails in torch itself, for {len(example)} inputs "
+            f"({type(error).__name__}: {one_line(error, at_most=200)}); verify=False goes on regardless"
+        ) from error
 
 
 def _run_torch_in(dtype: Any, module: Any, example: Any, train: bool, *, gradients: bool) -> TorchRun:
     torch = import_torch()
-    module = copy_module(module).cpu().to(dtype).train(train)
+    module = in_mode(copy_module(module).cpu().to(dtype), train)
     example = example.cpu().to(dtype) if example.is_floating_point() else example.cpu()
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with (
@@ -250,30 +256,63 @@ def _run_torch_in(dtype: Any, module: Any, example: Any, train: bool, *, gradien
     ):
         output = module(example.clone())
         layers = {name: value for name, value in layers.items() if value.shape[0] == example.shape[0]}
-        whole = output if isinstance(output, torch.Tensor) else next(reversed(layers.values()), None)
-        differentiated = _differentiate(torch, module, whole) if gradients else (None, {}, "")
-    changed = [name for name, buffer in module.named_buffers() if train and not torch.equal(before[name], buffer)]
+        ends = _ends(torch, output, layers)
+        differentiated = _differentiate(torch, module, [*ends.values()]) if gradients else ((), {}, "")
+    after = dict(module.named_buffers()) if train else {}
+    same = {name for name, buffer in after.items() if name in before and _is_equal(torch, before[name], buffer)}
     return TorchRun(
         example.numpy(),
         np.dtype(str(dtype).removeprefix("torch.")),
-        output.detach().numpy() if isinstance(output, torch.Tensor) else None,
+        {name: value.detach().numpy() for name, value in ends.items()},
         {name: value.detach().numpy() for name, value in layers.items()},
-        {name: module.get_buffer(name).detach().numpy() for name in changed},
+        {name: buffer.detach().numpy() for name, buffer in after.items()},
+        frozenset(after.keys() - same),
         *differentiated,
     )
 
 
-def _differentiate(torch: Any, module: Any, y: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray], str]:
-    """A random cotangent, the gradients of y by the parameters, and why some are left out."""
-    if y is None or not y.is_floating_point():
-        return None, {}, ""
-    cotangent = np.asarray(np.random.default_rng(0).standard_normal(tuple(y.shape)))
+def _is_equal(torch: Any, before: Any, after: Any) -> bool:
+    return before.shape == after.shape and torch.equal(before.nan_to_num(), after.nan_to_num())
+
+
+def _ends(torch: Any, output: Any, layers: Mapping[str, Any]) -> dict[str | int, Any]:
+    """The output, if it is a tensor, and each layer, from the last on, that no gradient of those before it reaches."""
+    ends: dict[str | int, Any] = {OUTPUT: output} if isinstance(output, torch.Tensor) else {}
+    reached: set[Any] = set()
+    todo = [end.grad_fn for end in ends.values()]
+    for name, layer in reversed([*layers.items()]):
+        while todo:
+            function = todo.pop()
+            if function is not None and function not in reached:
+                reached.add(function)
+                todo += [earlier for earlier, _ in function.next_functions]
+        function = layer.grad_fn
+        if function is None:
+            is_end = not ends
+        else:  # the layer was flattened, which is no part of the network
+            is_end = function not in reached and function.next_functions[0][0] not in reached
+        if is_end:
+            ends[name] = layer
+            todo = [function]
+    return ends
+
+
+def _differentiate(
+    torch: Any, module: Any, ends: list[Any]
+) -> tuple[tuple[np.ndarray, ...], dict[str, np.ndarray], str]:
+    """Random cotangents of those that are floating, the gradients by the parameters, and why some are left out."""
+    ends = [y for y in ends if y.is_floating_point()]
+    if not ends:
+        return (), {}, ""
+    generator = np.random.default_rng(0)
+    cotangents = tuple(np.asarray(generator.standard_normal(tuple(y.shape))) for y in ends)
     module.zero_grad(set_to_none=True)
+    given = [(y, torch.from_numpy(dy).to(y.dtype)) for y, dy in zip(ends, cotangents, strict=True) if y.requires_grad]
     try:
-        if y.requires_grad:
-            torch.autograd.backward(y, torch.from_numpy(cotangent).to(y.dtype))
+        if given:
+            torch.autograd.backward(*map(list, zip(*given, strict=True)))
     except Exception as error:  # what a module's code may do to torch's bookkeeping: anything
-        return cotangent, {}, f"torch can't differentiate it ({type(error).__name__}: {one_line(error, at_most=200)})"
+        return cotangents, {}, f"torch can't differentiate it ({type(error).__name__}: {one_line(error, at_most=200)})"
     gradients = {
         name: np.zeros(tuple(parameter.shape)) if parameter.grad is None else parameter.grad.to_dense().numpy()
         for name, parameter in module.named_parameters()
@@ -281,7 +320,7 @@ def _differentiate(torch: Any, module: Any, y: Any) -> tuple[np.ndarray | None, 
     }
     bad = [name for name, gradient in gradients.items() if not np.isfinite(gradient).all()]
     problem = f"torch's own aren't finite ({', '.join(bad[:3])})" if bad else ""
-    return cotangent, {name: gradient for name, gradient in gradients.items() if name not in bad}, problem
+    return cotangents, {name: gradient for name, gradient in gradients.items() if name not in bad}, problem
 
 
 def more_inputs(example: Any) -> Any:
@@ -294,9 +333,9 @@ def _roll(example: Any, shift: int) -> Any:
 
 
 class JaxRun(NamedTuple):
-    """What JAX made of it: the output or layer, the new buffers and the gradients by dotted names."""
+    """What JAX made of it: the ends, the new buffers and the gradients by dotted names."""
 
-    features: np.ndarray
+    ends: Mapping[str | int, np.ndarray]
     buffers: Mapping[str, np.ndarray]
     gradients: Mapping[str, np.ndarray]
 
@@ -311,35 +350,45 @@ def _unoptimized() -> dict[str, Any]:
     return options
 
 
-def _differences(encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool) -> list[tuple[str, float]]:
+def _differences(
+    encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool, *, gradients: bool = True
+) -> list[tuple[str, float]]:
     """What differs, and by how much."""
-    if wanted.layer is None:
+    if not wanted.ends:
         return []
-    run = jax.jit(partial(_forward_and_backward, encoder, train, wanted.layer), compiler_options=_unoptimized())
-    ours = _run_jax(run, variables, wanted, gradients=True)
-    distances = _distances(ours, wanted, gradients=True)
+    run = jax.jit(partial(_forward_and_backward, encoder, train, tuple(wanted.ends)), compiler_options=_unoptimized())
+    ours = _run_jax(run, variables, wanted, gradients=gradients)
+    distances = _distances(ours, wanted, gradients=gradients)
     return [(name, distance) for name, distance in distances.items() if not distance <= wanted.tolerance]
 
 
 def _distances(ours: JaxRun, wanted: TorchRun, *, gradients: bool) -> dict[str, float]:
     """How far all is from torch's: the output, buffers, and gradients from the output back."""
-    what = str(wanted.layer) if wanted.output is None else "the output"
-    distances = {what: relative_difference(ours.features, wanted.features)}
+    distances = {
+        "the output" if name == OUTPUT else str(name): relative_difference(ours.ends[name], wanted.ends[name])
+        for name in wanted.ends
+        if name in ours.ends
+    }
     for name, buffer in wanted.buffers.items():
-        distances[f"buffer {name}"] = relative_difference(ours.buffers[name], buffer)
+        if name in ours.buffers:
+            distances[f"buffer {name}"] = _buffer_difference(ours.buffers[name], buffer)
+        elif name in wanted.changed:
+            distances[f"buffer {name}"] = float("inf")
     if gradients:
         largest = max((float(np.abs(gradient).max(initial=0)) for gradient in wanted.gradients.values()), default=0)
         least = largest * SMALLEST_SHARE[str(wanted.dtype)] or SMALLEST_SCALE
         for name, gradient in reversed(wanted.gradients.items()):
-            distances[GRADIENT + name] = relative_difference(ours.gradients[name], gradient, least)
+            own = ours.gradients.get(name)
+            distances[GRADIENT + name] = float("inf") if own is None else relative_difference(own, gradient, least)
     return distances
 
 
 def _first_layer(encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool) -> tuple[str, float] | None:
     """The first sub-module with another output, and by how much it differs; they are run one by one."""
     for name, output in wanted.layers.items():
-        ours = _run_jax(partial(_forward_and_backward, encoder, train, name), variables, wanted, gradients=False)
-        distance = relative_difference(ours.features, output)
+        only = wanted._replace(ends={name: output})
+        ours = _run_jax(partial(_forward_and_backward, encoder, train, (name,)), variables, only, gradients=False)
+        distance = relative_difference(ours.ends[name], output)
         if not distance <= wanted.tolerance:
             return name, distance
     return None
@@ -350,32 +399,55 @@ def _run_jax(run: Program, variables: Variables, wanted: TorchRun, *, gradients:
     dtype = np.dtype(dtype or wanted.dtype)
     with jax.enable_x64(dtype == np.float64), standard_promotion():
         images = wanted.images.transpose(0, 2, 3, 1) if wanted.images.ndim == 4 else wanted.images
-        images, cotangent, variables = cast(
-            jax.tree.map(jnp.asarray, (images, wanted.cotangent if gradients else None, variables)), dtype
+        images, cotangents, variables = cast(
+            jax.tree.map(jnp.asarray, (images, wanted.cotangents if gradients else (), variables)), dtype
         )
-        features, stats, by_path = run(variables, images, cotangent)
+        features, stats, by_path = run(variables, images, cotangents)
         buffers, by_name = (
             {path.replace("/", "."): np.asarray(leaf) for path, leaf in flatten(tree).items()}
             for tree in (stats, by_path)
         )
-        return JaxRun(np.asarray(features), buffers, by_name)
+        ends = dict(zip(wanted.ends, map(np.asarray, features), strict=True))
+        return JaxRun(ends, buffers, by_name)
 
 
 def _forward_and_backward(
-    encoder: Encoder, train: bool, layer: str | int, variables: Variables, images: jax.Array, cotangent: Any
-) -> tuple[jax.Array, Any, Any]:
-    """Features, new buffers and, with a cotangent, the gradient by every parameter that is floating."""
+    encoder: Encoder,
+    train: bool,
+    layers: tuple[str | int, ...],
+    variables: Variables,
+    images: jax.Array,
+    cotangents: tuple[jax.Array, ...],
+) -> tuple[tuple[jax.Array, ...], Any, Any]:
+    """Features, new buffers and, with cotangents of the floating ones, the gradient by every floating parameter."""
     params = flatten(variables.params)
     floating = {name: leaf for name, leaf in params.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
-    def forward(floating: Any) -> tuple[jax.Array, Any]:
+    def forward(floating: Any) -> tuple[Any, Any]:
         given = variables._replace(params=unflatten(params | floating))
-        return encoder.apply(given, images, train=train, hidden_layer=layer, key=jax.random.key(0))
+        apply: Any = encoder.apply  # a traced network's, which takes several layers
+        features, stats = apply(given, images, train=train, hidden_layer=layers, key=jax.random.key(0))
+        return tuple(y for y in features if jnp.issubdtype(y.dtype, jnp.floating)), (features, stats)
 
-    if cotangent is None:
-        return *forward(floating), {}
-    features, backward, stats = jax.vjp(forward, floating, has_aux=True)
-    return features, stats, backward(cotangent.astype(features.dtype))[0]
+    if not cotangents:
+        return *forward(floating)[1], {}
+    ys, backward, (features, stats) = jax.vjp(forward, floating, has_aux=True)
+    if [y.shape for y in ys] != [dy.shape for dy in cotangents]:  # another output altogether, as the caller will see
+        return features, stats, {}
+    return features, stats, backward(tuple(dy.astype(y.dtype) for dy, y in zip(cotangents, ys, strict=True)))[0]
+
+
+def _buffer_difference(ours: Any, wanted: np.ndarray) -> float:
+    """`relative_difference`, where infinities and NaN may stand in both."""
+    ours = np.asarray(ours)
+    if ours.shape != wanted.shape:
+        return float("inf")
+    ours, wanted = ours.astype(np.float64), wanted.astype(np.float64)
+    differ = ~((ours == wanted) | (np.isnan(ours) & np.isnan(wanted)))
+    if not np.isfinite(wanted[differ]).all():
+        return float("inf")
+    scale = max(float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0)), SMALLEST_SCALE)
+    return float(np.abs(ours[differ] - wanted[differ]).max(initial=0) / scale)
 
 
 def relative_difference(ours: Any, wanted: np.ndarray, smallest_scale: float = SMALLEST_SCALE) -> float:
@@ -393,16 +465,22 @@ def relative_difference(ours: Any, wanted: np.ndarray, smallest_scale: float = S
 
 
 def is_another_alone(module: Any, encoder: Encoder, example: Any, variables: Variables) -> bool:
-    """Whether the module, in evaluation, makes something else of a single input than the encoder does.
+    """Whether the module, in either mode, makes something else of a single input than the encoder does.
 
     torch.export looks at no batch of one, and code may do something else with it. JAX runs only where torch makes other
     numbers of the example's first input alone than of it beside another.
     """
-    try:
-        pair, alone = (_run_torch(module, example[:size], False) for size in (2, 1))
-    except Exception:  # the module's own code, which may refuse a single input: then there is nothing to compare
-        return False
-    if pair.output is None or alone.output is None:
-        return False
-    same = relative_difference(alone.output.flatten(), pair.output[:1].flatten()) <= alone.tolerance
-    return not same and bool(_differences(encoder, variables, alone, train=False))
+    for train in (False, True):
+        try:
+            pair, alone = (_run_torch(module, example[:size], train, gradients=False) for size in (2, 1))
+        except Exception:  # the module's own code, which may refuse a single input: then there is nothing to compare
+            continue
+        if OUTPUT not in pair.ends or OUTPUT not in alone.ends:
+            continue
+        outputs = alone.ends[OUTPUT].flatten(), pair.ends[OUTPUT][:1].flatten()
+        if relative_difference(*outputs) <= alone.tolerance:
+            continue
+        found = _differences(encoder, variables, alone, train, gradients=False)
+        if any(not distance <= SMALLEST_SPECIAL for _, distance in found):
+            return True
+    return False

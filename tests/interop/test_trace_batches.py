@@ -113,6 +113,30 @@ def test_a_single_input_that_the_code_takes_for_special_has_a_graph_of_its_own()
         check_the_same(module, numbers(size, 3, 4, 4), train=False, encoder=encoder)
 
 
+class AloneInTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 8)
+
+    def forward(self, x):
+        y = self.linear(x.flatten(1))
+        return 3 * y if self.training and x.shape[0] == 1 else y
+
+
+@pytest.mark.slow
+def test_a_single_input_that_is_special_in_training_alone_has_a_graph_of_its_own():
+    module = AloneInTraining().double()
+    encoder = from_torch_module(module, image_size=4)
+    assert encoder.facts.traced.traced.sizes == ALONE
+    for size in (1, 3):
+        check_the_same(module, numbers(size, 3, 4, 4), train=True, encoder=encoder)
+
+
+def test_a_batch_norm_of_a_single_input_is_nothing_special():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten()).double()
+    assert from_torch_module(module, image_size=4).facts.traced.traced.sizes == ANY
+
+
 def outputs(encoder, size, train):
     images = jnp.asarray(np.random.default_rng(size).random((size, 4, 4, 3)))
     variables = encoder.init(None, (4, 4, 3))

@@ -277,6 +277,81 @@ def test_verification_finds_a_gradient_that_the_trace_has_lost(monkeypatch, scal
         interop.from_torch_module(Scaled(), image_size=4)
 
 
+class Reversed(nn.Module):
+    def forward(self, x):
+        return FUNCTIONS["reversed"](x, None)
+
+
+class Beside(nn.Module):
+    """A layer that the output's gradient doesn't reach: an online probe's features, or an output that is no tensor."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.layer = nn.Sequential(nn.Linear(48, WIDTH), Reversed())
+        self.side, self.head = nn.Linear(48, 2), nn.Linear(WIDTH, 2)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        side, y = self.side(x), self.layer(x)
+        match self.kind:
+            case "probe":
+                return self.head(y.detach())
+            case "dict":
+                return {"features": self.head(y), "side": side}
+            case _:
+                return side, self.head(y).argmax(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["probe", "dict", "tuple"])
+def test_verification_finds_it_where_the_outputs_gradient_does_not_reach(monkeypatch, kind):
+    interop.from_torch_module(Beside(kind), image_size=4)
+    monkeypatch.setattr(export, "follow_gradients", nothing_is_followed)
+    with pytest.raises(
+        ConversionMismatchError, match=r"Beside in evaluation: .* first at the gradient by layer.0.bias"
+    ):
+        interop.from_torch_module(Beside(kind), image_size=4)
+
+
+def gate_in_autocast(self, y):
+    with torch.autocast("cpu", enabled=False):
+        with torch.no_grad():
+            gate = torch.sigmoid(self.inner(y))
+        return y * gate
+
+
+def gate_detached_in_place(self, y):
+    gate = self.inner(y) * 2
+    gate.detach_()
+    return y * gate + gate.sin()
+
+
+def detached_in_a_block(self, y):
+    with torch.no_grad():
+        gate = self.inner(y) * 2
+        gate.detach_()
+    return y * gate
+
+
+class Stopped(nn.Module):
+    def __init__(self, stop):
+        super().__init__()
+        self.stop = stop
+        self.first, self.inner = nn.Linear(48, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.stop(self, torch.tanh(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize("stop", [gate_in_autocast, gate_detached_in_place, detached_in_a_block])
+def test_a_gradient_that_stops_stops_wherever_that_is_said(stop):
+    module = Stopped(stop).double()
+    gradients = check_gradients(module, interop.from_torch_module(module, image_size=4, verify=False), True)
+    assert not np.any(gradients["inner.weight"])
+    assert np.any(gradients["first.weight"])
+
+
 class OnlyForward(nn.Module):
     """torch itself can't differentiate it: an operand that the backward pass needs is overwritten."""
 

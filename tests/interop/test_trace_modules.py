@@ -269,6 +269,7 @@ class Assigns(nn.Module):
 @pytest.mark.parametrize(
     "new", [lambda mean, y: 0.5 * mean + 0.5 * y.detach().mean(0), lambda mean, y: mean.lerp(y.detach().amax(0), 0.1)]
 )
+@pytest.mark.slow
 def test_a_buffer_that_is_assigned_is_changed_as_one_in_place(new):
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(new)).double()
     module[2].mean.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -283,3 +284,47 @@ def test_a_buffer_that_is_assigned_another_shape_is_refused_by_name():
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(lambda mean, y: y.detach()[:1]))
     (problem,) = interop.check(module, image_size=4).problems
     assert "2.mean is assigned a buffer of another kind: change it in place, by copy_" in problem
+
+
+class ReturnsNothing(nn.Module):
+    """Its own `train` returns nothing, and keeps batch norm in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.train(False)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).mean((2, 3))
+
+
+@pytest.mark.slow
+def test_a_train_method_that_returns_nothing():
+    module = ReturnsNothing().double()
+    assert interop.check(module, image_size=4).supported
+    encoder = from_torch_module(module, image_size=4)
+    assert not encoder.facts.traced.traced.train.buffers
+    module.train()
+    ours, _ = encoder.apply(encoder.init(None, (4, 4, 3)), jnp.ones((2, 4, 4, 3)), train=True, hidden_layer=-1)
+    assert_close(np.asarray(ours), module(torch.ones(2, 3, 4, 4).double()).detach().numpy())
+
+
+class CountsAlways(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x.flatten(1)) + self.calls
+
+
+def test_a_buffer_that_changes_in_evaluation_too_is_named():
+    with pytest.warns(
+        UserWarning, match="CountsAlways changes calls in evaluation too: there an encoder gives features"
+    ):
+        from_torch_module(CountsAlways(), image_size=4, verify=False)

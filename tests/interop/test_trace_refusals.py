@@ -3,6 +3,7 @@ isn't refused leaves module and process as they were."""
 
 import random
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -70,7 +71,26 @@ class SecondWeight(nn.Module):
         return self.decode(self.encode(x.flatten(1)))
 
 
+class ReplacedForward(nn.Module):
+    """Its forward is a function that uses the module around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.forward = lambda x: self.features(x).flatten(1)
+
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have another way
+        return nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(48, 2)))
+
+
 REFUSED = {
+    r"ReplacedForward can't be copied .*: forward is a function that uses the module itself": ReplacedForward,
+    r"Sequential can't be imported: 1 was compiled by torch.jit": scripted,
+    r"a/b has a slash in its name": lambda: nn.Sequential(nn.Flatten(), nn.ModuleDict({"a/b": nn.Linear(48, 2)})),
+    r"a/b has a slash in its name.*rename": lambda: nn.ParameterDict({"a/b": torch.ones(2), "a": torch.ones(2)}),
     r"Sequential, in 1.0 \(Decides\): it decides by the values": lambda: nn.Sequential(
         nn.Conv2d(3, 3, 1), nn.Sequential(Decides())
     ),
@@ -140,6 +160,37 @@ def test_no_generator_of_the_process_moves(call):
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+
+
+def test_a_module_whose_forward_is_replaced_is_left_alone_and_traced_by_itself():
+    module = ReplacedForward()
+    with pytest.raises(UnsupportedModuleError, match="verify=False"):
+        interop.from_torch_module(module, image_size=4)
+    assert module.features[1].num_batches_tracked == 0
+    assert all(parameter.grad is None for parameter in module.parameters())
+    encoder = interop.from_torch_module(module, image_size=4, verify=False)
+    ours, _ = encoder.apply(encoder.init(None, (4, 4, 3)), np.ones((2, 4, 4, 3), "f"), train=False, hidden_layer=-1)
+    np.testing.assert_allclose(ours, module.eval()(torch.ones(2, 3, 4, 4)).detach(), atol=1e-5)
+
+
+class FreezesInEvaluation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+
+    def train(self, mode=True):
+        self.linear.requires_grad_(mode)
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+def test_what_a_train_method_freezes_is_as_it_was():
+    module = FreezesInEvaluation()
+    assert interop.check(module, image_size=4).supported
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert module.training
 
 
 @pytest.mark.slow

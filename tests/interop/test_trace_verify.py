@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import interop
-from byol_jax.errors import ConversionMismatchError
+from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError
 from byol_jax.hidden import OUTPUT
 from interop.trace import interpret, verify
 from interop.trace.ops import table
@@ -47,6 +47,66 @@ def test_a_mistake_in_training_alone_is_found_on_either_batch(monkeypatch):
     monkeypatch.setattr(table, "OPERATORS", table.OPERATORS | {"aten.sin": table.OPERATORS["aten.cos"]})
     with pytest.raises(ConversionMismatchError, match=r"SineInTraining in training: .* first at second"):
         interop.from_torch_module(SineInTraining(), image_size=4)
+
+
+class Multiplies(nn.Module):
+    """Multiplies a buffer by the cosine of zero, which leaves it as it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(48, 3)
+        self.register_buffer("scale", torch.tensor([2.0, -float("inf")]))
+
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        if self.training:
+            self.scale.mul_(torch.cos(0 * y.detach().mean()))
+        return y
+
+
+def test_a_buffer_that_torch_leaves_as_it_was_is_compared_too(monkeypatch):
+    assert interop.from_torch_module(Multiplies(), image_size=4).hidden_layers() == ("layer",)
+
+    def doubled(context, x):
+        return table.OPERATORS["aten.add"](context, operators["aten.cos"](context, x), 1)
+
+    operators = table.OPERATORS
+    monkeypatch.setattr(table, "OPERATORS", table.OPERATORS | {"aten.cos": doubled})
+    monkeypatch.setattr(verify, "_first_layer", lambda *rest: None)
+    with pytest.raises(ConversionMismatchError, match=r"Multiplies in training: .* first at buffer scale"):
+        interop.from_torch_module(Multiplies(), image_size=4)
+
+
+class InsistsOnFloat32(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.layer = error, nn.Linear(48, 3)
+
+    def forward(self, x):
+        if x.dtype != torch.float32:
+            raise self.error("float32 only")
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [AssertionError, TypeError, RuntimeError, NotImplementedError])
+def test_code_that_insists_on_a_type_is_compared_in_it(error, monkeypatch, in_float32_too):
+    assert interop.from_torch_module(InsistsOnFloat32(error), image_size=4).hidden_layers() == ("layer",)
+    monkeypatch.setattr(table, "OPERATORS", table.OPERATORS | {"aten.linear": lambda context, *rest: rest[0]})
+    monkeypatch.setattr(verify, "_first_layer", lambda *rest: None)
+    with pytest.raises(ConversionMismatchError, match="first at the output"):
+        interop.from_torch_module(InsistsOnFloat32(error), image_size=4)
+
+
+def test_code_that_fails_on_numbers_is_refused_by_name():
+    class Fails(nn.Module):
+        def forward(self, x):
+            if type(x) is torch.Tensor and not torch.compiler.is_exporting():
+                raise ValueError("no numbers, please")
+            return x.flatten(1)
+
+    with pytest.raises(UnsupportedModuleError, match=r"Fails in evaluation fails in torch itself.*no numbers, please"):
+        interop.from_torch_module(Fails(), image_size=4)
 
 
 def test_more_of_an_example_are_other_inputs_of_the_same_values():
