@@ -49,7 +49,8 @@ class InteropError(ValueError):
 
 
 class StateDictMismatchError(InteropError):
-    """A state dict doesn't fit the network: every missing, unexpected, wrong-shape and wrong-dtype key at once."""
+    """A state dict doesn't fit the network: missing, unexpected, wrong-shape and wrong-dtype keys at once, of each kind
+    how many, and the first twelve by name."""
 
 
 class UnsupportedOpError(InteropError):

@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
             print(json.dumps(inspection, allow_nan=False) if options.json else inspection_text(inspection))
         sys.stdout.flush()
     except InteropError as error:
-        print(f"interop: {error}", file=sys.stderr)
+        print(f"interop: {one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

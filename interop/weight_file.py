@@ -23,6 +23,7 @@ from interop.inspect.recognition import difference, find_origin, learner_arrays,
 from interop.learners.checkpoint import load_learner
 from interop.learners.library import Difference, Origin, difference_in
 from interop.learners.reading import read_weights
+from interop.learners.states import NETWORKS
 from interop.weights.architectures import HEADS, is_head
 from interop.weights.values import warn_of_values
 
@@ -122,7 +123,12 @@ class WeightFile:
 
         Returns:
             Read-only arrays that share the file's memory; a learner's classifier is `fc`.
+
+        Raises:
+            ConfigurationError: neither.
         """
+        if which not in NETWORKS:
+            raise ConfigurationError(f"which {which!r} isn't known: use {' or '.join(NETWORKS)}")
         network = network_arrays(self._arrays, which=which, wanted=wanted)
         if self.title or which != "online" or set(self.stored) == set(self.state_dict):
             return network
@@ -152,7 +158,7 @@ class WeightFile:
             AbsentCountersWarning: see `from_torch_state_dict`.
 
         Raises:
-            StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+            StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
         """
         variables = self._variables(encoder, like=like, which=which, dtype=dtype)
         self._warn_of_values(which)
@@ -163,6 +169,8 @@ class WeightFile:
     ) -> "Variables":
         own = _leaves_by_key(encoder, like)
         network = self.network(own, which=which)
+        if not network:
+            raise StateDictMismatchError(f"{self.where}: holds no {which} network")
         self._check_prefix(network, own)
         if self.title or self.prefix:
             for name in CLASSIFIER:
@@ -172,13 +180,28 @@ class WeightFile:
                     array = _torch_array(*own[name])
                     if name not in network or network[name].shape != array.shape:
                         network[name] = array
-        if encoder.facts.traced is not None:
-            from interop.trace.state_dict import from_module_state_dict
+        try:
+            if encoder.facts.traced is not None:
+                from interop.trace.state_dict import from_module_state_dict
 
-            return from_module_state_dict(encoder, network, like=like)
-        from interop.weights.state_dict import from_torch_state_dict
+                return from_module_state_dict(encoder, network, like=like)
+            from interop.weights.state_dict import from_torch_state_dict
 
-        return from_torch_state_dict(network, like=like, dtype=dtype)
+            return from_torch_state_dict(network, like=like, dtype=dtype)
+        except StateDictMismatchError as error:
+            where = "" if self.path is None else f"{self.where}: "
+            raise StateDictMismatchError(f"{where}{self._looks_like(own, which)}{error}") from error
+
+    def _looks_like(self, own: Mapping[str, tuple[Any, str]], which: str) -> str:
+        """The file's network in words, where they tell it from the encoder's; else ""."""
+        from interop.weights.names import torch_shape
+
+        told = architecture({name: array.shape for name, array in self.network(which=which).items()})
+        wanted = architecture({name: torch_shape(rule, tuple(leaf.shape)) for name, (leaf, rule) in own.items()})
+        if told.name == "unknown" or (told.name, told.details) == (wanted.name, wanted.details):
+            return ""
+        other = "" if wanted.name == "unknown" else f", not {', '.join([wanted.name, *wanted.details])}"
+        return f"the file's network looks like {told.in_words}{other}; "
 
     def _check_prefix(self, network: Collection[str], own: Collection[str]) -> None:
         """Refuses a network whose names all have something in front that isn't the encoder's, and says what.

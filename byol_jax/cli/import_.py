@@ -6,13 +6,17 @@ and for every tensor, whether it fits.
 """
 
 import argparse
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_choice, add_output, add_which, check_output, folder_for
 from byol_jax.cli.export import add_layout, check_layout
 from byol_jax.cli.networks import NETWORKS, SMALL_IMAGES, encoder_from, network_from, network_name
-from byol_jax.errors import ConfigurationError
+from byol_jax.errors import ConfigurationError, StateDictMismatchError
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
 USAGE = "FILE --out FILE [--network NAME] [--which online|target | --layout NAME] [options]"
-UNTOLD = "resnet18"
+UNTOLD, IMAGE_SIZE = "resnet18", 224
 DTYPES = ("float32", "keep")
 
 
@@ -44,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=values.positive_int, default=3, metavar="N", help="1 for grey, 3 for colour (3)"
     )
     parser.add_argument(
-        "--image-size", type=values.image_size, default=224, metavar="N", help="pixels; matters for small_cnn (224)"
+        "--image-size",
+        type=values.image_size,
+        metavar="N",
+        help="pixels; matters for small_cnn (as its classifier tells)",
     )
     parser.add_argument(
         "--dtype",
@@ -74,9 +81,12 @@ def run(options: argparse.Namespace) -> int:
     network = weights.network(which=options.which)
     if not network:
         raise ConfigurationError(f"{options.file}: holds no {options.which} network")
-    name = options.network or _name_by_weights(weights)
+    told = options.network or _name_by_weights(weights)
+    name = told or UNTOLD
+    if options.image_size is None:
+        options.image_size = _size_by_weights(name, network) or IMAGE_SIZE
     encoder = encoder_from(network_from(name, options.channels, network))
-    with folder_for(options.out):
+    with folder_for(options.out), _guess_said(options.file, guess=told is None):
         if options.layout is None:
             written = _write_network(options, name, encoder, weights)
         else:
@@ -85,8 +95,32 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _name_by_weights(weights: "WeightFile") -> str:
-    """The native network that the names and shapes are those of; `UNTOLD` where they tell nothing.
+@contextlib.contextmanager
+def _guess_said(file: Path, *, guess: bool) -> Iterator[None]:
+    """Says first, where the weights don't fit a network that is only a guess, that it is one."""
+    try:
+        yield
+    except StateDictMismatchError as error:
+        if not guess:
+            raise
+        raise StateDictMismatchError(
+            f"{file}: its names tell no network that is known here, and {UNTOLD} is only a guess: give --network NAME, "
+            "or for another library's network byol-jax embed or train --network torchvision:NAME --init-from FILE; "
+            f"{error}"
+        ) from error
+
+
+def _size_by_weights(name: str, network: Mapping[str, Any]) -> int | None:
+    """The side of square images whose last map a small_cnn's classifier takes; None for all others."""
+    classifier = network.get("10.weight")
+    if name != "small_cnn" or classifier is None:
+        return None
+    side = math.isqrt(classifier.shape[-1] // 128)
+    return 8 * side if 128 * side * side == classifier.shape[-1] else None
+
+
+def _name_by_weights(weights: "WeightFile") -> str | None:
+    """The native network that the names and shapes are those of; None where they tell nothing.
 
     Raises:
         ConfigurationError: they tell one that isn't native.
@@ -98,7 +132,7 @@ def _name_by_weights(weights: "WeightFile") -> str:
             f"{weights.where}: its network is none of {', '.join(NETWORKS)}, but {told.name};"
             " --network NAME lists what differs"
         )
-    return name if name in NETWORKS else UNTOLD
+    return name if name in NETWORKS else None
 
 
 def _write_network(options: argparse.Namespace, name: str, encoder: "Encoder", weights: "WeightFile") -> str:

@@ -18,6 +18,8 @@ KNOWN = RESNETS | {"resnet200": Residual((3, 24, 36, 3), 3)}
 
 CLASSIFIERS = tuple(f"{head}.weight" for head in HEADS)
 
+SMALL_CNN_CLASSIFIER = "10.weight"
+
 STEM = 64
 """Channels after a ResNet's stem, times its width."""
 
@@ -27,6 +29,10 @@ BLOCK_LEAF = re.compile(
     rf"(?:conv(?P<index>\d)\.weight|bn\d\.{NORM}|downsample\.0\.weight|downsample\.1\.{NORM})"
 )
 OTHER_LEAF = re.compile(rf"conv1\.weight|bn1\.{NORM}|fc\.(?:weight|bias)")
+
+
+SMALL_IMAGES = "-cifar"
+"""What the command line puts behind a ResNet's name where its stem is 3x3."""
 
 
 class Architecture(NamedTuple):
@@ -44,6 +50,16 @@ class Architecture(NamedTuple):
     features: int | None = None
     classes: int | None = None
 
+    @property
+    def in_words(self) -> str:
+        """The name, what differs from the usual network of that name, and what `--network` calls it, if anything."""
+        words = ", ".join([self.name, *self.details])
+        stem = [detail for detail in self.details if detail.endswith("stem")]
+        named = self.name in KNOWN or self.name.removesuffix("_2x") in KNOWN or self.name == "small_cnn"
+        if not named or stem not in ([], ["3x3 stem"]):
+            return words
+        return f"{words} (--network {self.name}{SMALL_IMAGES if stem else ''})"
+
 
 def architecture(shapes: Shapes) -> Architecture:
     """What network has these names and shapes; name "unknown" where nothing tells.
@@ -53,11 +69,13 @@ def architecture(shapes: Shapes) -> Architecture:
         >>> architecture(expected_shapes("resnet50") | {"conv1.weight": (64, 3, 3, 3)})
         Architecture(name='resnet50', details=('3x3 stem',), features=2048, classes=1000)
     """
-    classes = next((shapes[name][0] for name in CLASSIFIERS if len(shapes.get(name, ())) == 2), None)
+    classifiers = (*CLASSIFIERS, SMALL_CNN_CLASSIFIER) if recognise(shapes) == "small_cnn" else CLASSIFIERS
+    classes = next((shapes[name][0] for name in classifiers if len(shapes.get(name, ())) == 2), None)
     blocks = [found for name in shapes if (found := BLOCK_LEAF.fullmatch(name))]
     rest = [name for name in shapes if not BLOCK_LEAF.fullmatch(name) and not OTHER_LEAF.fullmatch(name)]
     if not blocks or rest or "conv1.weight" not in shapes:
         width = _side(shapes, "class_token", 2) or _side(shapes, "cls_token", 2)
+        width = width or (_side(shapes, SMALL_CNN_CLASSIFIER, 1) if len(classifiers) > len(CLASSIFIERS) else 0)
         return Architecture(recognise(shapes), features=width or None, classes=classes)
     counts: dict[int, set[int]] = {}
     for found in blocks:

@@ -3,8 +3,9 @@
 They need NumPy and safetensors alone; torch only where a PyTorch file is written.
 """
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from interop.files import EXTENSIONS, SeveralWeightsWarning, save_with_metadata
 from interop.formats.safetensors_file import FORMAT
 from interop.formats.sharded_file import replaces_input
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
-from interop.inspect.contents import Contents, read_contents
+from interop.inspect.contents import Contents, escaped, read_contents, refuse_unprintable
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.learners.library import Origin
@@ -75,6 +76,7 @@ def convert_file(
         raise CheckpointFormatError(f"{target}: exists already; give another name or --overwrite")
     contents = read_contents(source, which_weights=which_weights, prefix=prefix)
     state_dict = contents.state_dict
+    refuse_unprintable(state_dict, where=os.fspath(source))
     if contents.sentence:
         warn_caller(SeveralWeightsWarning(contents.sentence))
     try:
@@ -121,9 +123,10 @@ def inspect_file(
         there), `step`, `epoch`, `lightning` (its version).
 
         `tensors`, `parameters` (values that training changes), `values` (all), `bytes`; `leaves`, one dict each of
-        `name, dtype, shape, min, mean, max, std` (over finite values, in float64; None where there are none, std that
-        of the population) and `nan`, `inf` (counts). `would_not_convert`: `name`, `verdict` ("refused" or "left out")
-        and `reason` of each leaf that loading wouldn't take. `problems`, a list of lines, empty where nothing is wrong.
+        `name, dtype, shape, min, mean, max, std` (over finite values, in float64; None where there are none, or the
+        result is beyond float64; std that of the population) and `nan`, `inf` (counts). `would_not_convert`: `name`,
+        `verdict` ("refused" or "left out") and `reason` of each leaf that loading wouldn't take. `problems`, a list of
+        lines, empty where nothing is wrong.
 
     Raises:
         CheckpointFormatError, UnsafeCheckpointError: see `load_state_dict`.
@@ -189,25 +192,34 @@ def _is_parameter(name: str) -> bool:
 def _leaf(name: str, array: np.ndarray) -> dict[str, Any]:
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     finite = wide[np.isfinite(wide)]
-    numbers = finite if finite.size and array.dtype.kind != "c" else None  # complex numbers have no order
+    numbers = finite if array.dtype.kind != "c" else finite[:0]  # complex numbers have no order
     return {
         "name": name,
         "dtype": array.dtype.name,
         "shape": list(array.shape),
-        "min": None if numbers is None else float(numbers.min()),
-        "mean": None if numbers is None else float(numbers.mean()),
-        "max": None if numbers is None else float(numbers.max()),
-        "std": None if numbers is None else float(numbers.std()),
+        **{word: _statistic(numbers, function) for word, function in STATISTICS.items()},
         "nan": int(np.isnan(wide).sum()),
         "inf": int(np.isinf(wide).sum()),
     }
+
+
+STATISTICS = {"min": np.min, "mean": np.mean, "max": np.max, "std": np.std}
+
+
+def _statistic(numbers: np.ndarray, function: Callable[[np.ndarray], Any]) -> float | None:
+    """None where there are no numbers, or the squares of such numbers are beyond float64."""
+    if not numbers.size:
+        return None
+    with np.errstate(all="ignore"):
+        value = float(function(numbers))
+    return value if math.isfinite(value) else None
 
 
 def inspection_text(inspection: Mapping[str, Any]) -> str:
     """`inspect_file`'s result for a person: what it is, a table of leaves, totals, problems."""
     head = ("name", "dtype", "shape", "min", "mean", "max", "std")
     rows = [head] + [
-        (leaf["name"], leaf["dtype"], str(leaf["shape"]), *(_number(leaf[column]) for column in head[3:]))
+        (escaped(leaf["name"]), leaf["dtype"], str(leaf["shape"]), *(_number(leaf[column]) for column in head[3:]))
         for leaf in inspection["leaves"]
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -228,7 +240,7 @@ def inspection_text(inspection: Mapping[str, Any]) -> str:
     ]
     problems = [f"problem: {problem}" for problem in inspection["problems"]] or ["no problems"]
     head_line = f"{inspection['path']}: {inspection['kind']} ({inspection['format']})"
-    return "\n".join([head_line, *_facts(inspection), *table, totals, *refused, *problems])
+    return "\n".join(map(escaped, [head_line, *_facts(inspection), *table, totals, *refused, *problems]))
 
 
 def _facts(inspection: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.files import SeveralWeightsWarning, load_state_dict, stored_format, torch_container
-from interop.formats.containers import Choice, below_prefix, choose_weights, weight_sets, without_wrappers
+from interop.formats.containers import Choice, below_prefix, choose_weights, short_list, weight_sets, without_wrappers
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 from interop.formats.regular_file import open_regular
 from interop.formats.safetensors_file import read_header
@@ -23,7 +23,7 @@ from interop.formats.sharded_file import index_for, index_names, shard_metadata
 from interop.learners import deepmind
 from interop.learners.reading import refuse_choice
 
-__all__ = ["Contents", "read_contents"]
+__all__ = ["Contents", "escaped", "read_contents", "refuse_unprintable"]
 
 OPTIMISER = ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizer", "optim", "opt_state")
 """Entries of a training script's checkpoint that hold an optimiser's state."""
@@ -66,6 +66,29 @@ class Contents(NamedTuple):
             facts[name] = numbers[0] if numbers else None
         version = self.beside.get(LIGHTNING)
         return facts | {"lightning": version if isinstance(version, str) else None}
+
+
+def escaped(text: str) -> str:
+    r"""The text with an escape sequence for every character that can't be printed: line breaks, terminals' commands.
+
+    Example:
+        >>> escaped("fc\n\x1b[31m.bias")
+        'fc\\n\\x1b[31m.bias'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def refuse_unprintable(names: Iterable[str], *, where: str) -> None:
+    """Refuses names that would break, or colour, every message that shows them.
+
+    Raises:
+        CheckpointFormatError: see above.
+    """
+    strange = [f"'{escaped(name[:100])}'" for name in names if not name.isprintable()]
+    if strange:
+        raise CheckpointFormatError(
+            f"{where}: no network's names hold characters that can't be printed: {short_list(strange)}"
+        )
 
 
 def read_contents(

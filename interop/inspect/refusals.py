@@ -20,6 +20,7 @@ from interop.weights.names import absent_counters
 __all__ = ["LEFT_OUT", "REFUSED", "Refusal", "refusals"]
 
 REFUSED, LEFT_OUT = "refused", "left out"
+UNPRINTABLE = "a name with characters that can't be printed"
 
 FLOATING = ("weight", "bias", "running_mean", "running_var")
 
@@ -45,6 +46,8 @@ def refusals(origin: Origin, state_dict: Mapping[str, np.ndarray]) -> list[Refus
         [('fc.bias', 'refused')]
     """
     left_out = [Refusal(name, LEFT_OUT, reason) for name, reason in origin.left_out.items()]
+    unprintable = [Refusal(name, REFUSED, UNPRINTABLE) for name in state_dict if not name.isprintable()]
+    left_out = [*unprintable, *left_out]
     if not origin.source:
         return [*_prefix_refusal(origin), *_network_types(origin, state_dict), *left_out]
     strangers = list(_strangers(origin, state_dict))

@@ -59,7 +59,7 @@ def load_byol_checkpoint(
     Raises:
         CheckpointFormatError: the file can't be read, or holds no learner, or one with other heads than `like`; the
             message says how to make the learner.
-        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
         ConfigurationError: no such source.
         UnsafeCheckpointError: see `load_state_dict`.
 

@@ -60,7 +60,7 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
 
     Raises:
         ConfigurationError: another encoder.
-        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
     """
     import jax
 

@@ -135,8 +135,28 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> str:
         >>> recognise(expected_shapes("resnet18"))
         'torchvision resnet18'
     """
+    if _is_small_cnn(shapes):
+        return "small_cnn"
     named = _resnet_name(shapes) if _is_residual(shapes) else _transformer_name(shapes)
     return named or next((family for family, test in FAMILIES if test(shapes)), "unknown")
+
+
+SMALL_WIDTHS = (32, 64, 128)
+"""Channels of `byol_jax.nets.small_cnn`, as its name alone makes it."""
+
+
+def _is_small_cnn(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether these are `byol_jax.nets.small_cnn`'s: convolution, batch norm and ReLU three times, Flatten, Linear."""
+    expected: Shapes = {}
+    entering = (*shapes.get("0.weight", ()), 0, 0)[1]
+    for index, width in enumerate(SMALL_WIDTHS):
+        side = 3 if index else 4
+        expected |= {f"{3 * index}.weight": (width, entering, side, side)} | _batch_norm(f"{3 * index + 1}", width)
+        entering = width
+    last = f"{3 * len(SMALL_WIDTHS) + 1}"
+    body = {name: tuple(shape) for name, shape in shapes.items() if name not in (f"{last}.weight", f"{last}.bias")}
+    whole = body | dict.fromkeys(absent_counters(body, expected), ())
+    return whole == expected and len(shapes) - len(body) in (0, 2)
 
 
 def _resnet_name(shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from byol_jax.errors import StateDictMismatchError
+from interop.formats.containers import short_list
 
 __all__ = ["Mismatch", "compare_names"]
 
 SUGGESTIONS = 24
-"""How many missing names get a "nearest" beside them: matching is quadratic, and a longer list helps no reader."""
+"""How many missing names get a "nearest" beside them: matching is quadratic, and fewer are shown."""
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Mismatch:
             kind[:] = dict.fromkeys(kind)
 
     def raise_if_any(self, what: str, *, hint: str = "") -> None:
-        """Raises one line that lists everything, or returns.
+        """Raises one line that counts everything and names the first of each kind, or returns.
 
         Raises:
             StateDictMismatchError: something was collected.
@@ -43,7 +44,7 @@ class Mismatch:
             ("wrong dtype", self.dtypes),
             ("wrong value", self.values),
         )
-        parts = [f"{len(items)} {kind}: {', '.join(items)}" for kind, items in kinds if items]
+        parts = [f"{len(items)} {kind}: {short_list(items)}" for kind, items in kinds if items]
         if parts:
             raise StateDictMismatchError(f"{what}; {'; '.join(parts)}{f'; {hint}' if hint else ''}")
 

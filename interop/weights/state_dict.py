@@ -124,7 +124,7 @@ def from_torch_state_dict(
         AbsentCountersWarning: the file has batch norms without `num_batches_tracked`.
 
     Raises:
-        StateDictMismatchError: lists every missing, unexpected, wrong-shape and wrong-dtype key at once.
+        StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
         ConfigurationError: `arch`, `dtype` or `head` isn't known, or there is no classifier to drop on either side.
 
     Example:
