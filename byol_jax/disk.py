@@ -40,6 +40,28 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def weights_in(folder: str | os.PathLike[str]) -> Path | None:
+    """The file of weights that somebody means who gives a folder: of a run, or of a part of one, the exported encoder;
+    of any other folder the only file of weights in it. None where that isn't clear.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "model.safetensors").touch()
+        >>> weights_in(folder).name
+        'model.safetensors'
+    """
+    for run in (Path(folder), *Path(os.path.abspath(folder)).parents[:2]):
+        exported = run / "exported" / "encoder.safetensors"
+        if (run / "config.json").is_file() and exported.is_file():
+            return exported
+    inside = [path for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    for suffixes in ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".npz")):
+        found = [path for path in inside if path.suffix in suffixes]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's list of names; a rename is safe only after this."""
     descriptor = os.open(folder, os.O_RDONLY)

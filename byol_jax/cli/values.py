@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from byol_jax.disk import weights_in
 from byol_jax.errors import nearest
 
 __all__ = [
@@ -143,7 +144,11 @@ def weight_file(word: str) -> Path:
     """A file of weights, or a sharded set of safetensors: its folder, or the name that the whole file would have."""
     path = Path(word)
     if path.is_dir() and not any(path.glob("*.safetensors.index.json")):
-        raise argparse.ArgumentTypeError(f"{word!r} is a folder without a *.safetensors.index.json, a file is wanted")
+        inside = weights_in(path)
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is a folder, a file of weights is wanted"
+            + (f": {str(inside)!r}" if inside else ", or a folder with one *.safetensors.index.json")
+        )
     index = Path(f"{word.removesuffix('.safetensors')}.safetensors.index.json")
     is_set = path.is_dir() or (path.suffix == ".safetensors" and not path.exists() and index.is_file())
     return path if is_set else existing_file(word)

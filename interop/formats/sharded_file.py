@@ -16,9 +16,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from byol_jax.disk import replacements
+from byol_jax.disk import replacements, weights_in
 from byol_jax.errors import CheckpointFormatError, UnsafeCheckpointError
 from interop.formats.containers import short_list
+from interop.formats.pickle_machine import begins_as_pickle
 from interop.formats.regular_file import open_regular, refuse_folders
 from interop.formats.safetensors_file import read_header, read_safetensors, strict_json, write_safetensors
 
@@ -34,6 +35,8 @@ __all__ = [
     "shard_paths",
     "write_sharded",
 ]
+
+BEGINNING, ARCHIVE = 32, b"PK\x03\x04"
 
 SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
 """What the names of a file, and of the index that stands for it, end with."""
@@ -58,8 +61,10 @@ def index_for(path: str) -> str:
     if os.path.isdir(path):
         found = sorted(name for name in os.listdir(path) if name.endswith(INDEX))
         if len(found) != 1:
+            inside = None if found else weights_in(path)
             what = f"the indices {short_list(found)}" if found else "no index"
-            raise CheckpointFormatError(f"{path}: is a folder with {what}; expected a weight file, or one *{INDEX}")
+            wanted = f"give {inside}" if inside else f"expected a weight file, or one *{INDEX}"
+            raise CheckpointFormatError(f"{path}: is a folder with {what}; {wanted}")
         whole = found[0].removesuffix(INDEX) + SUFFIX
         if os.path.lexists(os.path.join(path, whole)):
             raise CheckpointFormatError(f"{path}: holds both {whole} and {found[0]}; give one of the two")
@@ -190,6 +195,13 @@ def _check_names(weight_map: Mapping[str, str], shards: Mapping[str, str], *, wh
     missing, unexpected = set(weight_map), []
     for shard, path in shards.items():
         with open_regular(path) as (file, size):
+            beginning = file.read(BEGINNING)
+            file.seek(0)
+            if beginning.startswith(ARCHIVE) or begins_as_pickle(beginning):
+                raise CheckpointFormatError(
+                    f"{where}: {shard} is in PyTorch's format, of which shards aren't read: save the network as "
+                    "safetensors (transformers: save_pretrained(FOLDER, safe_serialization=True)), or give a whole file"
+                )
             for entry in read_header(file, where=path, size=size).entries:
                 if weight_map.get(entry.name) == shard:
                     missing.discard(entry.name)

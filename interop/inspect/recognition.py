@@ -17,7 +17,7 @@ from interop.learners.cut_names import find_renaming
 from interop.learners.library import Difference, Origin, match_roots, whole_names
 from interop.learners.reading import without_owner
 from interop.weights.architectures import recognise
-from interop.weights.hugging_face import HUGGING_FACE, is_hugging_face, left_out, torchvision_arrays
+from interop.weights.hugging_face import HUGGING_FACE, is_another, is_hugging_face, left_out, torchvision_arrays
 
 __all__ = ["UNREAD", "difference", "find_origin", "learner_arrays", "network_arrays"]
 
@@ -95,7 +95,8 @@ def network_arrays(
     """
     front = f"{which}.encoder."
     network = {name.removeprefix(front): array for name, array in arrays.items() if name.startswith(front)}
-    if is_hugging_face(network) and not set(wanted) & set(network):
+    is_theirs = is_hugging_face(network) and not is_another({name: array.shape for name, array in network.items()})
+    if is_theirs and not set(wanted) & set(network):
         network = torchvision_arrays(network)
     rename = find_renaming(network, wanted)
     return {rename(name): array for name, array in network.items()}

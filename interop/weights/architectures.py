@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from byol_jax.errors import ConfigurationError, nearest
-from interop.weights.hugging_face import HUGGING_FACE
+from interop.weights.hugging_face import HUGGING_FACE, is_another, is_hugging_face
 from interop.weights.names import absent_counters
 from interop.weights.transformers import TRANSFORMERS, Transformer, transformer_shapes
 
@@ -205,8 +205,8 @@ def _has_each(*prefixes: str):
     return lambda keys: all(_has_any(keys, prefix) for prefix in prefixes)
 
 
-def _has_match(pattern: re.Pattern[str], keys: Collection[str]) -> bool:
-    return any(pattern.fullmatch(key) for key in keys)
+def _is_theirs(pattern: re.Pattern[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(pattern.fullmatch(key) for key in shapes) and not is_another(shapes)
 
 
 def _is_residual(keys: Collection[str]) -> bool:
@@ -240,7 +240,8 @@ FAMILIES = (
     ("ResNet cut with Sequential", _is_cut_residual),
     ("vision transformer, torchvision", _has_each("conv_proj.weight", "encoder.pos_embedding")),
     ("vision transformer, timm", _has_each("patch_embed.proj.weight", "blocks.0.attn.")),
-    *((kind, partial(_has_match, pattern)) for kind, pattern in HUGGING_FACE.items()),
+    *((kind, partial(_is_theirs, pattern)) for kind, pattern in HUGGING_FACE.items()),
+    ("another network of Hugging Face transformers", is_hugging_face),
 )
 """Tell-tale names, tested in this order."""
 

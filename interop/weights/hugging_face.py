@@ -18,7 +18,7 @@ from byol_jax.errors import StateDictMismatchError
 from interop.arrays import as_numpy
 from interop.weights.packing import PARTS, pack, part_key, whole_key
 
-__all__ = ["HUGGING_FACE", "is_hugging_face", "left_out", "torchvision_arrays", "torchvision_name"]
+__all__ = ["HUGGING_FACE", "is_another", "is_hugging_face", "left_out", "torchvision_arrays", "torchvision_name"]
 
 HUGGING_FACE = {
     "ResNet, Hugging Face transformers": re.compile(r"(resnet\.)?embedder\.embedder\.convolution\.weight"),
@@ -53,6 +53,8 @@ _OUTER = {
     **{f"classifier.{leaf}": f"heads.head.{leaf}" for leaf in ("weight", "bias")},
     **{f"classifier.1.{leaf}": f"fc.{leaf}" for leaf in ("weight", "bias")},
 }
+_BODY = re.compile(r"(?:resnet\.|vit\.)?(?:encoder|embedder|embeddings|layers)\.")
+_STEM_KERNEL = re.compile(r"(?:resnet\.)?embedder\.embedder\.convolution\.weight")
 _LEFT_OUT = re.compile(r"(vit\.)?(pooler\.dense\.(weight|bias)|embeddings\.mask_token)")
 
 
@@ -64,6 +66,24 @@ def is_hugging_face(names: Collection[str]) -> bool:
         True
     """
     return any(pattern.fullmatch(name) for name in names for pattern in HUGGING_FACE.values())
+
+
+def is_another(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a network with these names is another one of transformers', whose first layers are called alike.
+
+    RegNet begins as a ResNet does, DINOv2 and BEiT as a ViT; what follows has no place in torchvision's networks.
+
+    Example:
+        >>> is_another({"embeddings.patch_embeddings.projection.weight": (8, 3, 4, 4),
+        ...             "encoder.layer.0.norm1.weight": (8,)})
+        True
+    """
+    stem = next((shape for name, shape in shapes.items() if _STEM_KERNEL.fullmatch(name)), None)
+    if stem is not None and stem[2:] not in ((), (7, 7)):
+        return True
+    return any(
+        _BODY.match(name) and torchvision_name(name) == name and not _LEFT_OUT.fullmatch(name) for name in shapes
+    )
 
 
 def left_out(names: Collection[str]) -> list[str]:

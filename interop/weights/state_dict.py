@@ -15,7 +15,7 @@ from interop.arrays import as_numpy, fresh_copy
 from interop.errors import warn_caller
 from interop.formats.containers import short_list
 from interop.weights.architectures import HEADS, LEARNERS, TRANSFORMERS, expected_shapes, is_head, recognise
-from interop.weights.hugging_face import is_hugging_face, torchvision_arrays
+from interop.weights.hugging_face import is_another, is_hugging_face, torchvision_arrays
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import (
     Leaf,
@@ -145,7 +145,8 @@ def from_torch_state_dict(
     names = torch_names(leaves)
     given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
     if is_hugging_face(state_dict) and not wanted & set(state_dict):
-        state_dict = torchvision_arrays(state_dict)
+        shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
+        state_dict = state_dict if is_another(shapes) else torchvision_arrays(state_dict)
     state_dict = _rename_keys(state_dict, wanted)
     if head == "drop":
         state_dict = _with_own_head(state_dict, leaves, names)
@@ -209,7 +210,7 @@ def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, dtype: str | None, he
         hints.append(
             "positions for another image size: load with a like of the file's size, then nets.resize_positions"
         )
-    if mismatch.dtypes and dtype is None:
+    if dtype is None and any("(given " in entry for entry in mismatch.dtypes):
         hints.append('dtype="like" converts types (byol-jax import: --dtype float32)')
     return "; ".join(hints)
 
@@ -269,7 +270,9 @@ def _native_array(
     array = own_rows(array, part)
     wanted = np.dtype(like.dtype)
     if array.dtype not in (wanted, torch_dtype(rule, wanted)) and not cast_to_like:
-        mismatch.dtypes.append(f"{key} (given {array.dtype}, expected {wanted})")
+        can = array.dtype.kind == wanted.kind or (is_floating(array.dtype) and is_floating(wanted))
+        words = f"given {array.dtype}, expected {wanted}" if can else f"{array.dtype} can't become {wanted}"
+        mismatch.dtypes.append(f"{key} ({words})")
         return None
     turned = fresh_copy(array.transpose(native_order(rule, array.ndim)))
     reason = cast_problem(turned, wanted)

@@ -226,7 +226,7 @@ WRONG = {
     "a layout that isn't": (["import", "lightly.ckpt", "--layout", "ligtly"], ["'ligtly'", "lightly is the nearest"]),
     "another network": (
         ["import", "lightly.ckpt", "--network", "resnet18", "--layout", "lightly"],
-        ["lightly.ckpt", "missing", "unexpected", "target.encoder.0.weight"],
+        ["lightly.ckpt", "missing", "unexpected: online.encoder.0.weight", "more; the file's network: small_cnn"],
     ),
     "a layout of other heads": (["import", "byol-pytorch.ckpt", "--layout", "D1", *IMPORT], ["use layout='C'"]),
     "a queue": (["import", "queue.npz", "--layout", "lightly", *IMPORT], ["1 unexpected: queue"]),

@@ -94,7 +94,7 @@ def test_a_sharded_set_is_one_file_of_weights(call, there):
             assert_identical(other, first, ordered=False)
     (there / "empty").mkdir()
     answer = call(*embed, "--init-from", "empty", "--out", "x.npz")
-    assert (answer.code, "is a folder without" in answer.complaint) == (2, True)
+    assert (answer.code, "'empty' is a folder, a file of weights is wanted" in answer.complaint) == (2, True)
 
 
 @pytest.mark.slow

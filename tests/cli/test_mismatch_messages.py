@@ -110,3 +110,23 @@ def test_our_own_small_network_is_known(size, channels, classes, call, there):
     answer = call("import", "x.safetensors", "--out", "o.safetensors", "--channels", channels)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"{len(own)} tensors of small_cnn")
+
+
+@pytest.mark.parametrize("given", ["run", "run/checkpoints/00000001", "hf", "empty"])
+def test_a_folder_names_the_file_that_is_meant(given, call, there):
+    for folder in ("run/checkpoints/00000001", "run/exported", "hf", "empty"):
+        (there / folder).mkdir(parents=True)
+    (there / "run/config.json").write_text("{}")
+    for name in ("run/exported/encoder", "hf/model"):
+        interop.save_state_dict(f"{name}.safetensors", {"a": np.ones(1)})
+    np.save("a.npy", np.zeros((8, 16, 16, 3), np.uint8))
+    for words in (
+        ["import", given, "--out", "o.safetensors"],
+        ["convert", given, "o.safetensors"],
+        ["train", "a.npy", "--out", "new", "--steps", "1", "--init-from", given],
+    ):
+        answer = call(*words)
+        wanted = {"hf": "hf/model.safetensors", "empty": "one *.safetensors.index.json"}
+        assert (answer.code, answer.out) == (2, "")
+        assert f"'{given}' is a folder, a file of weights is wanted" in answer.complaint
+        assert wanted.get(given, "run/exported/encoder.safetensors") in answer.complaint

@@ -59,7 +59,10 @@ def test_features_are_those_of_the_choice(call, there):
     [
         (["convert", "timm.pth", "x.npz", "--which-weights", "ema"], ["no weights called 'ema'", "state_dict_ema"]),
         (["import", "dino.pth", "--out", "x.safetensors", "--prefix", "net"], ["begins with 'net'", "backbone"]),
-        (["import", "dino.pth", "--out", "x.safetensors", *IMPORT], ["those below backbone are", "--prefix backbone"]),
+        (
+            ["import", "dino.pth", "--out", "x.safetensors", "--which-weights", "teacher", *IMPORT],
+            ["those below backbone are", "--prefix backbone"],
+        ),
         (
             ["train", "images.npz", "--steps", "1", "--out", "run", "--which-weights", "ema"],
             ["--which-weights needs --init-from"],
