@@ -183,15 +183,18 @@ def traced_network(encoder: Encoder) -> TracedNetwork:
 
 
 def module_variables(module: Any, traced: Traced) -> Variables:
-    """The module's parameters and buffers as NumPy arrays under their own names; integers as int32."""
+    """The module's parameters and buffers as NumPy arrays under their own names; integers as int32.
+
+    Parameters that aren't floating, which nothing trains, are kept with the buffers.
+    """
     changing = set(traced.train.buffers)
     persistent = set(module.state_dict(keep_vars=True))
-    params = {name: as_numpy(tensor, name).copy() for name, tensor in module.named_parameters()}
-    stats = {
-        name: _as_int32(as_numpy(tensor, name).copy(), name)
-        for name, tensor in module.named_buffers()
-        if name in persistent or name in changing
+    kept = {
+        **{name: tensor for name, tensor in module.named_parameters() if not tensor.is_floating_point()},
+        **{name: tensor for name, tensor in module.named_buffers() if name in persistent or name in changing},
     }
+    params = {name: as_numpy(tensor, name).copy() for name, tensor in module.named_parameters() if name not in kept}
+    stats = {name: _as_int32(as_numpy(tensor, name).copy(), name) for name, tensor in kept.items()}
     return Variables(*(unflatten({k.replace(".", "/"): v for k, v in part.items()}) for part in (params, stats)))
 
 
@@ -324,7 +327,7 @@ def _sources(
         for place in RAW_BUFFERS.get(node.op, ())
         if isinstance(node.args[place], Ref)
     }
-    values = {}
+    values, leaves = {}, {**stats, **params}
     for name, source in graph.sources.items():
         if source.kind == "input":
             values[name] = Value(images, CHANNELS_LAST) if images.ndim == 4 else from_torch_order(images)
@@ -332,7 +335,7 @@ def _sources(
         if source.kind == "constant":
             array = jnp.asarray(graph.constants[source.target])
         else:
-            array = (params if source.kind == "param" else stats)[source.target.replace(".", "/")]
+            array = leaves[source.target.replace(".", "/")]
             array = jax.lax.stop_gradient(array) if source.target in frozen else array
         if jnp.issubdtype(array.dtype, jnp.floating) and name not in raw:
             array = array.astype(floating)

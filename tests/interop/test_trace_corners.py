@@ -1,13 +1,17 @@
 """Modules whose numbers are a matter of convention: torch's holds, or the module is refused by name."""
 
 import jax
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from traced_comparison import check_the_same, numbers
 
+import interop
+from byol_jax import encoder_variables, make_learner
 from byol_jax.errors import UnsupportedOpError
+from byol_jax.tree import flatten
 from interop import from_torch_module
 
 
@@ -104,6 +108,37 @@ def test_black_images_are_torchs_too(name):
     images = numbers(5, 3, 8, 8)
     images[1] = 0
     check_the_same(module, images, train=True, encoder=from_torch_module(module, image_size=8, verify=False))
+
+
+class Whole(nn.Module):
+    """Parameters that are whole numbers and truth values."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 6)
+        self.order = nn.Parameter(torch.randperm(6), requires_grad=False)
+        self.kept = nn.Parameter(torch.tensor([True, False] * 3), requires_grad=False)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))[:, self.order] * self.kept
+
+
+@pytest.mark.slow
+def test_parameters_that_are_not_floating_stay_as_they_are_in_training():
+    module = Whole().double()
+    encoder = from_torch_module(module, image_size=4)
+    variables = encoder.init(None, (4, 4, 3))
+    assert sorted(flatten(variables.params)) == ["linear/bias", "linear/weight"]
+    learner = make_learner(encoder, image_size=4, hidden_layer=-1, projection_size=8, projection_hidden_size=8)
+    state = learner.init(jax.random.key(0))
+    images = np.random.default_rng(0).random((4, 4, 4, 3), np.float32)
+    trained, metrics = jax.jit(learner.step)(state, images)
+    assert metrics["nonfinite"] == 0
+    order, kept, weight = (module.state_dict()[name].clone() for name in ("order", "kept", "linear.weight"))
+    interop.update_torch_module(module, encoder_variables(trained))
+    assert torch.equal(module.order, order)
+    assert torch.equal(module.kept, kept)
+    assert not torch.equal(module.linear.weight, weight)
 
 
 class Placed(nn.Module):
