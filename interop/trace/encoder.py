@@ -18,6 +18,7 @@ import numpy as np
 
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, UnsupportedModuleError
 from byol_jax.hidden import OUTPUT
+from byol_jax.ops.precision import at_least_float32
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
@@ -266,7 +267,8 @@ def _apply(
     nodes = programs[kind]
     floating = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.dtype(jnp.float32)
     stats = flatten(variables.stats)
-    sources = _sources(graph, nodes, network.frozen, flatten(variables.params), stats, images, floating)
+    changing = frozenset(network.traced.train.buffers)
+    sources = _sources(graph, nodes, network.frozen, changing, flatten(variables.params), stats, images, floating)
     values = interpret(
         nodes,
         sources,
@@ -277,7 +279,10 @@ def _apply(
         stand_ins=stand_ins,
         uniform=uniform_constants(graph),
     )
-    features = tuple(to_torch_order(value) for value in values[: len(layers)])
+    features = tuple(
+        to_torch_order(value).astype(floating if jnp.issubdtype(value.dtype, jnp.floating) else value.dtype)
+        for value in values[: len(layers)]
+    )
     for layer, array in zip(layers, features, strict=True):
         if array.shape[:1] != images.shape[:1]:
             raise HiddenLayerNotFoundError(
@@ -315,12 +320,14 @@ def _sources(
     graph: Graph,
     nodes: Program,
     frozen: frozenset[str],
+    changing: frozenset[str],
     params: Mapping[str, Any],
     stats: Mapping[str, Any],
     images: jax.Array,
     floating: Any,
 ) -> dict[str, Value]:
-    """Floats follow the inputs' dtype, but for the statistics that batch norm keeps in their own."""
+    """Floats follow the inputs' dtype, but for the statistics that batch norm keeps in their own; buffers that training
+    changes have float32 at least, which can count and average."""
     raw = {
         node.args[place].name
         for node in nodes
@@ -338,6 +345,6 @@ def _sources(
             array = leaves[source.target.replace(".", "/")]
             array = jax.lax.stop_gradient(array) if source.target in frozen else array
         if jnp.issubdtype(array.dtype, jnp.floating) and name not in raw:
-            array = array.astype(floating)
+            array = array.astype(at_least_float32(floating) if source.target in changing else floating)
         values[name] = from_torch_order(array)
     return values

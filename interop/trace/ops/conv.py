@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.ops.conv import conv2d
-from interop.trace.ops.operator import Context, Operator, in_torch_order, per_axis
+from interop.trace.ops.operator import Context, Operator, in_torch_order, per_axis, product
 from interop.trace.values import Value, arrange, to_torch_order, unsqueeze
 
 __all__ = ["TABLE"]
 
 
+@product
 def _convolution(
     context: Context,
     x: Value,
@@ -75,6 +76,7 @@ def _dimension_numbers(rank: int) -> tuple[str, str, str]:
     return f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
 
 
+@product
 def _transposed_convolution(
     context: Context,
     x: Value,

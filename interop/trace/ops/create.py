@@ -41,7 +41,7 @@ def _new_constant(value: Any) -> Operator:
 
 def _kind(context: Context, value: Any) -> Any:
     """torch's dtype for a Python number."""
-    return context.floating if isinstance(value, float) else jnp.bool_ if isinstance(value, bool) else jnp.int32
+    return context.default if isinstance(value, float) else jnp.bool_ if isinstance(value, bool) else jnp.int32
 
 
 def _full(context: Context, size: Sequence[int], value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
@@ -59,7 +59,7 @@ def _new_full(
 
 
 def _arange(context: Context, *bounds: Any, dtype: Dtype | None = None, **options: Any) -> Value:
-    default = context.floating if any(isinstance(bound, float) for bound in bounds) else jnp.int32
+    default = context.default if any(isinstance(bound, float) for bound in bounds) else jnp.int32
     return from_torch_order(jnp.arange(*bounds, dtype=context.dtype(dtype, default)))
 
 

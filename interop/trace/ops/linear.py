@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.ops.precision import at_least_float32
-from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.operator import Context, Operator, in_one_dtype, in_torch_order, product
 from interop.trace.ops.random import drop_elements
 from interop.trace.values import Value, from_torch_order, to_torch_order
 
 __all__ = ["TABLE", "attention"]
 
 
+@product
 def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """`x @ weightᵀ + bias` over torch's last axis, wherever it lies: [..., in] to [..., out]."""
     last = x.ndim - 1
@@ -25,6 +26,7 @@ def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None
     return Value(y, (*(axis for axis in x.order if axis != last), last))
 
 
+@product
 def _matmul(context: Context, x: Value, y: Value) -> Value:
     """A matrix on the right as a linear layer has it, so that x stays as it lies; else torch's order."""
     if y.ndim == 2 and x.ndim > 2:
@@ -37,6 +39,7 @@ def _addmm(x: jax.Array, a: jax.Array, b: jax.Array, *, beta: float = 1, alpha: 
     return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
 
 
+@product
 def _einsum(context: Context, equation: str, operands: Sequence[Value], *rest: Any, **options: Any) -> Value:
     return from_torch_order(jnp.einsum(equation.replace(" ", ""), *(to_torch_order(operand) for operand in operands)))
 
@@ -49,7 +52,7 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
     `drop`: what dropout does with the softmax, `random.drop_elements`.
     """
 
-    def operator(
+    def attend(
         context: Context,
         query: Value,
         key: Value,
@@ -61,7 +64,7 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Value:
-        q, k, v = to_torch_order(query), to_torch_order(key), to_torch_order(value)
+        q, k, v = (to_torch_order(part) for part in (query, key, value))
         if enable_gqa:
             k, v = (jnp.repeat(part, q.shape[-3] // part.shape[-3], axis=-3) for part in (k, v))
         factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -77,6 +80,10 @@ def attention(drop: Callable[[Context, jax.Array, float], jax.Array]) -> Operato
         if dropout_p > 0:
             weights = drop(context, weights, dropout_p)
         return from_torch_order(jnp.matmul(weights, v))
+
+    def operator(context: Context, query: Value, key: Value, value: Value, *rest: Any, **options: Any) -> Value:
+        q, k, v = in_one_dtype((query, key, value), context.floating)
+        return attend(context, q, k, v, *rest, **options)
 
     return operator
 
@@ -132,11 +139,11 @@ TABLE: dict[str, Operator] = {
     "aten.mv": _matmul,
     "aten.dot": _matmul,
     "aten.vdot": _matmul,
-    "aten.addmm": in_torch_order(_addmm),
-    "aten.baddbmm": in_torch_order(_addmm),
+    "aten.addmm": product(in_torch_order(_addmm)),
+    "aten.baddbmm": product(in_torch_order(_addmm)),
     "aten.outer": in_torch_order(jnp.outer),
     "aten.einsum": _einsum,
-    "aten.bilinear": in_torch_order(_bilinear),
+    "aten.bilinear": product(in_torch_order(_bilinear)),
     "aten.cosine_similarity": in_torch_order(_cosine),
     "aten.scaled_dot_product_attention": attention(drop_elements),
 }

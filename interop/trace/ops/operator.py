@@ -7,10 +7,14 @@ make one of a plain function of arrays:
     unary             the same for one array and options
     in_torch_order    arrays with torch's order of axes; for whatever is left, at the cost of a transposition
 
-Dtypes follow the run, not the trace:
+Dtypes follow the run, not the trace. The network's inputs have the floating dtype; in a traced graph
 
-    float32, float64, … in a traced graph    the dtype that the network's inputs have now
-    int64                                    int32, as everywhere in JAX without x64
+    float32, float64 by name, torch's default    the floating dtype, but float32 where that has 16 bits
+    float16, bfloat16                            the floating dtype
+    int64                                        int32, as everywhere in JAX without x64
+
+Where floats of different widths meet in arithmetic, the wider one stays, as in torch; products, which torch refuses
+then, take the floating dtype, as its autocast does.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.ops.precision import standard_promotion
+from byol_jax.ops.precision import at_least_float32, standard_promotion
 from interop.trace.graph import Dtype
 from interop.trace.values import Value, align, from_torch_order, to_torch_order
 
@@ -29,10 +33,12 @@ __all__ = [
     "Context",
     "Operator",
     "as_value",
+    "in_one_dtype",
     "in_torch_order",
     "number_kind",
     "per_axis",
     "pointwise",
+    "product",
     "result_dtype",
     "unary",
 ]
@@ -68,10 +74,17 @@ class Context(NamedTuple):
     axis_name: str | None
     module: str
 
+    @property
+    def default(self) -> Any:
+        """torch's default dtype: at least float32."""
+        return at_least_float32(self.floating)
+
     def dtype(self, named: Dtype | None, default: Any = None) -> Any:
-        """The JAX dtype for one that the graph names; `default`, or the floating one, where it names none."""
+        """The JAX dtype for one that the graph names; `default`, or torch's, where it names none."""
         if named is None:
-            return self.floating if default is None else default
+            return self.default if default is None else default
+        if named.name in ("float32", "float64"):
+            return self.default
         if named.name.startswith(("float", "bfloat")):
             return self.floating
         return jnp.dtype(INTEGERS.get(named.name, named.name))
@@ -99,7 +112,7 @@ def number_kind(dtype: Any) -> int:
 def result_dtype(context: Context, operands: Sequence[Value | bool | int | float]) -> Any:
     """torch's `result_type`: arrays decide, then scalars held in arrays, then Python's numbers, each only by kind.
 
-    A lower class counts only where its kind is higher; a Python float among integers gives the floating dtype.
+    A lower class counts only where its kind is higher; a Python float among integers gives torch's default dtype.
     """
     classes: list[list[Any]] = [[], []]
     for operand in operands:
@@ -115,7 +128,7 @@ def result_dtype(context: Context, operands: Sequence[Value | bool | int | float
                     found = own
     highest = max(numbers, default=-1)
     if found is None or highest > number_kind(found):
-        return (jnp.dtype(bool), jnp.dtype(jnp.int32), jnp.dtype(context.floating))[highest]
+        return (jnp.dtype(bool), jnp.dtype(jnp.int32), jnp.dtype(context.default))[highest]
     return found
 
 
@@ -145,7 +158,7 @@ def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> 
     def operator(context: Context, *operands: Any, **options: Any) -> Value:
         dtype = result_dtype(context, operands)
         if floating and not jnp.issubdtype(dtype, jnp.floating):
-            dtype = context.floating
+            dtype = context.default
         arrays, order = align([as_value(operand, dtype) for operand in operands])
         return Value(function(*arrays, **options), order)
 
@@ -158,10 +171,20 @@ def unary(function: Callable[..., jax.Array], *, floating: bool = False) -> Oper
     def operator(context: Context, x: Value, *args: Any, **options: Any) -> Value:
         array = x.array
         if floating and not jnp.issubdtype(array.dtype, jnp.floating):
-            array = array.astype(context.floating)
+            array = array.astype(context.default)
         return Value(function(array, *args, **options), x.order)
 
     return operator
+
+
+def product(operator: Operator) -> Operator:
+    """The operator with operands of one dtype: the floating one, where they have several."""
+
+    def run(context: Context, *args: Any, **options: Any) -> Any:
+        given = in_one_dtype([*args, *options.values()], context.floating)
+        return operator(context, *given[: len(args)], **dict(zip(options, given[len(args) :], strict=True)))
+
+    return run
 
 
 def in_torch_order(function: Callable[..., Any]) -> Operator:
@@ -169,11 +192,35 @@ def in_torch_order(function: Callable[..., Any]) -> Operator:
 
     def operator(context: Context, *args: Any, **options: Any) -> Any:
         del context
-        given = [_unwrap(arg) for arg in args]
-        result = function(*given, **{name: _unwrap(option) for name, option in options.items()})
+        given = [_unwrap(arg) for arg in in_one_dtype([*args, *options.values()], None)]
+        result = function(*given[: len(args)], **dict(zip(options, given[len(args) :], strict=True)))
         return tuple(map(from_torch_order, result)) if isinstance(result, tuple | list) else from_torch_order(result)
 
     return operator
+
+
+def in_one_dtype(args: Sequence[Any], dtype: Any) -> list[Any]:
+    """The arguments, their floating tensors cast to `dtype`, or None: the widest, where they have several dtypes."""
+    dtypes = {value.dtype for value in _floating_values(args)}
+    if len(dtypes) < 2:
+        return list(args)
+    if dtype is None:
+        with standard_promotion():
+            dtype = jnp.result_type(*dtypes)
+
+    def cast(arg: Any) -> Any:
+        if isinstance(arg, Value):
+            return as_value(arg, dtype) if jnp.issubdtype(arg.dtype, jnp.floating) else arg
+        return tuple(map(cast, arg)) if type(arg) is tuple else arg
+
+    return [cast(arg) for arg in args]
+
+
+def _floating_values(arg: Any) -> list[Value]:
+    """All floating tensors of an argument, at any depth."""
+    if isinstance(arg, Value):
+        return [arg] if jnp.issubdtype(arg.dtype, jnp.floating) else []
+    return [value for part in arg for value in _floating_values(part)] if type(arg) in (tuple, list) else []
 
 
 def _unwrap(arg: Any) -> Any:

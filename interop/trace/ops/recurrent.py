@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.operator import Context, Operator, in_torch_order, product
 from interop.trace.ops.random import drop_elements
 from interop.trace.values import Value, from_torch_order, to_torch_order
 
@@ -86,7 +86,7 @@ def _layers(drop: Callable[[Context, jax.Array, float], jax.Array], cell: Cell) 
         outputs = jnp.swapaxes(sequence, 0, 1) if batch_first else sequence
         return tuple(map(from_torch_order, (outputs, *(jnp.stack(part) for part in zip(*last, strict=True)))))
 
-    return operator
+    return product(operator)
 
 
 def _one_direction(
@@ -132,5 +132,5 @@ def recurrent_operators(drop: Callable[[Context, jax.Array, float], jax.Array]) 
 
 TABLE: dict[str, Operator] = {
     **recurrent_operators(drop_elements),
-    **{f"aten.{name}_cell": in_torch_order(partial(_one_step, cell)) for name, cell in CELLS.items()},
+    **{f"aten.{name}_cell": product(in_torch_order(partial(_one_step, cell))) for name, cell in CELLS.items()},
 }

@@ -37,7 +37,7 @@ def _sum(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *,
 
 def _mean(context: Context, x: Value, dim: Axes = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Value:
     """In at least float32, as torch accumulates."""
-    kept = context.dtype(dtype, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else context.floating)
+    kept = context.dtype(dtype, x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else context.default)
     wide = at_least_float32(kept)
     return reduce_axes(x, dim, keepdim, lambda a, axes: jnp.mean(a, axes, dtype=wide, keepdims=True).astype(kept))
 
