@@ -65,17 +65,16 @@ def _clamp(context: Context, x: Value, min: Any = None, max: Any = None) -> Valu
     """As torch has it (2.14), the gradient is 0 on a bound that is a number, and shared with one that is a tensor."""
     bounds = [bound for bound in (min, max) if bound is not None]
     dtype = result_dtype(context, (x, *bounds))
-    lower, upper = (-jnp.inf if min is None else min), (jnp.inf if max is None else max)
-    if jnp.issubdtype(dtype, jnp.integer):
-        lower, upper = (jnp.iinfo(dtype).min if min is None else min), (jnp.iinfo(dtype).max if max is None else max)
-    is_shared = any(isinstance(bound, Value) for bound in bounds)
-    arrays, order = align([as_value(operand, dtype) for operand in (x, lower, upper)])
-    return Value((_clamp_between if is_shared else _clamp_inside)(*arrays), order)
-
-
-def _clamp_inside(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
-    raised = jnp.where(x <= lower, lower, x)
-    return jnp.where(raised >= upper, upper, raised)
+    if any(isinstance(bound, Value) for bound in bounds) and jnp.issubdtype(dtype, jnp.floating):
+        ends = -jnp.inf if min is None else min, jnp.inf if max is None else max
+        arrays, order = align([as_value(operand, dtype) for operand in (x, *ends)])
+        return Value(_clamp_between(*arrays), order)
+    (array, *rest), order = align([as_value(operand, dtype) for operand in (x, *bounds)])
+    if min is not None:
+        array = jnp.where(array <= rest[0], rest[0], array)
+    if max is not None:
+        array = jnp.where(array >= rest[-1], rest[-1], array)
+    return Value(array, order)
 
 
 def _clamp_between(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -84,7 +83,7 @@ def _clamp_between(x: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Arra
     clamped = jnp.where(raised > upper, upper, raised)
     bound = jnp.where(x == lower, lower, upper)
     is_shared = (lower < upper) & ((x == lower) | (x == upper))
-    return jnp.where(is_shared, clamped / 2 + bound / 2, clamped) if _is_floating(x) else clamped
+    return jnp.where(is_shared, clamped / 2 + bound / 2, clamped)
 
 
 def _is_floating(x: jax.Array) -> bool:
