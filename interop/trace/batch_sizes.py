@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from byol_jax.errors import ConfigurationError
+from byol_jax.errors import ConfigurationError, UnsupportedModuleError
 from interop.arrays import import_torch
 from interop.trace.export import ANY_SIZE, Refusal, export_graph
 from interop.trace.graph import Graph
 from interop.trace.side_effects import in_mode, keep_modes
 
-__all__ = ["SizedGraphs", "Traced", "resize_batch", "trace", "trace_batch"]
+__all__ = ["SizedGraphs", "Traced", "frozen_parameters", "resize_batch", "trace", "trace_batch"]
 
 EXAMPLE_SIZES = (2, 8)
 """Batches to begin with; torch takes 0 and 1 for special. Code that takes each input by itself takes as many times as
@@ -61,6 +61,7 @@ def trace(module: Any, example: Any, own_size: int = 2) -> Traced:
     Raises:
         UnsupportedModuleError: torch can't write the module's code down as one graph, whatever the size.
     """
+    frozen_parameters(module)
     names = tuple(name for name, _ in module.named_modules() if name)
     examples = [resize_batch(example, size) for size in dict.fromkeys((*EXAMPLE_SIZES, own_size))]
     with keep_modes(module):
@@ -73,6 +74,24 @@ def trace(module: Any, example: Any, own_size: int = 2) -> Traced:
         if common:
             return Traced(train, evaluation, names, common)
         return _closed_graphs(module, examples, names)
+
+
+def frozen_parameters(module: Any) -> frozenset[str]:
+    """The parameters that get no gradient once the module is in training; its own `train` may freeze some.
+
+    Raises:
+        UnsupportedModuleError: others in evaluation.
+    """
+    by_mode = []
+    with keep_modes(module):
+        for train in (True, False):
+            parameters = in_mode(module, train).named_parameters()
+            by_mode.append(frozenset(name for name, parameter in parameters if not parameter.requires_grad))
+    if odd := sorted(by_mode[0] ^ by_mode[1]):
+        raise UnsupportedModuleError(
+            f"{type(module).__name__} freezes {', '.join(odd[:5])} in one mode alone, by its own train: do it in both"
+        )
+    return by_mode[0]
 
 
 def trace_batch(module: Any, example: Any) -> Graph:

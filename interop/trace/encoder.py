@@ -22,7 +22,7 @@ from byol_jax.ops.precision import at_least_float32
 from byol_jax.tree import flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
-from interop.trace.batch_sizes import SizedGraphs, Traced, resize_batch, trace, trace_batch
+from interop.trace.batch_sizes import SizedGraphs, Traced, frozen_parameters, resize_batch, trace, trace_batch
 from interop.trace.checks import check_module, find_missing
 from interop.trace.export import ANY_SIZE, example_batch
 from interop.trace.fixed_draws import FIXED_DRAWS
@@ -133,9 +133,8 @@ def from_torch_module(
         )
         shape = tuple(example.shape[1:])
         input_shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape
-        frozen = frozenset(name for name, tensor in module.named_parameters() if not tensor.requires_grad)
         further = _further_graphs(module, example, traced)
-        network = TracedNetwork(traced, input_shape, frozen, _state_dict(module), further)
+        network = TracedNetwork(traced, input_shape, frozen_parameters(module), _state_dict(module), further)
         variables = module_variables(module, network.traced)
         if verify:
             compared = network_encoder(network, variables, stand_ins=FIXED_DRAWS)

@@ -173,24 +173,34 @@ def test_a_module_whose_forward_is_replaced_is_left_alone_and_traced_by_itself()
     np.testing.assert_allclose(ours, module.eval()(torch.ones(2, 3, 4, 4)).detach(), atol=1e-5)
 
 
-class FreezesInEvaluation(nn.Module):
-    def __init__(self):
+class Freezes(nn.Module):
+    """Its own `train` freezes a layer: in both modes, or in evaluation alone."""
+
+    def __init__(self, in_training):
         super().__init__()
-        self.linear = nn.Linear(48, 3)
+        self.in_training, self.first, self.linear = in_training, nn.Linear(48, 3), nn.Linear(3, 3)
 
     def train(self, mode=True):
-        self.linear.requires_grad_(mode)
+        self.first.requires_grad_(mode and not self.in_training)
         return super().train(mode)
 
     def forward(self, x):
-        return self.linear(x.flatten(1))
+        return self.linear(self.first(x.flatten(1)))
 
 
-def test_what_a_train_method_freezes_is_as_it_was():
-    module = FreezesInEvaluation()
-    assert interop.check(module, image_size=4).supported
+def test_what_a_train_method_freezes_gets_no_gradient_and_is_as_it_was():
+    module = Freezes(in_training=True)
+    encoder = interop.from_torch_module(module, image_size=4)
+    assert encoder.facts.traced.frozen == {"first.weight", "first.bias"}
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert module.training
+
+
+def test_what_a_train_method_freezes_in_one_mode_alone_is_refused():
+    module = Freezes(in_training=False)
+    (problem,) = interop.check(module, image_size=4).problems
+    assert "Freezes freezes first.bias, first.weight in one mode alone" in problem
+    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 @pytest.mark.slow
