@@ -3,6 +3,7 @@
 `open_weights` reads it once; what it returns can be handed on in place of the path. Opening needs NumPy alone.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError, ConfigurationError, InteropError, StateDictMismatchError
 from interop.arrays import as_numpy
 from interop.errors import warn_caller
-from interop.formats.containers import find_prefixes, find_spellings, short_list
+from interop.formats.containers import find_prefixes, find_spellings, short_list, without_wrappers
 from interop.formats.regular_file import open_regular
 from interop.formats.sharded_file import index_for, looks_like_index, shard_paths
 from interop.inspect.anatomy import Architecture, architecture, head_layers
@@ -129,10 +130,10 @@ class WeightFile:
         """
         if which not in NETWORKS:
             raise ConfigurationError(f"which {which!r} isn't known: use {' or '.join(NETWORKS)}")
-        network = network_arrays(self._arrays, which=which, wanted=wanted)
+        wanted = set(wanted)
+        network = _in_wrappers(network_arrays(self._arrays, which=which, wanted=wanted), wanted)
         if self.title or which != "online" or set(self.stored) == set(self.state_dict):
             return network
-        wanted = set(wanted)
         spellings = find_spellings(self.stored)
         best = max(spellings, key=lambda names: (len(wanted & set(names)), -len(set(names) - wanted)))
         if len(wanted & set(best)) <= len(wanted & set(network)):
@@ -378,6 +379,16 @@ def _without_inner_head(state_dict: Mapping[str, Any], *, where: str) -> dict[st
     if head:
         warn_caller(UserWarning(f"{where}: a head in the classifier's place is left out: {short_list(head)}"))
     return {name: value for name, value in state_dict.items() if name not in head}
+
+
+def _in_wrappers(network: dict[str, np.ndarray], wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """The network under the wanted names, where these are its own behind a wrapper's prefix: a traced `compile`."""
+    with contextlib.suppress(CheckpointFormatError):  # two of the wanted names would be one
+        behind = without_wrappers({name: name for name in wanted}, where="")
+        if len(set(network) & set(behind)) > len(set(network) & set(wanted)):
+            renamed = {behind.get(name, name): array for name, array in network.items()}
+            return renamed if len(renamed) == len(network) else network
+    return network
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
