@@ -101,7 +101,7 @@ def _guess_said(file: Path, *, guess: bool) -> Iterator[None]:
     try:
         yield
     except StateDictMismatchError as error:
-        if not guess:
+        if not guess or "--prefix" in str(error):  # then the guess is right, and the way out is said
             raise
         raise StateDictMismatchError(
             f"{file}: its names tell no network that is known here, and {UNTOLD} is only a guess: give --network NAME, "
