@@ -72,7 +72,8 @@ def _embed_fewer(embed: Callable[[Any], Any], batch: np.ndarray, size: int) -> n
     """The features of fewer images than `size`, padded to it, twice: with other padding they must be the same."""
     padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
     first, second = (_embed(embed, np.pad(batch, padding, mode=mode))[: len(batch)] for mode in ("edge", "constant"))
-    if np.allclose(first, second, rtol=0, atol=SAME * np.abs(first).max(initial=0), equal_nan=True):
+    largest = np.abs(first[np.isfinite(first)]).max(initial=0)
+    if np.allclose(first, second, rtol=0, atol=SAME * largest, equal_nan=True):
         return first
     warnings.warn(
         f"an image's features depend on the other images of its batch, and so on batch_size={size}; the last"

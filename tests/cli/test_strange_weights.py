@@ -25,7 +25,7 @@ def spoilt(tmp_path, monkeypatch):
 
 def test_import_says_so_and_keeps_every_bit(call, spoilt):
     answer = call("import", "nan.pth", "--out", "o.safetensors", "--image-size", "16", *NETWORK)
-    assert answer.code == 0
+    assert answer.code == 0, answer.err
     assert "warning: nan.pth: no trained network has such values: 0.weight: 48 NaN of" in answer.complaint
     np.testing.assert_array_equal(interop.load_state_dict("o.safetensors")["0.weight"], spoilt["0.weight"])
 
@@ -33,7 +33,7 @@ def test_import_says_so_and_keeps_every_bit(call, spoilt):
 @pytest.mark.slow
 def test_embeddings_that_arent_finite_are_counted(call, spoilt):
     answer = call("embed", *NETWORK, "--init-from", "nan.pth", "--data", "a.npy", "--out", "o.npz")
-    assert answer.code == 0
+    assert answer.code == 0, answer.err
     lines = [line for line in answer.err.splitlines() if "warning" in line]
     assert len(lines) == 2
     assert "nan.pth: no trained network has such values: 0.weight: 48 NaN" in lines[0]

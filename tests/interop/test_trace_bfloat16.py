@@ -138,7 +138,7 @@ def in_dtypes(encoder, size):
 FLOATS = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["Meetings", *MODULES])
 def test_it_runs_and_is_near_float32(name):
     """Whatever meets; the rounding of 8 bits grows in some layers, hence the wide bounds."""

@@ -149,7 +149,7 @@ def test_an_operator_is_torchs(case: str) -> None:
         check(case, 0, jax.jit)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("draw", [Corners, Zeros])
 @pytest.mark.parametrize("case", [name for name in CASES if not name.startswith(WITHOUT_CORNERS)])
 def test_an_operator_is_torchs_at_zero_and_where_numbers_are_equal(case: str, draw) -> None:

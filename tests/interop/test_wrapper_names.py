@@ -97,8 +97,13 @@ def test_its_files_are_read_back(network, tmp_path):
     assert_identical(interop.encoder_state_dict(encoder, got), own)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ["with steps", "parallel"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param("with steps", marks=pytest.mark.slow),
+        pytest.param("parallel", marks=pytest.mark.long(tenth=False)),
+    ],
+)
 def test_a_run_starts_from_what_another_run_exported(network, tmp_path):
     encoder = interop.from_torch_module(NETWORKS[network](), image_size=8, verify=False)
     options = {"image_size": 8, "steps": 1, "batch_size": 8, "hidden_layer": -1, "progress": False}

@@ -144,6 +144,11 @@ def test_rows_that_depend_on_each_other_are_not_padded(count):
     np.testing.assert_array_equal(extract(embed, images[:8], batch_size=8), embed(images[:8]))
 
 
+def test_rows_that_are_not_finite_are_given_as_they_are():
+    images = np.array([[1.0, 2.0], [np.inf, 1.0], [np.nan, 4.0]])
+    np.testing.assert_array_equal(extract(lambda batch: 2 * batch, images, batch_size=2), 2 * images)
+
+
 def test_extract_takes_images_that_are_made_slice_by_slice():
     """A dataset's images, in any order and repeated; after each batch it says how far it is."""
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)  # [N, H, W, C]
