@@ -7,7 +7,7 @@ are the image itself), no simplicial embedding, Adam 3e-4, float32, the target's
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FAMILY", "LEARNING_RATE", "QUICK", "WORKLOADS", "Resnet", "Workload", "from_json"]
+__all__ = ["LEARNING_RATE", "QUICK", "WORKLOADS", "Resnet", "Workload", "from_json"]
 
 LEARNING_RATE = 3e-4
 """Adam's, as in byol-pytorch's own example."""
@@ -114,8 +114,6 @@ WORKLOADS = {
         Workload("swin_t", "torchvision's swin_t, 64 px, batch 8", "torchvision:swin_t", "avgpool", 64, 8),
     )
 }
-
-FAMILY = tuple(WORKLOADS)
 """The networks that a user may bring, by kind: residual, depthwise, channel shuffles, groups, attention, windows."""
 
 QUICK = Workload(
