@@ -28,7 +28,6 @@ NOTHING: Mapping[str, Path | str | None] = {}
 RUN_PARTS, WRITTEN_PICTURES = ("checkpoints", "network"), (".png",)
 """Of a run's folder, what is read; and of what commands write, what a folder of images would have as its own."""
 
-INDEX = ".safetensors.index.json"
 FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
 """The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""
 
@@ -177,11 +176,11 @@ def check_folder(path: Path, *, replaceable: bool, hint: str) -> list[str]:
 def _shards(source: Path) -> list[Path]:
     """The index and the shards that a set of safetensors is, whichever of its names is given; none for other files."""
     if source.is_dir():
-        indices = list(source.glob(f"*{INDEX}"))
-    elif source.name.endswith(INDEX):
+        indices = list(source.glob(f"*{values.INDEX}"))
+    elif source.name.endswith(values.INDEX):
         indices = [source]
     else:
-        indices = [] if source.exists() else [Path(str(source).removesuffix(".safetensors") + INDEX)]
+        indices = [] if source.exists() else [values.index_beside(str(source))]
     found = []
     for index in indices:
         with contextlib.suppress(

@@ -16,11 +16,13 @@ from byol_jax.errors import nearest
 
 __all__ = [
     "EMBEDDED",
+    "INDEX",
     "data_source",
     "existing_file",
     "has_classes",
     "hidden_layer",
     "image_size",
+    "index_beside",
     "is_folder",
     "new_file",
     "new_path",
@@ -38,6 +40,9 @@ EMBEDDED = "fashion-mnist"
 """The word that stands for the embedded images."""
 
 ARRAY_SUFFIXES = (".npz", ".npy")
+
+INDEX = ".safetensors.index.json"
+"""What the name of a sharded set's index ends with."""
 
 
 def whole_number(word: str) -> int:
@@ -140,16 +145,21 @@ def existing_file(word: str) -> Path:
     return path
 
 
+def index_beside(word: str) -> Path:
+    """The index of the sharded set that would be one file of this name."""
+    return Path(word.removesuffix(".safetensors") + INDEX)
+
+
 def weight_file(word: str) -> Path:
     """A file of weights, or a sharded set of safetensors: its folder, or the name that the whole file would have."""
     path = Path(word)
-    if path.is_dir() and not any(path.glob("*.safetensors.index.json")):
+    if path.is_dir() and not any(path.glob(f"*{INDEX}")):
         inside = weights_in(path)
         raise argparse.ArgumentTypeError(
             f"{word!r} is a folder, a file of weights is wanted"
-            + (f": {str(inside)!r}" if inside else ", or a folder with one *.safetensors.index.json")
+            + (f": {str(inside)!r}" if inside else f", or a folder with one *{INDEX}")
         )
-    index = Path(f"{word.removesuffix('.safetensors')}.safetensors.index.json")
+    index = index_beside(word)
     is_set = path.is_dir() or (path.suffix == ".safetensors" and not path.exists() and index.is_file())
     return path if is_set else existing_file(word)
 
