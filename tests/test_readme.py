@@ -130,7 +130,7 @@ def test_every_block_has_a_language_that_is_tested():
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.long if "resnet" in path.name else pytest.mark.slow) for path in EXAMPLES],
+    [pytest.param(path, marks=pytest.mark.slow if "own" in path.name else pytest.mark.long) for path in EXAMPLES],
     ids=label,
 )
 def test_examples_run(path, tmp_path):

@@ -234,6 +234,7 @@ def test_embed_with_a_native_network(world, call):
     np.testing.assert_allclose(features, features_in_torch(module, "avgpool", 32), atol=1e-4)
 
 
+@pytest.mark.long
 def test_weights_that_torchvision_names(world, call, monkeypatch, tmp_path):
     """Found where torchvision keeps what it downloaded; here it is a file of ours, of another seed."""
     from torchvision import models
@@ -279,6 +280,7 @@ def test_images_are_normalised_as_the_named_weights_want_it(world, call, monkeyp
     np.testing.assert_allclose(embedded(call, "vit"), expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_preview_says_what_the_network_makes_of_the_views(world, call):
     words = ["preview", "photos", "--out", "views.png", "--image-size", "32", "--channels", "1", "--augment", "none"]
     answer = call(*words, "--network", "timm:test_resnet", "--hidden-layer", "global_pool")

@@ -68,10 +68,10 @@ def test_ten_thousand_steps(tmp_path, share, figure):
     assert len(settled) >= 3, "looked at too seldom to tell"
     assert len(later) >= 3, "looked at too seldom to tell"
     memory = [max(resident for _, resident, _, _ in part) for part in (settled, later[:-1])]
-    files = [max(count for _, _, count, _ in part) for part in (settled, later)]
-    threads = [max(count for _, _, _, count in part) for part in (settled, later)]
+    files = [min(count for _, _, count, _ in part) for part in (settled, later)]  # a save has some of its own
+    threads = [min(count for _, _, _, count in part) for part in (settled, later)]
     assert memory[1] - memory[0] < 16, memory
-    assert files[1] <= files[0] + 2, "one more look may fall into a save"
+    assert files[1] <= files[0] + 2
     assert threads[1] <= threads[0] + 2
     assert len(states(out)) == 3
     rows, _ = read_metrics(out / "metrics.jsonl")

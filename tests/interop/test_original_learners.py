@@ -189,7 +189,7 @@ def check_training_goes_on(name, tmp_path):
     return largest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lightlys_example_moves_its_target_first():
     """A file of such a loop is a state of ours before the target's move: made up for, the losses are its own."""
     case, (first, *others) = CASES["lightly"], batches("lightly")

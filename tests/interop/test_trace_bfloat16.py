@@ -38,7 +38,7 @@ class Counting(nn.Module):
         return y - self.centre
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_buffers_count_and_average_over_many_steps():
     encoder = from_torch_module(Counting(), image_size=4, verify=False)
     images = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)

@@ -100,7 +100,7 @@ def test_its_files_are_read_back(network, tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param("with steps", marks=pytest.mark.slow),
+        pytest.param("with steps", marks=pytest.mark.long),
         pytest.param("parallel", marks=pytest.mark.long(tenth=False)),
     ],
 )

@@ -145,7 +145,7 @@ def check_in_float32(name):
     ("module", "encoder", "train"),
     [
         pytest.param(basic, BASIC, True, marks=SLOW),
-        pytest.param(bottleneck, BOTTLENECK, True, marks=SLOW),
+        pytest.param(bottleneck, BOTTLENECK, True, marks=pytest.mark.long),
         pytest.param(basic, BASIC, False, marks=SLOW),
         pytest.param(models.resnet18, nets.resnet18(), True, marks=SLOW),
     ],
