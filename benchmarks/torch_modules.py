@@ -36,7 +36,7 @@ from benchmarks.zoo_table import page
 from byol_jax.disk import write_atomically
 from interop.trace.verify import IN_FLOAT64_ALONE
 
-__all__ = ["RESULTS", "code_hash", "main", "stored_rows", "table"]
+__all__ = ["RESULTS", "code_hash", "main", "stored_figures", "stored_rows", "table"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
 CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
@@ -123,7 +123,7 @@ def _file(row: Row) -> Path:
 
 def _is_current(row: Row, code: str) -> bool:
     """Whether the row was measured by this code, with these options and versions, and didn't fail."""
-    return _known(row, code).get("code") == code
+    return stored_figures(row, code).get("code") == code
 
 
 def _row_facts(row: Row) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _results(rows: Iterable[Row], *, again: bool) -> Iterator[tuple[Row, dict[st
     worker, started_with = None, ""
     for row in rows:
         code = code_hash()  # as it is when the row begins; it may change while others run
-        known = {} if again else _known(row, code)
+        known = {} if again else stored_figures(row, code)
         if worker is None or code != started_with:
             worker, started_with = _new_worker(worker), code
         began = time.monotonic()
@@ -172,8 +172,11 @@ def _end(worker: ProcessPoolExecutor | None) -> None:
         worker.shutdown()
 
 
-def _known(row: Row, code: str) -> dict[str, Any]:
-    """The stored figures that hold again if the network's program is the same; none where other versions made them."""
+def stored_figures(row: Row, code: str) -> dict[str, Any]:
+    """The stored figures that hold again if the network's program is the same; none where other versions made them.
+
+    `code`: a hash as `code_hash` gives it.
+    """
     if not _file(row).exists():
         return {}
     result, facts = json.loads(_file(row).read_text(encoding="utf-8")), _facts(row, code)

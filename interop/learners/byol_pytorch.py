@@ -34,7 +34,7 @@ from interop.learners.library import NETWORK_ALONE, Library, Origin, match_roots
 from interop.learners.states import replace_networks, state_leaves
 from interop.weights.architectures import recognise
 from interop.weights.mismatch import Mismatch
-from interop.weights.names import Leaf
+from interop.weights.names import Leaf, absent_counters
 from interop.weights.packing import pack
 from interop.weights.state_dict import match_leaves, to_torch_array
 
@@ -155,6 +155,11 @@ def from_state_dict(state_dict: Mapping[str, Any], *, like: Any, where: str) -> 
     elif ALIAS in networks:
         names |= aliases
         leaves |= {path: leaves[path.removeprefix("alias/")] for path in aliases}
+    for path, alias in aliases.items():  # of a tensor with two names one is enough, as in torch
+        keys = [alias.key, names[path.removeprefix("alias/")].key]
+        given |= {
+            one: given[other] for one, other in (keys, keys[::-1]) if other in given and absent_counters(given, [one])
+        }
     arrays, mismatch = match_leaves(given, leaves, names, strict=True, cast_to_like=False)
     mismatch.values += [
         f"{names[path].key} (differs from {names[path.removeprefix('alias/')].key}, the same tensor)"

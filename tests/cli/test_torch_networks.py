@@ -249,6 +249,7 @@ def test_weights_that_torchvision_names(world, call, monkeypatch, tmp_path):
     np.testing.assert_allclose(features, features_in_torch(module, "features", 32), atol=1e-4)
 
 
+@pytest.mark.long
 def test_images_are_normalised_as_the_named_weights_want_it(world, call, monkeypatch):
     """timm's test_vit.r160_in1k: (0.5, 0.5). Embedded with; trained from, gone on with, and opened again.
 

@@ -42,7 +42,7 @@ def cut_back(whole, out, step):
     shutil.rmtree(out / "exported")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_compiles_its_step_once_over_fifty_steps(tmp_path, caplog, compiled_once, monkeypatch):
     """Epochs of three batches and a remainder of one image, which is left out; nothing is compiled after the step."""
     data = folder_of_images(tmp_path / "images")

@@ -86,7 +86,7 @@ def test_writing_takes_no_second_copy(ending, files, tmp_path):
     assert highest("save", "", tmp_path / f"x{ending}") < 0.3 * SIZE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("source", "ending"),
     [

@@ -172,7 +172,7 @@ def test_a_representation_behind_fc_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["cut", "whole"])
+@pytest.mark.parametrize("backbone", ["cut", pytest.param("whole", marks=pytest.mark.long)])
 def test_traced_networks_take_either_kind_of_names(backbone, tmp_path):
     """A file of a cut ResNet into a traced one that is cut as well, or that has torchvision's names; and back."""
     module = randomised(THEIRS["lightly-examples"]())

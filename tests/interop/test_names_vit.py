@@ -211,7 +211,7 @@ def test_variations_are_recognised_for_what_they_are(shapes, kind):
 @pytest.mark.parametrize(
     ("encoder", "make", "arch"),
     [
-        (nets.vit_b16, models.vit_b_16, "vit_b_16"),
+        pytest.param(nets.vit_b16, models.vit_b_16, "vit_b_16", marks=pytest.mark.long),
         (nets.vit_s16, partial(timm.create_model, "vit_small_patch16_224"), "vit_small_patch16_224"),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_momentum_classifier_is_the_targets_fc():
     np.testing.assert_array_equal(state.target.params["encoder"]["fc"]["bias"], state_dict["momentum_classifier.bias"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_traced_network_takes_them_with_its_own_padding(tmp_path):
     """torch's names and layouts stay, and nothing is warned of: a traced stem pads as its code says. And back."""
     net = resnet(stem="cifar", padding=2)

@@ -89,7 +89,9 @@ def test_a_file_is_read_once(ending, tmp_path):
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("classes", [None, CLASSES, 7])
+@pytest.mark.parametrize(
+    "classes", [pytest.param(None, marks=pytest.mark.long), CLASSES, pytest.param(7, marks=pytest.mark.long)]
+)
 def test_variables_of_native_and_traced_networks_are_the_same(classes):
     """A classifier that isn't of the width stays the network's own, in either."""
     net = resnet()

@@ -71,7 +71,7 @@ def differences(driver: str, devices: int, options: dict, reference) -> tuple[fl
     ("driver", "devices", "options"),
     [
         ("shard_map", 8, MOMENTUM),
-        ("jit", 4, HARDEST),
+        pytest.param("jit", 4, HARDEST, marks=pytest.mark.long),
         ("pmap", 2, HARDEST),
         ("shard_map unchecked", 8, HARDEST),
     ],
@@ -83,7 +83,10 @@ def test_every_driver_gives_the_whole_batchs_numbers(driver: str, devices: int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("driver", "devices"), [("jit", 8), ("pmap", 4), ("shard_map", 2), ("shard_map unchecked", 4)])
+@pytest.mark.parametrize(
+    ("driver", "devices"),
+    [("jit", 8), pytest.param("pmap", 4, marks=pytest.mark.long), ("shard_map", 2), ("shard_map unchecked", 4)],
+)
 def test_every_driver_with_a_torch_module(driver: str, devices: int, reference) -> None:
     options = {"encoder": traced(), "hidden_layer": -1, "augment_fn": light}
     state, metrics = differences(driver, devices, options, reference)

@@ -74,7 +74,7 @@ def check_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize(
     "driver",
-    [pytest.param("shard_map", marks=pytest.mark.slow), pytest.param("jit", marks=pytest.mark.long(tenth=False))],
+    [pytest.param("shard_map", marks=pytest.mark.long), pytest.param("jit", marks=pytest.mark.long(tenth=False))],
 )
 def test_two_processes_are_one(driver: str, tmp_path: Path) -> None:
     first, second = together(tmp_path / "two", 2, 4, driver)

@@ -143,7 +143,7 @@ def test_the_loss_by_hand_passes_with_its_targets_crossed() -> None:
         assert check(EVEN, CASE, change=partial(loss_by_hand, crossed=True)).largest <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mistake_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, calls = MUTANTS[name], []
@@ -166,7 +166,7 @@ def test_a_mistake_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert ("loss" in names) == ("loss" in one.differing)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_separate_views_are_caught() -> None:
     with jax.enable_x64(True), pytest.raises(AssertionError) as caught:
         check(EVEN, CASE, views="separate")

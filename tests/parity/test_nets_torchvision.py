@@ -147,7 +147,7 @@ def check_in_float32(name):
         pytest.param(basic, BASIC, True, marks=SLOW),
         pytest.param(bottleneck, BOTTLENECK, True, marks=pytest.mark.long),
         pytest.param(basic, BASIC, False, marks=SLOW),
-        pytest.param(models.resnet18, nets.resnet18(), True, marks=SLOW),
+        pytest.param(models.resnet18, nets.resnet18(), True, marks=pytest.mark.long),
     ],
 )
 def test_every_hidden_layer_is_what_a_hook_holds_after_the_pass(module, encoder, train):
