@@ -16,6 +16,7 @@ from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.image_size import image_sides
 from byol_jax.nets.layers import check_images, dropout, layer_norm, layer_norm_init, linear
 from byol_jax.ops.conv import conv2d
+from byol_jax.ops.fan_out import fan_out
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import at_least_float32
 from byol_jax.tree import unflatten
@@ -169,10 +170,11 @@ def encoder_layer(
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)
     drop = [partial(dropout, one, rate=layer.dropout if train else 0.0) for one in keys[:3]]
     drop_weights = partial(dropout, keys[3], rate=layer.attention_dropout if train else 0.0)
+    x = fan_out(x)
     seen = {"ln_1": layer_norm(params["ln_1"], x)}
     attended = attention(params["self_attention"], seen["ln_1"], num_heads=layer.num_heads, drop=drop_weights)
     seen |= {"self_attention": attended, "dropout": drop[0](attended)}
-    x = x + seen["dropout"]
+    x = fan_out(x + seen["dropout"])
     seen["ln_2"] = layer_norm(params["ln_2"], x)
     seen["mlp.0"] = linear(params["mlp"]["0"], seen["ln_2"])  # [N, T, mlp width]
     seen["mlp.1"] = jax.nn.gelu(seen["mlp.0"], approximate=False)

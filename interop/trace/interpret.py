@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from byol_jax.errors import UnsupportedOpError
 from byol_jax.ops.axis import equally_varying
+from byol_jax.ops.fan_out import fan_out
 from interop.trace.graph import COTANGENT, FUNCTION, Dtype, Graph, Node, Ref, nodes_for, refs
 from interop.trace.ops.operator import Context, Operator
 from interop.trace.ops.table import find
@@ -24,6 +25,18 @@ __all__ = ["NO_STAND_INS", "Program", "interpret", "program"]
 Program = tuple[Node, ...]
 
 NO_STAND_INS: Mapping[str, Operator] = {}
+
+NORMS_OF_ONE = frozenset({
+    "aten.layer_norm.default", "aten.native_layer_norm.default", "aten.rms_norm.default",
+    "aten._fused_rms_norm.default", "aten.group_norm.default", "aten.native_group_norm.default",
+})  # fmt: skip
+"""Norms that no batch norm's statistics are for, as they stand at the head of a transformer's blocks."""
+
+MOVES = frozenset({
+    "aten.permute.default", "aten.transpose.int", "aten.view.default", "aten.reshape.default", "aten.clone.default",
+    "aten.flatten.using_ints", "aten._unsafe_view.default",
+})  # fmt: skip
+"""Operators that only move numbers."""
 
 BATCH_NORMS = (
     "aten._native_batch_norm_legit_functional.default",
@@ -119,7 +132,7 @@ def _evaluate(
     nodes: Sequence[Node], given: Mapping[str, Any], given_uniform: frozenset[str], run: _Run
 ) -> dict[str, Any]:
     """All values by name: those given and the nodes'."""
-    values, uniform = dict(given), set(given_uniform)
+    values, uniform, streams = dict(given), set(given_uniform), _residual_streams(nodes)
     for place, node in enumerate(nodes):
         own_key = None if run.key is None else jax.random.fold_in(run.key, place)
         if node.op == FUNCTION:
@@ -133,9 +146,29 @@ def _evaluate(
         args = [_resolve(arg, shown) for arg in node.args]
         options = {name: _resolve(option, shown) for name, option in node.options.items()}
         values[node.name] = operator(context, *args, **options)
+        if node.name in streams:
+            values[node.name] = _with_one_gradient(values[node.name])
         if is_uniform(node, values, uniform):
             uniform.add(node.name)
     return values
+
+
+def _residual_streams(nodes: Sequence[Node]) -> set[str]:
+    """Values that a norm reads, moved or not, and something else reads too."""
+    readers: dict[str, set[str]] = {}
+    before_norms: set[str] = set()
+    for node in reversed(nodes):
+        if node.op in NORMS_OF_ONE or (node.op in MOVES and node.name in before_norms):
+            before_norms.add(node.args[0].name)
+        for name in (*refs(node.args), *refs(node.options)):
+            readers.setdefault(name, set()).add(node.name)
+    return {name for name in before_norms if len(readers[name]) > 1}
+
+
+def _with_one_gradient(value: Any) -> Any:
+    """See `fan_out`."""
+    is_floating = isinstance(value, Value) and jnp.issubdtype(value.dtype, jnp.floating)
+    return value._replace(array=fan_out(value.array)) if is_floating else value
 
 
 def _call_function(node: Node, values: Mapping[str, Any], uniform: frozenset[str], run: _Run) -> tuple[Value, ...]:
