@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
     """Runs the demo, which prints its own results."""
     from byol_jax.cli import demo_run
     from byol_jax.cli.allocator import keep_freed_memory
+    from byol_jax.cli.compiled import keep_compiled_programs
 
     keep_freed_memory()
+    keep_compiled_programs()
     demo_run.run(options.out, steps=options.steps, seed=options.seed, overwrite=options.overwrite)
     return 0

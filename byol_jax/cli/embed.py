@@ -88,8 +88,10 @@ def run(options: argparse.Namespace) -> int:
     """Writes the embeddings; prints their shape and the file's name."""
     import numpy as np
 
+    from byol_jax.cli.compiled import keep_compiled_programs
     from byol_jax.cli.images import features_of, say_late
 
+    keep_compiled_programs()
     source = _from_network(options) if options.run is None else _from_run(options)
     embeddings = features_of(
         source.function,

@@ -63,10 +63,12 @@ def check(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """Measures; prints a table or JSON and writes RUN/evaluation.json."""
     from byol_jax import disk, evaluate, report
+    from byol_jax.cli.compiled import keep_compiled_programs
     from byol_jax.cli.images import open_labelled, say_late
     from byol_jax.cli.open_run import open_run
     from byol_jax.runs.folder import run_paths
 
+    keep_compiled_programs()
     opened = open_run(options.run, options.which)
     train, test, class_names, split = open_labelled(
         options.data,

@@ -85,8 +85,10 @@ WRITTEN_WEIGHTS = ("exported", "checkpoints", "network")
 def run(options: argparse.Namespace) -> int:
     """Trains; then process 0 prints the run's folder."""
     from byol_jax.cli.allocator import keep_freed_memory
+    from byol_jax.cli.compiled import keep_compiled_programs
 
     keep_freed_memory()
+    keep_compiled_programs()
     recipe = recipe_from(options)
     make_network = find_network(  # before data or devices: a wrong name costs nothing
         recipe.network,
