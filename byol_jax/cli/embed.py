@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.images import features_of, say_late
 
     keep_compiled_programs()
+    _warn_of_no_labels(options.data)
     source = _from_network(options) if options.run is None else _from_run(options)
     embeddings = features_of(
         source.function,
@@ -106,6 +107,16 @@ def run(options: argparse.Namespace) -> int:
     _write(options.out, arrays)
     print(f"{len(arrays['embeddings'])} x {embeddings.shape[1]}: {options.out}")
     return 0
+
+
+def _warn_of_no_labels(data: str) -> None:
+    images = values.images_beside_folders(data)
+    if images:
+        warnings.warn(
+            f"{data}: no labels are written, since images lie beside its folders, {images[0]!r} for one "
+            f"({len(images)} in all); where folders are classes, move them into one",
+            stacklevel=2,
+        )
 
 
 class FeatureSource(NamedTuple):

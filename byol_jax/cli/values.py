@@ -22,6 +22,7 @@ __all__ = [
     "has_classes",
     "hidden_layer",
     "image_size",
+    "images_beside_folders",
     "index_beside",
     "is_folder",
     "new_file",
@@ -124,13 +125,25 @@ def is_folder(source: str) -> bool:
 
 def has_classes(source: str) -> bool:
     """Whether a data source is a folder that holds folders and no images: one folder for each class."""
+    folders, images = _first_level(source)
+    return bool(folders) and not images
+
+
+def images_beside_folders(source: str) -> list[str]:
+    """Names of images that lie beside folders in a data source, so that the folders are no classes."""
+    folders, images = _first_level(source)
+    return images if folders else []
+
+
+def _first_level(source: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the images that lie in a folder."""
     from byol_jax.data.file_list import is_image_name, is_run_folder
 
     if not is_folder(source):
-        return False
-    entries = [entry for entry in Path(source).iterdir() if not entry.name.startswith(".")]
-    folders = [entry for entry in entries if entry.is_dir() and not is_run_folder(entry)]
-    return bool(folders) and not any(is_image_name(entry.name) and not entry.is_dir() for entry in entries)
+        return [], []
+    entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
+    folders = [entry.name for entry in entries if entry.is_dir() and not is_run_folder(entry)]
+    return folders, [entry.name for entry in entries if is_image_name(entry.name) and not entry.is_dir()]
 
 
 def existing_file(word: str) -> Path:

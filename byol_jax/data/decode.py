@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageFile
 
 from byol_jax.data import tiff
 from byol_jax.data.fit import FITS
+from byol_jax.data.foreign import LONGEST, describe_foreign
 from byol_jax.errors import one_line
 
 __all__ = [
@@ -129,7 +130,8 @@ def _reason(error: Exception, file: BinaryIO) -> str:
     if layout is not None:
         return layout
     if unidentified:
-        return "not an image, or damaged at its start"
+        file.seek(0)
+        return describe_foreign(file.read(LONGEST)) or "not an image, or damaged at its start"
     return getattr(error, "strerror", None) or one_line(error, at_most=200)
 
 

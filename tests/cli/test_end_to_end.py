@@ -126,6 +126,18 @@ def test_class_folders_beside_a_text_keep_their_labels(world, call):
     assert (arrays["labels"].tolist(), arrays["class_names"].tolist()) == ([0] * 6 + [1] * 6, ["dark", "light"])
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_images_beside_folders_leave_no_labels_and_that_is_said(world, call):
+    shutil.copytree(world / "photos", world / "beside")
+    shutil.copy(world / "photos" / "dark" / "0.png", world / "beside" / "another.png")
+    answer = call("embed", world / "run", "--data", world / "beside", "--out", world / "beside.npz")
+    assert answer.code == 0, answer.err
+    assert "no labels are written, since images lie beside its folders, 'another.png' for one (1 in all)" in answer.err
+    arrays = _read_npz(world / "beside.npz")
+    assert len(arrays["names"]) == 13
+    assert "labels" not in arrays
+
+
 def test_a_run_among_its_own_images_is_none_of_them(world, call, monkeypatch):
     shutil.copytree(world / "photos" / "dark", world / "inside")
     shutil.copytree(world / "run", world / "inside" / "first")
