@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     facts = environment()
     jaxlib = facts["packages"]["jaxlib"]
     for fault in find_faults(jaxlib or "", facts["devices"]["platform"]):
-        print(f"byol-jax env: warning: jaxlib {jaxlib}, {fault.name}: {fault.what}", file=sys.stderr)
+        print(f"byol-jax env: warning: jaxlib {jaxlib}, {fault.name}: {fault.what}; {fault.remedy}", file=sys.stderr)
     if options.json:
         print(json.dumps(facts, indent=2, default=str))
         return 0
