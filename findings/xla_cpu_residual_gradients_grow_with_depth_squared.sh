@@ -8,7 +8,7 @@
 # The program: the gradient of sum(y²), y after `depth` layers x + norm(x) @ w. With and without a barrier on each layer's x.
 #
 # Seen, depth: lines of the compiled program / operands of the widest fusion, without a barrier, with one
-#   16: 2697 / 32, 2697 / 32   32: 7250 / 65, 7250 / 65   64: 21730 / 129, 21730 / 129
+#   16: 2729 / 32, 2729 / 32   32: 7314 / 65, 7314 / 65   64: 21858 / 129, 21858 / 129
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
