@@ -1,9 +1,9 @@
 """From a torch.nn.Module to two graphs, one of training and one of evaluation. All of it is torch.
 
 `torch.export` follows the module's code once with a symbolic batch size and writes down every operator; functional
-form then makes every in-place write a new value and every changed buffer an output. A hook on every sub-module records
-its output, flattened as byol-pytorch's hook flattens it, so that one graph serves all hidden layers. For which sizes of
-the batch, `batch_sizes.py` decides.
+form (`functional.py`, or torch's own) then makes every in-place write a new value and every changed buffer an output. A
+hook on every sub-module records its output, flattened as byol-pytorch's hook flattens it, so that one graph serves all
+hidden layers. For which sizes of the batch, `batch_sizes.py` decides.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
+from interop.trace.functional import functional_form
 from interop.trace.gradients import Followed, follow_gradients
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
 from interop.trace.python_state import Left, refuse_what_is_read, watch_state
@@ -87,8 +88,11 @@ def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
                 exported = torch.export.export(wrapper, (example,), dynamic_shapes=shapes, strict=False)
                 _detach_where_no_grad(torch, exported.graph_module)
                 held = dict(exported.constants)
-                _separate_second_names(torch, exported)
-                exported = exported.run_decompositions(_decompositions(torch, exported.graph))
+                written = _without_writes(torch, module, exported)
+                if written is None:
+                    _separate_second_names(torch, exported)
+                    exported = exported.run_decompositions(_decompositions(torch, exported.graph))
+                    written = _as_written(torch, module, exported)
         except Exception as error:
             followed.raise_if_refused(type(module).__name__)
             left.raise_if_refused(type(module).__name__)
@@ -96,7 +100,7 @@ def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
     followed.raise_if_refused(type(module).__name__)
     left.raise_if_refused(type(module).__name__)
     followed.warn()
-    graph = _as_graph(torch, module, exported, noted, {**exported.constants, **held})
+    graph = _as_graph(torch, module, exported, written, noted, {**exported.constants, **held})
     refuse_what_is_read(module, example, left)
     return graph
 
@@ -333,25 +337,73 @@ def _depends_on_values(where: str, detail: str) -> UnsupportedModuleError:
     )
 
 
-def _as_graph(torch: Any, module: Any, exported: Any, noted: Noted, held: dict[str, Any]) -> Graph:
+class Written(NamedTuple):
+    """What the code does, in functional form.
+
+    Attributes:
+        nodes: in order.
+        outputs: the graph's own, in order.
+        buffers: the new values, by the buffers' names in the graph.
+        shapes: a value's name → its shape.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: list[Ref]
+    buffers: dict[str, Ref]
+    shapes: Mapping[str, Any]
+
+
+def _without_writes(torch: Any, module: Any, exported: Any) -> Written | None:
+    """By rewriting the operators where they stand; None where torch has to find the functional form."""
+    signature = exported.graph_signature
+    buffers = {spec.arg.name: spec.target for spec in signature.input_specs if spec.kind.name == "BUFFER"}
+    form = functional_form(torch, exported.graph, buffers, lambda call: _node(torch, module, call))
+    if form is None or {spec.kind.name for spec in signature.output_specs} != {"USER_OUTPUT"}:
+        return None
+    places = Counter(_memory(tensor) for kept in (exported.state_dict, exported.constants) for tensor in kept.values())
+    if any(places[_memory(exported.state_dict.get(buffers[name]))] != 1 for name in form.written):
+        return None  # or it is the memory of something else too
+    outputs = [Ref(form.values[spec.arg.name]) for spec in signature.output_specs]
+    new = {buffers[name]: Ref(form.values[name]) for name in form.written}
+    return Written(form.nodes, outputs, new, form.shapes)
+
+
+def _as_written(torch: Any, module: Any, exported: Any) -> Written:
+    """As torch has written it."""
+    outputs, buffers = [], {}
+    for spec in exported.graph_signature.output_specs:
+        kind = spec.kind.name
+        if kind == "BUFFER_MUTATION":
+            buffers[spec.target] = Ref(spec.arg.name)
+        elif kind == "USER_OUTPUT":
+            outputs.append(Ref(spec.arg.name))
+        elif kind != "USER_INPUT_MUTATION":
+            raise UnsupportedModuleError(
+                f"{type(module).__name__} changes {spec.target} in its forward pass ({kind.lower()}): only buffers may"
+            )
+    nodes = tuple(_node(torch, module, node) for node in exported.graph.nodes if node.op == "call_function")
+    shapes = {node.name: getattr(node.meta.get("val"), "shape", ()) for node in exported.graph.nodes}
+    return Written(nodes, outputs, buffers, shapes)
+
+
+def _as_graph(torch: Any, module: Any, exported: Any, written: Written, noted: Noted, held: dict[str, Any]) -> Graph:
     """`held`: the tensors that the code reads and that are no parameters or buffers by name, as the module has them."""
     signature = exported.graph_signature
     first_name = {id(tensor): name for name, tensor in reversed([*_tensors(module)])}
     by_name = dict(_tensors(module))
-    changed = {
-        first_name[id(by_name[spec.target.removeprefix(f"{ROOT}.")])]
-        for spec in signature.output_specs
-        if spec.kind.name == "BUFFER_MUTATION"
-    }
+
+    def own_name(target: str) -> str:  # tied tensors have one leaf
+        return first_name[id(by_name[target.removeprefix(f"{ROOT}.")])]
+
+    buffers = {own_name(target): value for target, value in written.buffers.items()}
     sources, constants = {}, {}
     for spec in signature.input_specs:
         kind, target = spec.kind.name, (spec.target or "").removeprefix(f"{ROOT}.")
         if kind in ("PARAMETER", "BUFFER"):
-            name = first_name[id(by_name[target])]  # tied tensors have one leaf
-            sources[spec.arg.name] = Placeholder("param" if kind == "PARAMETER" else "buffer", name)
+            sources[spec.arg.name] = Placeholder("param" if kind == "PARAMETER" else "buffer", own_name(target))
         elif kind == "CONSTANT_TENSOR":
             tensor = held[spec.target]
-            source = _held_source(torch, module, tensor, target, assigned=noted.assigned, changed=changed)
+            source = _held_source(torch, module, tensor, target, assigned=noted.assigned, changed={*buffers})
             sources[spec.arg.name] = source
             if source.kind == "constant":
                 constants[target] = as_numpy(tensor, target)
@@ -359,31 +411,19 @@ def _as_graph(torch: Any, module: Any, exported: Any, noted: Noted, held: dict[s
             sources[spec.arg.name] = Placeholder("input", "")
         else:
             raise UnsupportedModuleError(f"{type(module).__name__} reads a {kind.lower()} ({target}): not a tensor")
-    nodes = tuple(_node(torch, module, node) for node in exported.graph.nodes if node.op == "call_function")
-    nodes = _with_own_statistics(torch, exported.graph, nodes)
-    buffers, outputs = {}, []
-    for spec in signature.output_specs:
-        kind = spec.kind.name
-        if kind == "BUFFER_MUTATION":
-            target = spec.target.removeprefix(f"{ROOT}.")
-            buffers[first_name[id(by_name[target])]] = Ref(spec.arg.name)
-        elif kind == "USER_OUTPUT":
-            outputs.append(Ref(spec.arg.name))
-        elif kind != "USER_INPUT_MUTATION":
-            raise UnsupportedModuleError(
-                f"{type(module).__name__} changes {spec.target} in its forward pass ({kind.lower()}): only buffers may"
-            )
-    hidden = dict(zip(noted.names, outputs, strict=True))
+    sizes = [written.shapes[spec.arg.name][0] for spec in signature.input_specs if written.shapes[spec.arg.name]]
+    nodes = _with_own_statistics(torch, written, sizes)
+    hidden = dict(zip(noted.names, written.outputs, strict=True))
     return Graph(sources, nodes, hidden.pop("", None), hidden, buffers, constants)
 
 
-def _with_own_statistics(torch: Any, graph: Any, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+def _with_own_statistics(torch: Any, written: Written, sizes: list[Any]) -> tuple[Node, ...]:
     """The nodes, each batch norm that isn't over the batch marked: its statistics are no other device's matter.
 
     An instance norm is one of a single row, [1, N · C, ...].
+
+    `sizes`: the first axes of what the graph reads, its input last.
     """
-    shapes: dict[str, Any] = {node.name: getattr(node.meta.get("val"), "shape", ()) for node in graph.nodes}
-    sizes = [shapes[node.name][0] for node in graph.nodes if node.op == "placeholder" and shapes[node.name]]
     is_open = any(isinstance(size, torch.SymInt) for size in sizes)
 
     def is_over_batch(shape: Any) -> bool:
@@ -393,9 +433,9 @@ def _with_own_statistics(torch: Any, graph: Any, nodes: tuple[Node, ...]) -> tup
 
     return tuple(
         node._replace(options=node.options | {"synchronised": False})
-        if node.op in BATCH_NORMS and not is_over_batch(shapes[node.args[0].name])
+        if node.op in BATCH_NORMS and not is_over_batch(written.shapes[node.args[0].name])
         else node
-        for node in nodes
+        for node in written.nodes
     )
 
 
@@ -454,7 +494,7 @@ def _held_tensors(torch: Any, module: Any) -> dict[str, Any]:
 
 def _memory(tensor: Any) -> int:
     """Where the tensor's storage lies; 0 where it has none."""
-    return tensor.untyped_storage().data_ptr() if str(tensor.layout) == "torch.strided" else 0
+    return tensor.untyped_storage().data_ptr() if str(getattr(tensor, "layout", "")) == "torch.strided" else 0
 
 
 def _node(torch: Any, module: Any, node: Any) -> Node:
