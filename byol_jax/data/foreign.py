@@ -28,7 +28,7 @@ def describe_foreign(beginning: bytes) -> str | None:
     """What a file with this beginning is, and the way out, in one line; None where nothing is known.
 
     Example:
-        >>> describe_foreign(b"version https://git-lfs.github.com/spec/v1")
-        'a pointer of Git LFS in the picture\\'s place: git lfs pull brings the picture'
+        >>> describe_foreign(b"%PDF-1.7")
+        "a PDF, which isn't read: save its pictures as JPEG or PNG"
     """
     return next((words for pattern, words in _BEGINNINGS if re.match(pattern, beginning[:LONGEST])), None)

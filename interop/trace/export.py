@@ -360,8 +360,9 @@ def _without_writes(torch: Any, module: Any, exported: Any) -> Written | None:
     form = functional_form(torch, exported.graph, buffers, lambda call: _node(torch, module, call))
     if form is None or {spec.kind.name for spec in signature.output_specs} != {"USER_OUTPUT"}:
         return None
-    places = Counter(_memory(tensor) for kept in (exported.state_dict, exported.constants) for tensor in kept.values())
-    if any(places[_memory(exported.state_dict.get(buffers[name]))] != 1 for name in form.written):
+    held = {**exported.constants, **exported.state_dict}
+    places = Counter(map(_memory, held.values()))
+    if any(places[_memory(held.get(buffers[name]))] != 1 for name in form.written):
         return None  # or it is the memory of something else too
     outputs = [Ref(form.values[spec.arg.name]) for spec in signature.output_specs]
     new = {buffers[name]: Ref(form.values[name]) for name in form.written}
@@ -393,9 +394,9 @@ def _as_graph(torch: Any, module: Any, exported: Any, written: Written, noted: N
     by_name = dict(_tensors(module))
 
     def own_name(target: str) -> str:  # tied tensors have one leaf
-        return first_name[id(by_name[target.removeprefix(f"{ROOT}.")])]
+        return first_name[id(by_name[target])]
 
-    buffers = {own_name(target): value for target, value in written.buffers.items()}
+    buffers = {own_name(target.removeprefix(f"{ROOT}.")): value for target, value in written.buffers.items()}
     sources, constants = {}, {}
     for spec in signature.input_specs:
         kind, target = spec.kind.name, (spec.target or "").removeprefix(f"{ROOT}.")

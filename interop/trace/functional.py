@@ -187,8 +187,7 @@ class _Rewriting:
         packet = getattr(self.torch.ops.aten, operator[:-1], None)
         if packet is None or overload not in packet.overloads():
             raise Unknown
-        functional = getattr(packet, overload)
-        if functional._schema.is_mutable or len(functional._schema.returns) != 1:
+        if not self._gives_the_like(getattr(packet, overload), call):
             raise Unknown
         self._set(call, self._node(call)._replace(op=f"{namespace}.{operator[:-1]}.{overload}"))
 
@@ -202,6 +201,25 @@ class _Rewriting:
         others = [node.meta.get("val") for node in call.all_input_nodes[1:]]
         dtypes = {other.dtype for other in others if isinstance(other, self.torch.Tensor) and other.ndim > 0}
         return dtypes <= {own.dtype}
+
+    def _gives_the_like(self, functional: Any, call: Any) -> bool:
+        """Whether the operator gives a tensor of its own with the shape and type of what the call writes to.
+
+        `y.eq_(0)` leaves numbers where `y.eq(0)` gives truth values, and `y.squeeze_()` gives y another shape.
+        """
+        schema = functional._schema
+        if schema.is_mutable or any(argument.alias_info is not None for argument in schema.arguments):
+            return False
+        given = [self.torch.fx.map_arg(part, lambda node: node.meta["val"]) for part in (call.args, call.kwargs)]
+        try:
+            result = functional(*given[0], **given[1])
+        except Exception:  # whatever torch thinks of it
+            return False
+        own = call.args[0].meta["val"]
+        return isinstance(result, self.torch.Tensor) and (str(result.shape), result.dtype) == (
+            str(own.shape),
+            own.dtype,
+        )
 
     def _set(self, call: Any, node: Node) -> None:
         """As `_put`, for the call's first argument; the call is another name of it."""
@@ -301,6 +319,8 @@ def _chunk(rewriting: _Rewriting, call: Any) -> None:
 
 def _contiguous(rewriting: _Rewriting, call: Any) -> None:
     """The same numbers, as a copy where they lie otherwise."""
+    if call.kwargs.get("memory_format") not in (None, rewriting.torch.contiguous_format):
+        raise Unknown
     node = rewriting._node(call)
     rewriting.maybe_copied[call.name] = call.args[0].meta["val"]
     rewriting._view(call, node._replace(op="aten.clone.default", args=node.args[:1], options={}))

@@ -107,6 +107,22 @@ def narrower(self, y):
     return (whole + 1).to(y.dtype)
 
 
+def truth_in_place(self, y):
+    return y + y.detach().clone().gt_(0)
+
+
+def another_shape_in_place(self, y):
+    y = y.unsqueeze(1).clone()
+    return y.squeeze_(1) * 2
+
+
+def laid_otherwise(self, y):
+    image = y.view(-1, 3, 2, 1).expand(-1, 3, 2, 2).clone()
+    other = image.contiguous(memory_format=torch.channels_last)
+    image.exp_()
+    return (image + other).flatten(1)
+
+
 def normed(self, y):
     y = self.norm(y).relu_()
     return y.reshape_as(self.linear(y)) + self.norm(y)
@@ -124,6 +140,7 @@ def items(self, y):
 REWRITTEN = [chained, chunks, views_of_what_is_written, view_of_a_view, contiguous_of_what_lies_so, detached, buffers]
 REWRITTEN += [buffer_replaced, buffer_copied, normed, items]
 LEFT_TO_TORCH = [copy_that_no_write_reaches, contiguous_copy, write_through_a_view, narrower, sizes]
+LEFT_TO_TORCH += [truth_in_place, another_shape_in_place, laid_otherwise]
 LAYERS = [
     nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(5)),
     nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False, track_running_stats=False), nn.Hardswish(True)),
