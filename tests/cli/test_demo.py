@@ -30,6 +30,7 @@ def test_a_demo_hands_its_weights_to_torch(call, tmp_path):
     network.load_state_dict(torch.load(tmp_path / "demo" / "improved-net.pt", weights_only=True), strict=True)
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_stopped_says_what_the_demo_can_do(call, tmp_path, monkeypatch):
     @contextlib.contextmanager
     def stopped_at_once():

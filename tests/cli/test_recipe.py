@@ -161,6 +161,7 @@ def test_the_optimisers_state_does_not_depend_on_the_length(name, schedule):
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("augment", "channels"), [*product(("simclr", "byol", "none"), (1, 3)), ("small_grey", 1)])
 def test_every_recipe_makes_a_learner(augment, channels):
     words = ["--augment", augment, "--projection-size", "8", "--projection-hidden-size", "8", "--channels", channels]

@@ -54,6 +54,7 @@ def like_of(network):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wide.get(leaf.dtype, leaf.dtype)), shapes)
 
 
+@pytest.mark.slow
 @ANY
 def test_outputs_are_its_own(network):
     side, make = NETWORKS[network]

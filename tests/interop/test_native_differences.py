@@ -47,6 +47,7 @@ def test_inspect_lists_it(library, file, capsys):
     assert THEIRS[library][2] in line
 
 
+@pytest.mark.slow
 @EACH
 def test_an_encoder_that_starts_from_it_is_warned_of(library, file):
     """Alone, and where the heads don't fit; once where the whole learner starts from it."""

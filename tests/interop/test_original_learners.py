@@ -141,6 +141,7 @@ def largest_difference(saved, module):
     return max(((saved[key] - one).abs() / (1 + one.abs())).max().item() for key, one in wanted.items())
 
 
+@pytest.mark.slow
 @EACH
 def test_names_and_bits_are_theirs(name, tmp_path):
     """What their class saved comes back unchanged, and a fresh one of theirs loads it strictly."""

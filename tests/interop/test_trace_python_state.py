@@ -116,6 +116,7 @@ READ = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READ)
 def test_what_a_later_call_reads_is_refused_by_name(kind):
     make, attribute, why = READ[kind]

@@ -160,6 +160,7 @@ def in_float32_too(monkeypatch):
     monkeypatch.delenv(verify.IN_FLOAT64_ALONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "folded", "number", "buffer", "convolution"])
 def test_a_product_with_one_number_everywhere_is_right_when_compiled(kind):
     """XLA:CPU gave NaN or any number (`byol_jax.ops.faults`), in every version from jaxlib 0.10.2 on."""

@@ -73,6 +73,7 @@ def test_it_cannot_be_changed():
         weights.network()["fc.weight"][0] = 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".pt"])
 def test_a_file_is_read_once(ending, tmp_path):
     """What is asked for later comes from the object: the file may be gone by then."""
@@ -171,6 +172,7 @@ def test_a_fifth_library_is_its_file_and_a_line_in_sources(monkeypatch, tmp_path
     assert_identical(interop.load_state_dict(tmp_path / "y.npz"), bare, ordered=False)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_renamed_file_but_not_with_another(tmp_path):
     """Also where an earlier release knew a sharded set by its index alone."""
     encoder = nets.small_cnn((4,), num_classes=3)

@@ -110,6 +110,7 @@ def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch) -> 
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_network_whose_program_is_known_is_not_run_again() -> None:
     program = measure(small(), image_size=8)["program"]
     assert measure(small(), image_size=8, known=program) == {"program": program}

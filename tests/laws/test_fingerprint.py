@@ -91,6 +91,7 @@ def test_a_function_that_cannot_be_traced_on_such_images_has_null():
     assert prints_of(augment_fn=fixed)["augment_fn"] is None
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same():
     """Whatever its hash seed: sets come in another order there."""
     code = "import sys; sys.path[:0] = sys.argv[1:]; import test_fingerprint as t; print(t.all_fingerprints())"

@@ -100,6 +100,7 @@ def test_a_learner_is_frozen_and_hashable():
     assert (learner.embed(state, images) != other.embed(state, images)).any()
 
 
+@pytest.mark.slow
 def test_methods_are_pure_functions_under_grad_and_vmap():
     learner = small(augment_fn=light)
     states = jax.jit(jax.vmap(learner.init))(jax.random.split(jax.random.key(0)))
@@ -116,6 +117,7 @@ def test_methods_are_pure_functions_under_grad_and_vmap():
     assert embedded.shape == (2, 4, learner.settings.feature_size)
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_a_wrapped_learner_does_more_and_trains_alike():
     learner = small(augment_fn=light, dtype=jnp.float64)
@@ -165,6 +167,7 @@ def test_pretrain_takes_a_wrapped_learner(tmp_path, monkeypatch):
     assert '"images": 24.0' in (tmp_path / "run/metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_loss_adds_is_trained_by_the_learners_own_step():
     learner = small(augment_fn=light, moving_average_decay=0.5)
     probed = with_probe(learner, 3)
