@@ -25,7 +25,7 @@ from byol_jax.cli.common import (
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_hidden_layer
 
-__all__ = ["USAGE", "add_arguments", "check", "names_path", "run"]
+__all__ = ["USAGE", "add_arguments", "check", "has_labels", "names_path", "run"]
 
 USAGE = "RUN|--network NAME --data DIR --out FILE [options]"
 
@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.images import features_of, say_late
 
     keep_compiled_programs()
-    _warn_of_no_labels(options.data)
-    source = _from_network(options) if options.run is None else _from_run(options)
+    open_source = _from_network if options.run is None else _from_run
+    source = open_source(options, with_labels=has_labels(options.data))
     embeddings = features_of(
         source.function,
         source.state,
@@ -109,14 +109,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _warn_of_no_labels(data: str) -> None:
-    images = values.images_beside_folders(data)
-    if images:
+def has_labels(data: str) -> bool:
+    """Whether the folders in `data` are classes; a warning says where images beside them make them none."""
+    folders, images = values.first_level(data)
+    if folders and images:
         warnings.warn(
             f"{data}: no labels are written, since images lie beside its folders, {images[0]!r} for one "
             f"({len(images)} in all); where folders are classes, move them into one",
             stacklevel=2,
         )
+    return bool(folders) and not images
 
 
 class FeatureSource(NamedTuple):
@@ -128,7 +130,7 @@ class FeatureSource(NamedTuple):
     image_size: int | tuple[int, int]
 
 
-def _from_run(options: argparse.Namespace) -> FeatureSource:
+def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSource:
     from byol_jax.cli.images import open_images
     from byol_jax.cli.open_run import open_run
 
@@ -137,7 +139,7 @@ def _from_run(options: argparse.Namespace) -> FeatureSource:
         options.data,
         image_size=trained.image_size,
         num_channels=trained.config["learner"]["num_channels"],
-        with_labels=values.has_classes(options.data),
+        with_labels=with_labels,
         fit=trained.evaluation_fit,
         layout=options.layout,
         workers=options.workers,
@@ -146,7 +148,7 @@ def _from_run(options: argparse.Namespace) -> FeatureSource:
     return FeatureSource(function, trained.state, dataset, trained.image_size)
 
 
-def _from_network(options: argparse.Namespace) -> FeatureSource:
+def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureSource:
     import jax
 
     from byol_jax.cli.images import open_training_images
@@ -157,7 +159,7 @@ def _from_network(options: argparse.Namespace) -> FeatureSource:
         options.data,
         options.image_size,
         options.channels,
-        with_labels=values.has_classes(options.data),
+        with_labels=with_labels,
         fit=options.fit or "cover",
         layout=options.layout,
         workers=options.workers,

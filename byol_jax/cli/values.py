@@ -19,10 +19,9 @@ __all__ = [
     "INDEX",
     "data_source",
     "existing_file",
-    "has_classes",
+    "first_level",
     "hidden_layer",
     "image_size",
-    "images_beside_folders",
     "index_beside",
     "is_folder",
     "new_file",
@@ -123,19 +122,7 @@ def is_folder(source: str) -> bool:
     return source != EMBEDDED and Path(source).is_dir()
 
 
-def has_classes(source: str) -> bool:
-    """Whether a data source is a folder that holds folders and no images: one folder for each class."""
-    folders, images = _first_level(source)
-    return bool(folders) and not images
-
-
-def images_beside_folders(source: str) -> list[str]:
-    """Names of images that lie beside folders in a data source, so that the folders are no classes."""
-    folders, images = _first_level(source)
-    return images if folders else []
-
-
-def _first_level(source: str) -> tuple[list[str], list[str]]:
+def first_level(source: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the images that lie in a folder."""
     from byol_jax.data.file_list import is_image_name, is_run_folder
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byol_jax import ConfigurationError
-from byol_jax.cli import common, values
+from byol_jax.cli import common, embed, values
 from byol_jax.cli.parsing import Parser, wrong_words
 from byol_jax.data import arrays, fit
 from byol_jax.runs.config import encode_config
@@ -58,16 +58,17 @@ def test_probability_is_a_number_from_nought_to_one(number):
 def test_a_folder_of_folders_has_classes(tmp_path):
     for name in ("cats", "dogs", ".cache"):
         (tmp_path / name).mkdir()
-    assert values.has_classes(str(tmp_path))
+    assert embed.has_labels(str(tmp_path))
     for name in ("README.txt", "._cats.png", ".hidden.png", "labels.csv"):
         (tmp_path / name).write_bytes(b"")
-    assert values.has_classes(str(tmp_path))
+    assert embed.has_labels(str(tmp_path))
     (tmp_path / "stray.png").write_bytes(b"")
-    assert not values.has_classes(str(tmp_path))
-    assert not values.has_classes("fashion-mnist")
+    with pytest.warns(UserWarning, match=r"no labels are written, .* 'stray\.png' for one \(1 in all\)"):
+        assert not embed.has_labels(str(tmp_path))
+    assert not embed.has_labels("fashion-mnist")
     (tmp_path / "flat" / "run").mkdir(parents=True)
     (tmp_path / "flat" / "run" / "config.json").write_bytes(encode_config({}))
-    assert not values.has_classes(str(tmp_path / "flat"))
+    assert not embed.has_labels(str(tmp_path / "flat"))
 
 
 def test_the_folder_above_may_be_missing_too(tmp_path):

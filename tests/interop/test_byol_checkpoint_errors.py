@@ -80,11 +80,10 @@ def test_a_counter_that_stands_under_one_of_two_names_is_read(dropped):
     part = {key: value for key, value in whole.items() if key != f"{dropped}num_batches_tracked"}
     ours, wanted = (interop.load_byol_checkpoint(file, like=state_of("C")) for file in (part, whole))
     jax.tree.map(np.testing.assert_array_equal, networks(ours), networks(wanted))
-    torchs = torch_learner("C")
-    torchs.load_state_dict(
-        {key: torch.as_tensor(value) for key, value in part.items()}
-    )  # of no version: counters may be absent
-    assert int(torchs.state_dict()["net.1.num_batches_tracked"]) == 7
+    learner = torch_learner("C")
+    tensors = {key: torch.as_tensor(value) for key, value in part.items()}
+    learner.load_state_dict(tensors)  # of no version, so that counters may be absent
+    assert int(learner.state_dict()["net.1.num_batches_tracked"]) == 7
 
 
 def without(state_dict, start):
