@@ -235,7 +235,7 @@ def _recording_module(torch: Any, module: Any, followed: Followed, left: Left) -
             before, buffers = _held_tensors(torch, module), _buffers(module)
             with watch_state(module, left), record_outputs(module) as outputs, follow_gradients(module, followed):
                 output = module(x)
-                left.replaced.update(dict.fromkeys(_write_back(torch, buffers)))
+                _write_back(buffers, left)
             whole = {"": output} if isinstance(output, torch.Tensor) else {}
             noted.names[:] = [*whole, *outputs]
             after = _held_tensors(torch, module)
@@ -257,8 +257,8 @@ def _buffers(module: Any) -> list[tuple[str, dict[str, Any], Any]]:
     ]
 
 
-def _write_back(torch: Any, buffers: list[tuple[str, dict[str, Any], Any]]) -> Iterator[str]:
-    """Makes `self.buffer = new` what a graph can say, `self.buffer.copy_(new)`; gives the names where it can't."""
+def _write_back(buffers: list[tuple[str, dict[str, Any], Any]], left: Left) -> None:
+    """Makes `self.buffer = new` what a graph can say, `self.buffer.copy_(new)`; where it can't, `left` has the name."""
     shared = Counter(id(buffer) for _, _, buffer in buffers)
     for full_name, where, buffer in buffers:
         name = full_name.rpartition(".")[2]
@@ -266,8 +266,10 @@ def _write_back(torch: Any, buffers: list[tuple[str, dict[str, Any], Any]]) -> I
         if new is buffer:
             continue
         where[name] = buffer
-        if new is None or (new.shape, new.dtype) != (buffer.shape, buffer.dtype) or shared[id(buffer)] > 1:
-            yield full_name
+        if new is None or shared[id(buffer)] > 1:
+            left.replaced[full_name] = None
+        elif (new.shape, new.dtype) != (buffer.shape, buffer.dtype):
+            left.recast[full_name] = None
         else:
             buffer.copy_(new.detach())
 

@@ -58,6 +58,13 @@ class _View(NamedTuple):
     calls: tuple[Node, ...]
 
 
+class _Held(NamedTuple):
+    """A value's name in `nodes`, and how often its base had been written then."""
+
+    name: str
+    age: int
+
+
 class _Rewriting:
     """One graph on its way. Names are those of the exported graph, but in `nodes` and `current`."""
 
@@ -66,10 +73,8 @@ class _Rewriting:
         self.nodes: list[Node] = []
         self.shapes: dict[str, Any] = {}
         self.views: dict[str, _View] = {}
-        self.current: dict[
-            str, tuple[str, int]
-        ] = {}  # a value → its name in `nodes`, and how often its base was written
-        self.writes: dict[str, int] = {}
+        self.current: dict[str, _Held] = {}
+        self.writes: dict[str, int] = {}  # a base → how often it was written
         self.maybe_copied: dict[str, Any] = {}  # a call's name → the tensor whose copy or view it is
 
     def run(self, buffers: frozenset[str]) -> Functional:
@@ -124,7 +129,7 @@ class _Rewriting:
         self._name(call, name)
 
     def _name(self, call: Any, name: str) -> None:
-        self.current[call.name] = (name, self.writes[self.views[call.name].base])
+        self.current[call.name] = _Held(name, self.writes[self.views[call.name].base])
         self.shapes[name] = getattr(call.meta.get("val"), "shape", ())
 
     def _append(self, call: Any, node: Node) -> None:
@@ -152,8 +157,8 @@ class _Rewriting:
             node = call._replace(name=f"{name}/{self.writes[base]}.{number}", args=(Ref(held), *call.args))
             self.nodes.append(node)
             held = node.name
-        self.shapes[held] = self.shapes[self.current[name][0]]
-        self.current[name] = (held, self.writes[base])
+        self.shapes[held] = self.shapes[self.current[name].name]
+        self.current[name] = _Held(held, self.writes[base])
         return held
 
     def _node(self, call: Any) -> Node:
@@ -192,15 +197,10 @@ class _Rewriting:
         self._set(call, self._node(call)._replace(op=f"{namespace}.{operator[:-1]}.{overload}"))
 
     def _may_write(self, call: Any, written: Any) -> bool:
-        """Whether the call writes to its first argument alone, a whole tensor, and its result has its form."""
+        """Whether the call writes to its first argument alone, which is a whole tensor."""
         arguments = call.target._schema.arguments
         alone = [place for place, argument in enumerate(arguments) if argument.is_write] == [0]
-        if not alone or written.name not in self.views or self.views[written.name].calls:
-            return False
-        own = written.meta["val"]
-        others = [node.meta.get("val") for node in call.all_input_nodes[1:]]
-        dtypes = {other.dtype for other in others if isinstance(other, self.torch.Tensor) and other.ndim > 0}
-        return dtypes <= {own.dtype}
+        return alone and written.name in self.views and not self.views[written.name].calls
 
     def _gives_the_like(self, functional: Any, call: Any) -> bool:
         """Whether the operator gives a tensor of its own with the shape and type of what the call writes to.
@@ -216,10 +216,9 @@ class _Rewriting:
         except Exception:  # whatever torch thinks of it
             return False
         own = call.args[0].meta["val"]
-        return isinstance(result, self.torch.Tensor) and (str(result.shape), result.dtype) == (
-            str(own.shape),
-            own.dtype,
-        )
+        if not isinstance(result, self.torch.Tensor):
+            return False
+        return (str(result.shape), result.dtype) == (str(own.shape), own.dtype)
 
     def _set(self, call: Any, node: Node) -> None:
         """As `_put`, for the call's first argument; the call is another name of it."""
@@ -233,7 +232,7 @@ class _Rewriting:
             raise Unknown
         self.nodes.append(node)
         self.writes[base] += 1
-        self.current[base] = self.current[written.name] = (node.name, self.writes[base])
+        self.current[base] = self.current[written.name] = _Held(node.name, self.writes[base])
         self.shapes[node.name] = getattr(written.meta.get("val"), "shape", ())
 
     def _rename(self, call: Any, same: str) -> None:
@@ -241,28 +240,27 @@ class _Rewriting:
         self.views[call.name] = self.views[same]
         self.current[call.name] = self.current[same]
 
-    def _add(self, call: Any, name: str, op: str, *args: Any, **options: Any) -> Ref:
-        self.nodes.append(Node(name, op, args, options, self.as_node(call).module))
+    def _add(self, name: str, op: str, args: tuple[Any, ...], module: str) -> Ref:
+        self.nodes.append(Node(name, op, args, {}, module))
         return Ref(name)
 
 
 def _batch_norm(rewriting: _Rewriting, call: Any) -> None:
     """Buffers' new values are results of the operator in training."""
-    x, weight, bias, mean, var, train, momentum, epsilon, *_ = rewriting._node(call).args
-    name = f"{call.name}/all"
+    node = rewriting._node(call)
+    (x, weight, bias, mean, var, train, momentum, epsilon, *_), module = node.args, node.module
+    statistics, mode = (mean, var), (momentum, epsilon)
     if train and mean is None:
-        rewriting._add(call, name, "aten._native_batch_norm_legit.no_stats", x, weight, bias, True, momentum, epsilon)
+        op, args = "aten._native_batch_norm_legit.no_stats", (x, weight, bias, True, *mode)
     elif train:
-        arguments = (x, weight, bias, mean, var, True, momentum, epsilon)
-        rewriting._add(call, name, "aten._native_batch_norm_legit_functional.default", *arguments)
+        op, args = "aten._native_batch_norm_legit_functional.default", (x, weight, bias, *statistics, True, *mode)
     else:
-        arguments = (x, weight, bias, mean, var, momentum, epsilon)
-        rewriting._add(call, name, "aten._native_batch_norm_legit_no_training.default", *arguments)
-    module = rewriting.as_node(call).module
-    rewriting._append(call, Node(call.name, "getitem", (Ref(name), 0), {}, module))
+        op, args = "aten._native_batch_norm_legit_no_training.default", (x, weight, bias, *statistics, *mode)
+    results = rewriting._add(f"{call.name}/all", op, args, module)
+    rewriting._append(call, Node(call.name, "getitem", (results, 0), {}, module))
     if train and mean is not None:
         for place in (3, 4):
-            rewriting._put(call.args[place], Node(f"{call.name}/{place}", "getitem", (Ref(name), place), {}, module))
+            rewriting._put(call.args[place], Node(f"{call.name}/{place}", "getitem", (results, place), {}, module))
 
 
 def _dropout(rewriting: _Rewriting, call: Any) -> None:
@@ -271,10 +269,11 @@ def _dropout(rewriting: _Rewriting, call: Any) -> None:
     if not train or probability == 0:
         rewriting._rename(call, x.name)
         return
-    module = rewriting.as_node(call).module
-    held = Ref(rewriting._read(x.name))
-    whole = rewriting._add(call, f"{call.name}/all", "aten.native_dropout.default", held, probability, True)
-    rewriting._append(call, Node(call.name, "getitem", (whole, 0), {}, module))
+    node = rewriting._node(call)
+    results = rewriting._add(
+        f"{call.name}/all", "aten.native_dropout.default", (node.args[0], probability, True), node.module
+    )
+    rewriting._append(call, Node(call.name, "getitem", (results, 0), {}, node.module))
 
 
 def _dropout_in_place(rewriting: _Rewriting, call: Any) -> None:
@@ -285,11 +284,12 @@ def _dropout_in_place(rewriting: _Rewriting, call: Any) -> None:
         return
     if probability >= 1 or not rewriting._may_write(call, x):
         raise Unknown
-    name, held, kept = call.name, Ref(rewriting._read(x.name)), 1 - probability
-    empty = rewriting._add(call, f"{name}/empty", "aten.empty_like.default", held)
-    drawn = rewriting._add(call, f"{name}/drawn", "aten.bernoulli.p", empty, kept)
-    mask = rewriting._add(call, f"{name}/mask", "aten.div.Scalar", drawn, kept)
-    rewriting._set(call, Node(name, "aten.mul.Tensor", (held, mask), {}, rewriting.as_node(call).module))
+    node = rewriting._node(call)
+    name, held, module, kept = call.name, node.args[0], node.module, 1 - probability
+    empty = rewriting._add(f"{name}/empty", "aten.empty_like.default", (held,), module)
+    drawn = rewriting._add(f"{name}/drawn", "aten.bernoulli.p", (empty, kept), module)
+    mask = rewriting._add(f"{name}/mask", "aten.div.Scalar", (drawn, kept), module)
+    rewriting._set(call, Node(name, "aten.mul.Tensor", (held, mask), {}, module))
 
 
 def _reshape(rewriting: _Rewriting, call: Any) -> None:

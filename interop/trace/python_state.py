@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.errors import UnsupportedModuleError, one_line
-from interop.arrays import import_torch
+from interop.arrays import as_numpy, import_torch
 from interop.trace.fixed_draws import fixed_draws
 from interop.trace.side_effects import copy_module, in_mode
 
@@ -41,13 +41,15 @@ class Left:
         changed: attributes of its sub-modules, by dotted name, that had another value afterwards.
         drew: the sub-modules that drew a number of Python's or NumPy's global generator, and which.
         hooks: the sub-modules that had another hook afterwards.
-        replaced: buffers that were other tensors afterwards, of another shape or type, or one tensor under two names.
+        recast: buffers that were other tensors afterwards, of another shape or type.
+        replaced: buffers that were other tensors afterwards, and None, or one tensor under two names.
     """
 
     def __init__(self) -> None:
         self.changed: dict[str, None] = {}
         self.drew: dict[str, str] = {}
         self.hooks: dict[str, None] = {}
+        self.recast: dict[str, None] = {}
         self.replaced: dict[str, None] = {}
 
     def raise_if_refused(self, network: str) -> None:
@@ -57,9 +59,7 @@ class Left:
             for path, generator in self.drew.items()
         ]
         reasons += [f"{path} gets a hook when it runs: register it before, or not at all" for path in self.hooks]
-        reasons += [
-            f"{name} is assigned a buffer of another kind: change it in place, by copy_" for name in self.replaced
-        ]
+        reasons += [f"{name} is assigned another tensor: change it in place, by copy_" for name in self.replaced]
         if reasons:
             raise UnsupportedModuleError(f"{network} can't be imported: {'; '.join(reasons)}")
 
@@ -227,6 +227,9 @@ def _changed(before: Mapping[tuple[str, ...], Any], after: Mapping[tuple[str, ..
 def refuse_what_is_read(module: Any, example: Any, left: Left) -> None:
     """Runs copies of the module, where it leaves anything in Python, and compares the first call with a later one.
 
+    A buffer that is assigned one of another shape or type counts as left in Python: a table for the size of the images,
+    say, which the graph computes with every call and which stays as it was in the state.
+
     Args:
         module: in the mode that is asked about; only read.
         example: a batch as it takes it.
@@ -234,7 +237,8 @@ def refuse_what_is_read(module: Any, example: Any, left: Left) -> None:
     Raises:
         UnsupportedModuleError: what it leaves is read by its next call, or may be.
     """
-    if not left.changed or any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+    names = left.changed | left.recast
+    if not names or any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         return
     torch, train, network = import_torch(), module.training, type(module).__name__
     others = [example.flatten(1).roll(shift, 1).view_as(example) for shift in (1, 2, 3)]
@@ -244,17 +248,23 @@ def refuse_what_is_read(module: Any, example: Any, left: Left) -> None:
         states = []
         for mode, other in zip((train, not train, train), others, strict=True):
             _results(torch, used, other, mode)
-            states.append({place: value for place, value in _leaves(used).items() if not isinstance(value, _Same)})
+            states.append(_state(used, left.recast))
         _restore(torch, used, module)
         later = _results(torch, used, example, train)
     except Exception as error:  # the module's own code: anything
         why = f"it can't be run to see whether that is read ({one_line(error, at_most=200)})"
-        raise _refusal(network, left.changed, why) from error
-    moving = [name for name in _changed(states[0], states[-1]) if name in left.changed]
+        raise _refusal(network, names, why) from error
+    moving = [name for name in _changed(states[0], states[-1]) if name in names]
     if moving:
         raise _refusal(network, moving, "it changes with every call")
     if not _are_equal(first, later):
-        raise _refusal(network, left.changed, "another call computes something else")
+        raise _refusal(network, names, "another call computes something else")
+
+
+def _state(module: Any, buffers: Iterable[str]) -> dict[tuple[str, ...], Any]:
+    """What the module holds: all that Python can compare, and the named buffers."""
+    leaves = {place: value for place, value in _leaves(module).items() if not isinstance(value, _Same)}
+    return leaves | {(name, "numbers"): as_numpy(module.get_buffer(name), name).tobytes() for name in buffers}
 
 
 def _refusal(network: str, names: Iterable[str], why: str) -> UnsupportedModuleError:

@@ -202,7 +202,8 @@ class TorchRun(NamedTuple):
         ends: what is compared and differentiated, by name: the output, if it is a tensor, and the layers that its
             gradient doesn't reach.
         layers: the sub-modules' outputs, flattened, those that keep the batch.
-        buffers: all of them afterwards, in training.
+        buffers: all of them afterwards, in training, but for those that have another shape or type than before: the
+            state has them as they were.
         changed: the buffers that are others than before.
         cotangents: for each end that is floating, random numbers that it is weighted by.
         gradients: of the weighted sum, by every parameter; those that torch can't give are left out.
@@ -258,7 +259,11 @@ def _run_torch_in(dtype: Any, module: Any, example: Any, train: bool, *, gradien
         layers = {name: value for name, value in layers.items() if value.shape[0] == example.shape[0]}
         ends = _ends(torch, output, layers)
         differentiated = _differentiate(torch, module, [*ends.values()]) if gradients else ((), {}, "")
-    after = dict(module.named_buffers()) if train else {}
+    after = {
+        name: buffer
+        for name, buffer in (module.named_buffers() if train else ())
+        if name not in before or (buffer.shape, buffer.dtype) == (before[name].shape, before[name].dtype)
+    }
     same = {name for name, buffer in after.items() if name in before and _is_equal(torch, before[name], buffer)}
     return TorchRun(
         example.numpy(),

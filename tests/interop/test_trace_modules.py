@@ -280,10 +280,51 @@ def test_a_buffer_that_is_assigned_is_changed_as_one_in_place(new):
     assert module[2].mean.tolist() == [1, 2, 3]
 
 
-def test_a_buffer_that_is_assigned_another_shape_is_refused_by_name():
+def test_a_buffer_that_is_assigned_another_shape_with_every_call_is_refused_by_name():
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(lambda mean, y: y.detach()[:1]))
     (problem,) = interop.check(module, image_size=4).problems
-    assert "2.mean is assigned a buffer of another kind: change it in place, by copy_" in problem
+    assert "leaves 2.mean for its next call, and it changes with every call" in problem
+
+
+def test_a_buffer_that_is_one_tensor_under_two_names_is_not_to_be_assigned():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), Assigns(lambda mean, y: mean + 1))
+    module.register_buffer("mean", module[2].mean)
+    (problem,) = interop.check(module, image_size=4).problems
+    assert "2.mean is assigned another tensor: change it in place, by copy_" in problem
+
+
+class TableForTheSize(nn.Module):
+    """Positions, computed when the images have another size than those before, and kept in a buffer."""
+
+    def __init__(self, persistent, scale=None):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.scale = scale
+        self.register_buffer("table", torch.zeros(1, 1), persistent=persistent)
+
+    def forward(self, x):
+        if self.table.shape[-1] != x.shape[-1]:
+            scale = 1.0 if self.scale is None else self.scale(x).detach()
+            self.table = scale * torch.arange(x.shape[-1], dtype=x.dtype).expand(1, -1)
+        return self.conv(x + self.table).mean((2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_table_for_the_size_of_the_images_is_part_of_the_graph(persistent):
+    module = TableForTheSize(persistent).double()
+    encoder = interop.from_torch_module(module, image_size=5)
+    assert not encoder.facts.traced.traced.train.buffers
+    assert module.table.shape == (1, 1)
+    images = numbers(4, 3, 5, 5)
+    ours, _ = encoder.apply(encoder.init(None, (5, 5, 3)), as_jax(images), train=True, hidden_layer=-1)
+    assert_close(np.asarray(ours), module(images).detach().numpy())
+
+
+def test_a_table_of_the_first_images_that_are_met_is_refused_by_name():
+    module = TableForTheSize(persistent=False, scale=lambda x: x[0, 0, 0, 0])
+    (problem,) = interop.check(module, image_size=5).problems
+    assert "leaves table for its next call, and another call computes something else" in problem
 
 
 class ReturnsNothing(nn.Module):
