@@ -1,0 +1,203 @@
+"""The training step compiled for TPUs on a machine that has none: python -m benchmarks.aot [--depth 50] [--out FOLDER].
+
+What the compiler says of one step around a native ResNet, data-parallel over the topology's devices: operations beside
+the closed form, bytes that are moved, memory, and what the devices send each other. Nothing runs, so there is no speed
+here. It needs libtpu: pip install libtpu.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.flops import step_flops, taps_inside
+from benchmarks.machine import describe
+from benchmarks.workloads import LEARNING_RATE, Resnet, Workload
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["collectives", "compile_step", "main", "table"]
+
+NO_TPU = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+"""What libtpu asks a machine for when it starts, answered: there is none to ask."""
+
+RESNETS = {
+    18: Resnet((2, 2, 2, 2), "basic"),
+    34: Resnet((3, 4, 6, 3), "basic"),
+    50: Resnet((3, 4, 6, 3), "bottleneck"),
+    101: Resnet((3, 4, 23, 3), "bottleneck"),
+}
+DRIVERS = ("jit", "shard_map")
+
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+"""Of a number, by XLA's names of types."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns 0, or 2 with one line on stderr where libtpu is missing or the step doesn't fit."""
+    options = _parser().parse_args(arguments)
+    if options.out is not None and options.out.exists():
+        _parser().error(f"--out {options.out}: something is there already; name a new folder")
+    os.environ |= NO_TPU  # before JAX starts
+    try:
+        report = compile_step(
+            Workload(
+                f"resnet{options.depth}",
+                f"ResNet-{options.depth}, {options.image_size} px, {options.batch_size} images a device",
+                RESNETS[options.depth],
+                "avgpool",
+                options.image_size,
+                options.batch_size,
+            ),
+            topology=options.topology,
+            dtype=options.dtype,
+            driver=options.driver,
+        )
+    except ConfigurationError as error:
+        print(f"aot: {error}", file=sys.stderr)
+        return 2
+    text = table(report)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        machine = describe() | {"libtpu": importlib.metadata.version("libtpu")}
+        (options.out / "command.txt").write_text(f"{_command(options)}\n")
+        (options.out / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
+        (options.out / "raw.json").write_text(json.dumps(report, indent=1) + "\n")
+        (options.out / "table.md").write_text(text)
+    print(text, end="")
+    return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command with every option as it was resolved, without --out."""
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items() if name != "out"]
+    return " ".join(["python -m benchmarks.aot", *words])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
+    parser.add_argument("--depth", type=int, choices=RESNETS, default=50, help="of the ResNet")
+    parser.add_argument("--image-size", type=int, default=224, metavar="N", help="pixels")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a device")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="to compute in")
+    parser.add_argument("--driver", choices=DRIVERS, default="jit", help="of byol_jax.parallel")
+    parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write raw.json and README.md")
+    return parser
+
+
+def compile_step(workload: Workload, *, topology: str, dtype: str, driver: str) -> dict[str, Any]:
+    """What the compiler says of the step, for one device; `workload.batch_size` is a device's.
+
+    Raises:
+        ConfigurationError: there is no such topology or no libtpu, or the step needs more memory than a device has.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from byol_jax import make_learner, nets, parallel
+
+    mesh = parallel.make_mesh(_devices(topology))
+    assert isinstance(workload.network, Resnet)
+    learner = make_learner(
+        nets.resnet(workload.network.stages, block=workload.network.block),
+        image_size=workload.image_size,
+        hidden_layer=workload.hidden_layer,
+        projection_size=workload.projection_size,
+        projection_hidden_size=workload.projection_hidden_size,
+        augment_fn=lambda key, image: image,
+        optimizer=optax.adam(LEARNING_RATE),
+        dtype=jnp.dtype(dtype),
+        axis_name=parallel.AXIS if driver == "shard_map" else None,
+    )
+    step: Any = parallel.jit(learner, mesh) if driver == "jit" else parallel.shard_map(learner, mesh)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    side = workload.image_size
+    images = jax.ShapeDtypeStruct((workload.batch_size * mesh.size, side, side, 3), jnp.float32)
+    lowered, start = step.lower(state, images), time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigurationError(f"{workload.title} for {topology}: {first[:300]}; try a smaller batch") from error
+    seconds, cost, memory = time.perf_counter() - start, compiled.cost_analysis(), compiled.memory_analysis()
+    assert isinstance(cost, dict)
+    assert memory is not None
+    sent = collectives(compiled.as_text())
+    return {
+        "title": f"{workload.title}, {dtype}, {topology}, {driver}",
+        "compile_seconds": seconds,
+        "flops": cost["flops"],
+        "closed_form_flops": step_flops(workload, taps_inside),
+        "bytes_accessed": cost["bytes accessed"],
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "collectives": {kind: {"count": len(sizes), "bytes": sum(sizes)} for kind, sizes in sent.items()},
+    }
+
+
+def _devices(topology: str) -> Sequence[Any]:
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except Exception as error:  # whatever libtpu, or its absence, raises
+        first = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"no topology {topology!r} to compile for ({first}): pip install libtpu") from error
+
+
+def collectives(program: str) -> dict[str, list[int]]:
+    """By kind, the bytes of every collective's results; `program` is the compiled program's text.
+
+    Those that are started and awaited apart count once.
+
+    Example:
+        >>> collectives("%a.1 = (f32[64]{0}, bf16[2,8]{1,0}) all-reduce(%x, %y), replica_groups={}")
+        {'all-reduce': [288]}
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    for line in program.splitlines():
+        match = re.match(rf"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
+        if match is not None:
+            results, kind, _ = match.groups()
+            found[kind].append(sum(_bytes(*part) for part in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", results)))
+    return dict(found)
+
+
+def _bytes(kind: str, shape: str) -> int:
+    return BYTES.get(kind, 0) * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    lines = [
+        ("operations a device", f"{report['flops'] / 1e12:.4g} TFLOP"),
+        ("in closed form", f"{report['closed_form_flops'] / 1e12:.4g} TFLOP"),
+        ("bytes accessed", f"{report['bytes_accessed'] / 1e9:.1f} GB"),
+        ("temporaries", f"{report['temporary_bytes'] / 1e9:.2f} GB"),
+        ("state and images", f"{report['argument_bytes'] / 1e9:.2f} GB"),
+    ]
+    lines += [
+        (kind, f"{sent['count']}, {sent['bytes'] / 1e6:.1f} MB") for kind, sent in sorted(report["collectives"].items())
+    ]
+    lines.append(("time to compile", f"{report['compile_seconds']:.0f} s"))
+    rows = "\n".join(f"| {name} | {value} |" for name, value in lines)
+    return f"{report['title']}, one step:\n\n| | |\n|---|---:|\n{rows}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
