@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders import workload_learner
 from benchmarks.flops import step_flops, taps_inside
 from benchmarks.machine import describe
-from benchmarks.workloads import LEARNING_RATE, Resnet, Workload
+from benchmarks.workloads import RESNET_18, RESNET_50, Resnet, Workload
 from byol_jax.errors import ConfigurationError
 
 __all__ = ["collectives", "compile_step", "main", "table"]
@@ -34,9 +35,9 @@ NO_TPU = {
 """What libtpu asks a machine for when it starts, answered: there is none to ask."""
 
 RESNETS = {
-    18: Resnet((2, 2, 2, 2), "basic"),
+    18: RESNET_18,
     34: Resnet((3, 4, 6, 3), "basic"),
-    50: Resnet((3, 4, 6, 3), "bottleneck"),
+    50: RESNET_50,
     101: Resnet((3, 4, 23, 3), "bottleneck"),
 }
 DRIVERS = ("jit", "shard_map")
@@ -48,9 +49,10 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0, or 2 with one line on stderr where libtpu is missing or the step doesn't fit."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.out is not None and options.out.exists():
-        _parser().error(f"--out {options.out}: something is there already; name a new folder")
+        parser.error(f"--out {options.out}: something is there already; name a new folder")
     os.environ |= NO_TPU  # before JAX starts
     try:
         report = compile_step(
@@ -95,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="to compute in")
     parser.add_argument("--driver", choices=DRIVERS, default="jit", help="of byol_jax.parallel")
     parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write raw.json and README.md")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="a new one, for the results")
     return parser
 
 
@@ -107,20 +109,14 @@ def compile_step(workload: Workload, *, topology: str, dtype: str, driver: str) 
     """
     import jax
     import jax.numpy as jnp
-    import optax
 
-    from byol_jax import make_learner, nets, parallel
+    from byol_jax import nets, parallel
 
     mesh = parallel.make_mesh(_devices(topology))
     assert isinstance(workload.network, Resnet)
-    learner = make_learner(
+    learner = workload_learner(
         nets.resnet(workload.network.stages, block=workload.network.block),
-        image_size=workload.image_size,
-        hidden_layer=workload.hidden_layer,
-        projection_size=workload.projection_size,
-        projection_hidden_size=workload.projection_hidden_size,
-        augment_fn=lambda key, image: image,
-        optimizer=optax.adam(LEARNING_RATE),
+        workload,
         dtype=jnp.dtype(dtype),
         axis_name=parallel.AXIS if driver == "shard_map" else None,
     )

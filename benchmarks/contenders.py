@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.workloads import LEARNING_RATE, Resnet, Workload
 
-__all__ = ["CONTENDERS", "PEAKS", "Contender", "available", "build", "build_module", "jax_step"]
+__all__ = ["CONTENDERS", "PEAKS", "Contender", "available", "build", "build_module", "jax_step", "workload_learner"]
 
 LARGER_ON_ACCELERATORS = 4
 """A GPU multiplies 2048² in well under a millisecond, which measures the launch as much as the product."""
@@ -106,11 +106,20 @@ def _jax_step(encoder: Any, workload: Workload, watch: Stopwatch) -> Contender:
 def jax_step(encoder: Any, workload: Workload) -> tuple[Any, Any, Any]:
     """The jitted step of `workload` around `encoder`, a state and images for it."""
     import jax
+
+    learner = workload_learner(encoder, workload)
+    shape = (workload.batch_size, workload.image_size, workload.image_size, 3)
+    images = jax.random.uniform(jax.random.key(1), shape)
+    return jax.jit(learner.step, donate_argnums=0), learner.init(jax.random.key(0)), images
+
+
+def workload_learner(encoder: Any, workload: Workload, **options: Any) -> Any:
+    """The learner of `workload` around `encoder`; `options` are more of `make_learner`'s."""
     import optax
 
     from byol_jax import make_learner
 
-    learner = make_learner(
+    return make_learner(
         encoder,
         image_size=workload.image_size,
         hidden_layer=workload.hidden_layer,
@@ -118,10 +127,8 @@ def jax_step(encoder: Any, workload: Workload) -> tuple[Any, Any, Any]:
         projection_hidden_size=workload.projection_hidden_size,
         augment_fn=lambda key, image: image,
         optimizer=optax.adam(LEARNING_RATE),
+        **options,
     )
-    shape = (workload.batch_size, workload.image_size, workload.image_size, 3)
-    images = jax.random.uniform(jax.random.key(1), shape)
-    return jax.jit(learner.step, donate_argnums=0), learner.init(jax.random.key(0)), images
 
 
 def byol_pytorch(workload: Workload, *, layout: str, compiled: bool = False) -> Contender:

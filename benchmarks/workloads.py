@@ -7,7 +7,7 @@ are the image itself), no simplicial embedding, Adam 3e-4, float32, the target's
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LEARNING_RATE", "QUICK", "WORKLOADS", "Resnet", "Workload", "from_json"]
+__all__ = ["LEARNING_RATE", "QUICK", "RESNET_18", "RESNET_50", "WORKLOADS", "Resnet", "Workload", "from_json"]
 
 LEARNING_RATE = 3e-4
 """Adam's, as in byol-pytorch's own example."""
