@@ -1,16 +1,18 @@
 """2-D convolution in the form that is fastest for its shape. All forms compute the same sums.
 
-Four forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
+Five forms, chosen from shapes alone, so that one traced program serves every platform: a 1×1 kernel is a matrix
 multiply over pixels; a small kernel on few channels, or one that gives a small map, is a matrix multiply over patches;
-one with a kernel for each channel is `depthwise`; everything else, groups and dilation included, is XLA's own
-convolution. Parameters, names and initialisers are in `byol_jax.nets`.
+with groups it is `grouped` or, with a group for each channel, `depthwise`; everything else, dilation included, is XLA's
+own convolution. Parameters, names and initialisers are in `byol_jax.nets`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.ops.depthwise import Geometry, depthwise_conv
+from byol_jax.ops.depthwise import depthwise_conv
+from byol_jax.ops.geometry import Geometry
+from byol_jax.ops.grouped import grouped_conv
 
 __all__ = ["Padding", "conv2d", "resolve_padding"]
 
@@ -82,16 +84,18 @@ def conv2d(
             f"an image of {x.shape[1]}×{x.shape[2]} pixels is too small for a {window[0]}×{window[1]} kernel with "
             f"padding {pads}: use larger images or fewer strided layers"
         )
+    geometry = Geometry((x.shape[1], x.shape[2]), taps, strides, pads, dilations)
+    if groups == x.shape[3] > 1 and geometry.positions <= _MANY_POSITIONS:
+        own = kernel.transpose([layout.index(axis) for axis in "IHWO"])[0]  # [h, w, O]
+        return depthwise_conv(jnp.repeat(x, own.shape[2] // groups, axis=3), own, geometry)
+    if 1 < groups < x.shape[3]:
+        return grouped_conv(x, kernel.transpose([layout.index(axis) for axis in "HWIO"]), geometry, groups)
     if groups == 1 and window == taps:
         if window == (1, 1) and pads == ((0, 0), (0, 0)):
             return _matmul_over_pixels(x, kernel, layout, strides)
-        few_channels = x.shape[3] <= _FEW_CHANNELS and window[0] * window[1] <= _SMALL_KERNEL
-        if few_channels or _gives_small_map(x.shape, window, strides, pads):
-            return _matmul_over_patches(x, kernel, layout, strides, pads)
-    if groups == x.shape[3] > 1 and taps[0] * taps[1] <= _MANY_POSITIONS:
-        own = kernel.transpose([layout.index(axis) for axis in "IHWO"])[0]  # [h, w, O]
-        geometry = Geometry((x.shape[1], x.shape[2]), taps, strides, pads, dilations)
-        return depthwise_conv(jnp.repeat(x, own.shape[2] // groups, axis=3), own, geometry)
+        few_channels = x.shape[3] <= _FEW_CHANNELS and geometry.positions <= _SMALL_KERNEL
+        if few_channels or geometry.pixels <= (_SMALL_WIDE_MAP if x.shape[3] >= _WIDE else _SMALL_MAP):
+            return _matmul_over_patches(x, kernel, layout, geometry)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -142,6 +146,9 @@ def _check(x: jax.Array, kernel: jax.Array, groups: int, layout: str) -> None:
             f"{x.shape[3]} channels meet a kernel {kernel.shape} for {inputs * groups}: the images or the "
             "parameters are another network's"
         )
+    outputs = kernel.shape[layout.index("O")]
+    if outputs % groups:
+        raise ConfigurationError(f"{outputs} output channels are not a multiple of {groups} groups")
 
 
 def _taps(kernel: jax.Array, layout: str) -> tuple[int, int]:
@@ -180,43 +187,15 @@ def _turning_pays(pixels: int, more: int, fewer: int) -> bool:
     return pixels * (more - fewer) > _TURNED * more * fewer
 
 
-def _gives_small_map(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, int], pads: tuple) -> bool:
-    rows, columns = _output_size(shape[1:3], window, stride, pads)
-    return rows * columns <= (_SMALL_WIDE_MAP if shape[3] >= _WIDE else _SMALL_MAP)
-
-
-def _output_size(
-    size: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, int], pads: tuple
-) -> tuple[int, int]:
-    rows, columns = ((n + sum(pad) - k) // s + 1 for n, pad, k, s in zip(size, pads, window, stride, strict=True))
-    return rows, columns
-
-
-def _matmul_over_patches(
-    x: jax.Array, kernel: jax.Array, layout: str, stride: tuple[int, int], pads: tuple
-) -> jax.Array:
+def _matmul_over_patches(x: jax.Array, kernel: jax.Array, layout: str, geometry: Geometry) -> jax.Array:
     """Gathers each output pixel's patch by one strided slice per kernel position, then multiplies once.
 
     Positions that only ever meet padding (eight of nine on a 1×1 map) are left out.
     """
-    size, window = x.shape[1:3], _taps(kernel, layout)
-    rows, columns = _output_size(size, window, stride, pads)
-    seen_rows = _positions_on_pixels(size[0], window[0], rows, stride[0], pads[0][0])
-    seen_columns = _positions_on_pixels(size[1], window[1], columns, stride[1], pads[1][0])
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    slices = [
-        x[:, a : a + (rows - 1) * stride[0] + 1 : stride[0], b : b + (columns - 1) * stride[1] + 1 : stride[1]]
-        for a in seen_rows
-        for b in seen_columns
-    ]
-    patches = jnp.concatenate(slices, axis=3)  # [N, H', W', h·w·C]
+    down, right = geometry.seeing
+    x = jnp.pad(x, ((0, 0), *geometry.pads, (0, 0)))
+    patches = jnp.concatenate([geometry.window(x, a, b) for a in down for b in right], axis=3)  # [N, H', W', h·w·C]
     seen = [slice(None)] * 4
-    seen[layout.index("H")] = slice(seen_rows.start, seen_rows.stop)
-    seen[layout.index("W")] = slice(seen_columns.start, seen_columns.stop)
+    seen[layout.index("H")] = slice(down.start, down.stop)
+    seen[layout.index("W")] = slice(right.start, right.stop)
     return _multiply(patches, kernel[tuple(seen)], layout)
-
-
-def _positions_on_pixels(size: int, window: int, outputs: int, stride: int, before: int) -> range:
-    """The kernel's positions along one axis that meet at least one pixel; they are neighbours."""
-    meets = [k for k in range(window) if any(0 <= q * stride + k - before < size for q in range(outputs))]
-    return range(meets[0], meets[-1] + 1) if meets else range(1)

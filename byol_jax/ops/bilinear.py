@@ -1,0 +1,140 @@
+"""A convolution as three primitives of JAX: the result, the gradient by the images, the gradient by the kernel.
+
+The three are bilinear, and the derivative of each by one of its operands is another of them. As each other's transposes
+they give every derivative of any order, forward and reverse, in the forms that a platform computes them in.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from byol_jax.ops.axis import equally_varying
+
+__all__ = ["Form", "Shapes", "make_convolution", "with_transposes"]
+
+Compute = Callable[..., jax.Array]
+"""Of two arrays and the convolution's parameters."""
+
+
+class Form(NamedTuple):
+    """One way to compute the three; the parameters of the convolution follow as keywords.
+
+    Attributes:
+        convolve: of x and kernel.
+        input_gradient: of dy and kernel.
+        kernel_gradient: of x and dy.
+    """
+
+    convolve: Compute
+    input_gradient: Compute
+    kernel_gradient: Compute
+
+
+class Shapes(NamedTuple):
+    """The shapes of the three, from those of their two operands and the parameters."""
+
+    convolve: Callable[..., tuple[int, ...]]
+    input_gradient: Callable[..., tuple[int, ...]]
+    kernel_gradient: Callable[..., tuple[int, ...]]
+
+
+def with_transposes(convolve: Compute, shapes: Shapes) -> Form:
+    """A form that is written once: its gradients are its transposes."""
+
+    def input_gradient(dy: jax.Array, kernel: jax.Array, **where: Any) -> jax.Array:
+        images = _like(dy, shapes.input_gradient(dy.shape, kernel.shape, **where))
+        return jax.linear_transpose(lambda x: convolve(x, kernel, **where), images)(dy)[0]
+
+    def kernel_gradient(x: jax.Array, dy: jax.Array, **where: Any) -> jax.Array:
+        kernel = _like(x, shapes.kernel_gradient(x.shape, dy.shape, **where))
+        return jax.linear_transpose(lambda kernel: convolve(x, kernel, **where), kernel)(dy)[0]
+
+    return Form(convolve, input_gradient, kernel_gradient)
+
+
+def _like(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Zeros that vary over the same mapped axes as `array`: else the transpose would sum the gradient over devices."""
+    return equally_varying(jnp.zeros(shape, array.dtype), array)[0]
+
+
+def make_convolution(
+    name: str,
+    *,
+    shapes: Shapes,
+    on_cpu: Form,
+    elsewhere: Form,
+    fold: Callable[[dict[str, Any], int], dict[str, Any]],
+) -> Compute:
+    """The convolution of x and kernel with the parameters as keywords, which are hashable.
+
+    Args:
+        name: of the primitives, before "_convolution", "_input_gradient" and "_kernel_gradient".
+        shapes: of the three results; their dtype is the first operand's.
+        on_cpu, elsewhere: what computes them.
+        fold: the parameters of so many convolutions in one, their channels side by side on the last axis.
+    """
+    names = (f"{name}_{which}" for which in ("convolution", "input_gradient", "kernel_gradient"))
+    convolve, input_gradient, kernel_gradient = (
+        _primitive(full_name, shape, near, far, fold)
+        for full_name, shape, near, far in zip(names, shapes, on_cpu, elsewhere, strict=True)
+    )
+    ad.defbilinear(
+        convolve,
+        lambda dy, x, kernel, **where: input_gradient.bind(dy, kernel, **where),
+        lambda dy, x, kernel, **where: kernel_gradient.bind(x, dy, **where),
+    )
+    ad.defbilinear(
+        input_gradient,
+        lambda x, dy, kernel, **where: convolve.bind(x, kernel, **where),
+        lambda x, dy, kernel, **where: kernel_gradient.bind(x, dy, **where),
+    )
+    ad.defbilinear(
+        kernel_gradient,
+        lambda kernel, x, dy, **where: input_gradient.bind(dy, kernel, **where),
+        lambda kernel, x, dy, **where: convolve.bind(x, kernel, **where),
+    )
+    return lambda x, kernel, **where: convolve.bind(*equally_varying(x, kernel), **where)
+
+
+def _primitive(
+    name: str, shape: Callable[..., tuple[int, ...]], on_cpu: Compute, elsewhere: Compute, fold: Any
+) -> Primitive:
+    """A primitive of two arrays; its derivatives are told apart from it."""
+    primitive = Primitive(name)
+
+    @primitive.def_impl
+    def run(first: Any, second: Any, **where: Any) -> Any:
+        return _run(primitive, tuple(where.items()), first, second)
+
+    @primitive.def_abstract_eval
+    def aval(first: Any, second: Any, **where: Any) -> Any:
+        return first.update(shape=shape(first.shape, second.shape, **where), weak_type=False)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+
+    def batch(operands: Sequence[Any], axes: Sequence[Any], **where: Any) -> tuple[Any, int]:
+        """A batch of calls is one call with more channels: the batch goes there, and comes back from there."""
+        size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+        moved = [
+            jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], size, x.shape[-1]))
+            if axis is None
+            else jnp.moveaxis(x, axis, -2)
+            for x, axis in zip(operands, axes, strict=True)
+        ]
+        y = primitive.bind(*(x.reshape(*x.shape[:-2], -1) for x in moved), **fold(where, size))
+        result = y.reshape(*y.shape[:-1], size, -1)
+        return result, result.ndim - 2
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(primitive: Primitive, where: tuple[tuple[str, Any], ...], first: Any, second: Any) -> Any:
+    return primitive.bind(first, second, **dict(where))
