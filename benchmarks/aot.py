@@ -7,7 +7,6 @@ here. It needs libtpu: pip install libtpu.
 
 import argparse
 import importlib.metadata
-import json
 import math
 import os
 import re
@@ -20,11 +19,18 @@ from typing import Any
 
 from benchmarks.contenders import workload_learner
 from benchmarks.flops import step_flops, taps_inside
+from benchmarks.folder import check_new, write_results
 from benchmarks.machine import describe
 from benchmarks.workloads import RESNET_18, RESNET_50, Resnet, Workload
+from byol_jax.cli import values
+from byol_jax.cli.boundary import guard
+from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
 __all__ = ["collectives", "compile_step", "main", "table"]
+
+COMMAND = "python -m benchmarks.aot"
+USAGE = "[--depth N] [--image-size N] [--batch-size N] [--dtype NAME] [--driver NAME] ..."
 
 NO_TPU = {
     "JAX_PLATFORMS": "cpu",
@@ -40,65 +46,66 @@ RESNETS = {
     50: RESNET_50,
     101: Resnet((3, 4, 23, 3), "bottleneck"),
 }
-DRIVERS = ("jit", "shard_map")
+_DEPTHS = ", ".join(map(str, RESNETS))
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 """Of a number, by XLA's names of types."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, or 2 with one line on stderr where libtpu is missing or the step doesn't fit."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.out is not None and options.out.exists():
-        parser.error(f"--out {options.out}: something is there already; name a new folder")
+def main(words: list[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 2, with one line, where libtpu is missing or the step doesn't fit."""
+    words = sys.argv[1:] if words is None else words
+    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+
+
+def _run(options: argparse.Namespace) -> int:
     os.environ |= NO_TPU  # before JAX starts
-    try:
-        report = compile_step(
-            Workload(
-                f"resnet{options.depth}",
-                f"ResNet-{options.depth}, {options.image_size} px, {options.batch_size} images a device",
-                RESNETS[options.depth],
-                "avgpool",
-                options.image_size,
-                options.batch_size,
-            ),
-            topology=options.topology,
-            dtype=options.dtype,
-            driver=options.driver,
-        )
-    except ConfigurationError as error:
-        print(f"aot: {error}", file=sys.stderr)
-        return 2
+    title = f"ResNet-{options.depth}, {options.image_size} px, {options.batch_size} images a device"
+    network = RESNETS[options.depth]
+    report = compile_step(
+        Workload(f"resnet{options.depth}", title, network, "avgpool", options.image_size, options.batch_size),
+        topology=options.topology,
+        dtype=options.dtype,
+        driver=options.driver,
+    )
     text = table(report)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         machine = describe() | {"libtpu": importlib.metadata.version("libtpu")}
-        (options.out / "command.txt").write_text(f"{_command(options)}\n")
-        (options.out / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
-        (options.out / "raw.json").write_text(json.dumps(report, indent=1) + "\n")
-        (options.out / "table.md").write_text(text)
+        write_results(options.out, command=_command(options), machine=machine, raw=report, table=text)
     print(text, end="")
     return 0
 
 
 def _command(options: argparse.Namespace) -> str:
     """The command with every option as it was resolved, without --out."""
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items() if name != "out"]
-    return " ".join(["python -m benchmarks.aot", *words])
+    names = ("depth", "image_size", "batch_size", "dtype", "driver", "topology")
+    return " ".join([COMMAND, *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.aot", description=__doc__)
-    parser.add_argument("--depth", type=int, choices=RESNETS, default=50, help="of the ResNet")
-    parser.add_argument("--image-size", type=int, default=224, metavar="N", help="pixels")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a device")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="to compute in")
-    parser.add_argument("--driver", choices=DRIVERS, default="jit", help="of byol_jax.parallel")
-    parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="a new one, for the results")
-    return parser
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = Parser(COMMAND, USAGE, "What a training step comes to on TPUs, as the compiler says.")
+    positive = {"type": values.positive_int, "metavar": "N"}
+    parser.add_argument("--depth", type=_depth, default=50, metavar="N", help=f"of the ResNet: {_DEPTHS} (50)")
+    parser.add_argument("--image-size", **positive, default=224, help="pixels (224)")
+    parser.add_argument("--batch-size", **positive, default=64, help="images a device (64)")
+    for name, choices, what in (
+        ("--dtype", ("bfloat16", "float32"), "to compute in"),
+        ("--driver", ("jit", "shard_map"), "of byol_jax.parallel"),
+    ):
+        parser.add_argument(
+            name, type=values.one_of(choices), default=choices[0], metavar="NAME", help=f"{what}: {', '.join(choices)}"
+        )
+    parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it (v5e:2x2)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
+    options = parser.read(words)
+    if options.out is not None:
+        check_new(options.out)  # before minutes of work
+    return options
+
+
+def _depth(word: str) -> int:
+    return int(values.one_of(map(str, RESNETS))(word))
 
 
 def compile_step(workload: Workload, *, topology: str, dtype: str, driver: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.contenders import CONTENDERS, PEAKS, available
 from benchmarks.coordinator import measure
 from benchmarks.flops import counted_flops, step_flops, taps_inside, taps_with_padding
+from benchmarks.folder import check_new, write_results
 from benchmarks.machine import ROOT, available_cores, describe
 from benchmarks.table import heading, machine_line, workload_table
 from benchmarks.workloads import QUICK, WORKLOADS, Resnet, Workload
@@ -67,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     machine["load_average"].append(os.getloadavg())
     machine |= _common_facts([result for part in raw.values() for result in part["results"].values()])
     table = "\n\n".join([heading(date), machine_line(machine), *(workload_table(**part) for part in raw.values())])
-    _write(out, options, machine, raw, table)
+    write_results(out, command=_command(options), machine=machine, raw=raw, table=table)
+    print(f"results: {out}", file=sys.stderr)
     print(json.dumps(raw) if options.json else table)
     return 0
 
@@ -137,8 +139,7 @@ def _own_workload(options: argparse.Namespace) -> Workload:
 def _results_folder(options: argparse.Namespace, date: str) -> Path:
     """An empty folder: the one that --out names, or the next free name of today. Results are never overwritten."""
     if options.out is not None:
-        if options.out.is_file() or (options.out.is_dir() and any(options.out.iterdir())):
-            raise ConfigurationError(f"--out {options.out}: something is there already; name a new folder")
+        check_new(options.out)
         out = options.out
     else:
         results = ROOT / "benchmarks" / "results"
@@ -171,14 +172,6 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--rounds {options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)}", f"--chunk {options.chunk}"]
     words += [f"--threads {options.threads}", f"--contenders {','.join(options.contenders)}"]
     return " ".join([*words, *(["--default-allocator"] if options.default_allocator else [])])
-
-
-def _write(out: Path, options: argparse.Namespace, machine: dict, raw: dict, table: str) -> None:
-    (out / "command.txt").write_text(_command(options) + "\n")
-    (out / "machine.json").write_text(json.dumps(machine, indent=1) + "\n")
-    (out / "raw.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (out / "table.md").write_text(table + "\n")
-    print(f"results: {out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

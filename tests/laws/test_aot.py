@@ -65,11 +65,25 @@ def test_the_table_has_every_figure_with_its_unit() -> None:
         assert line in text
 
 
-def test_a_folder_that_is_there_is_refused_before_anything_is_compiled(tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--out", str(tmp_path)])
-    assert stopped.value.code == 2
+def test_a_folder_with_results_is_refused_before_anything_is_compiled(tmp_path, capsys) -> None:
+    (tmp_path / "table.md").touch()
+    assert main(["--out", str(tmp_path)]) == 2
     assert "something is there already; name a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--batch-size", "0"], "'0' is not a whole number above 0"),
+        (["--depth", "51"], "'51' is not one of 18, 34, 50, 101; 50 is the nearest"),
+        (["--drivers", "jit"], "--drivers is not an option, --driver is the nearest"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words, line, capsys) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.slow
