@@ -10,9 +10,19 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from benchmarks.workloads import LEARNING_RATE, Resnet, Workload
+from benchmarks.workloads import LEARNING_RATE, Resnet, Workload, from_json
 
-__all__ = ["CONTENDERS", "PEAKS", "Contender", "available", "build", "build_module", "jax_step", "workload_learner"]
+__all__ = [
+    "CONTENDERS",
+    "PEAKS",
+    "Contender",
+    "available",
+    "build",
+    "build_module",
+    "jax_device",
+    "jax_step",
+    "workload_learner",
+]
 
 LARGER_ON_ACCELERATORS = 4
 """A GPU multiplies 2048² in well under a millisecond, which measures the launch as much as the product."""
@@ -100,7 +110,7 @@ def _jax_step(encoder: Any, workload: Workload, watch: Stopwatch) -> Contender:
         counted = cost.get("flops") if isinstance(cost, dict) else None
         return {"loss": float(now["metrics"]["loss"]), "flops": counted, **_jax_memory()}
 
-    return Contender(step, _jax_device(), facts, watch.seconds)
+    return Contender(step, jax_device(), facts, watch.seconds)
 
 
 def jax_step(encoder: Any, workload: Workload) -> tuple[Any, Any, Any]:
@@ -195,10 +205,10 @@ def jax_matmul(workload: Workload) -> Contender:
     import jax
     import jax.numpy as jnp
 
-    size = workload.matmul_size * (1 if _jax_device() == "cpu" else LARGER_ON_ACCELERATORS)
+    size = workload.matmul_size * (1 if jax_device() == "cpu" else LARGER_ON_ACCELERATORS)
     a, b = jax.random.normal(jax.random.key(0), (2, size, size))  # [size, size] each
     multiply = jax.jit(jnp.matmul)
-    return Contender(lambda: multiply(a, b).block_until_ready(), _jax_device(), lambda: {"flops": 2 * size**3})
+    return Contender(lambda: multiply(a, b).block_until_ready(), jax_device(), lambda: {"flops": 2 * size**3})
 
 
 def torch_matmul(workload: Workload) -> Contender:
@@ -235,13 +245,13 @@ def available(names: list[str], workload: Workload) -> list[str]:
     return [name for name in names if name != "byol_jax" or isinstance(workload.network, Resnet)]
 
 
-def build(name: str, workload: Workload) -> Contender:
-    """The contender with this `name`, or for "peak NAME" the peak NAME, ready for its first step."""
+def build(name: str, fields: dict[str, Any]) -> Contender:
+    """The contender with this `name`, or for "peak NAME" the peak NAME, ready for its first step of a workload."""
     peak = name.removeprefix("peak ")
-    return (CONTENDERS[name] if peak == name else PEAKS[peak])(workload)
+    return (CONTENDERS[name] if peak == name else PEAKS[peak])(from_json(fields))
 
 
-def _jax_device() -> str:
+def jax_device() -> str:
     import jax
 
     device = jax.devices()[0]

@@ -1,4 +1,4 @@
-"""Runs the contenders of one workload side by side: each alone in its process, one at a time at work.
+"""Runs the contenders of one job side by side: each alone in its process, one at a time at work.
 
 All processes are prepared first, one after the other. Then they take turns of a few steps, so that a machine that is
 slower for a while is slower for all.
@@ -12,14 +12,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 from benchmarks.machine import ROOT
 from benchmarks.summary import order
-from benchmarks.workloads import Workload
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["measure"]
+__all__ = ["Job", "measure"]
+
+
+class Job(Protocol):
+    """What all contenders do: a dataclass of plain values."""
+
+    @property
+    def name(self) -> str: ...
+
 
 SETTLE = 0.05
 """Seconds between two processes' turns: OpenMP's threads spin for some milliseconds after their work."""
@@ -29,9 +36,10 @@ LEAVE = 30
 
 
 def measure(
-    workload: Workload,
+    job: Job,
     names: Sequence[str],
     *,
+    builder: str = "benchmarks.contenders",
     rounds: int,
     chunk: int,
     threads: int,
@@ -42,8 +50,9 @@ def measure(
     `peak_memory_bytes`, and the contender's own facts.
 
     Args:
-        workload: what a step is.
-        names: the contenders, as `contenders.build` takes them.
+        job: what a step is.
+        names: the contenders, as the builder takes them.
+        builder: the module whose `build(name, fields)` makes a `Contender`; `fields` are the job's, as JSON has them.
         rounds: turns that each contender has.
         chunk: steps a turn.
         threads: cores that each contender may use.
@@ -55,11 +64,11 @@ def measure(
         RuntimeError: a process ended too early; its last words are on stderr.
     """
     results: dict[str, dict[str, Any]] = {}
-    request = {"workload": asdict(workload), "threads": threads, "keep_memory": keep_memory}
+    request = {"builder": builder, "job": asdict(cast(Any, job)), "threads": threads, "keep_memory": keep_memory}
     with ExitStack() as stack:
         processes = {}
         for name in names:
-            tell(f"{workload.name}: {name}: building, first step, warming up")
+            tell(f"{job.name}: {name}: building, first step, warming up")
             process = stack.enter_context(_worker(request | {"contender": name}, threads))
             results[name] = _answer(name, process) | {"seconds": []}
             processes[name] = process
@@ -69,7 +78,7 @@ def measure(
                 time.sleep(SETTLE)
                 results[name]["seconds"].append(_ask(name, processes[name], chunk)["seconds"])
             latest = ", ".join(f"{name} {min(results[name]['seconds'][-1]):.4f}" for name in names)
-            tell(f"{workload.name}: round {turn + 1} of {rounds}: {latest} s")
+            tell(f"{job.name}: round {turn + 1} of {rounds}: {latest} s")
         for name, process in processes.items():
             _pipe(process.stdin).close()
             results[name] |= _answer(name, process)

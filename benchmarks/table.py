@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, PEAKS
 from benchmarks.summary import Summary, ratio, summarise
 
-__all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "workload_table"]
+__all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "rate_table", "workload_table"]
 
 REFERENCES = ("byol_jax", "eager", "channels_last", "compiled")
 """Contenders that the others are compared to: our own network, which a traced one should equal; byol-pytorch as in its
@@ -77,6 +77,20 @@ def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[s
         rows.append(row)
     parts = [f"## {title}", markdown(rows), markdown(_phase_rows(results)), _floor_line(results, flops, floors)]
     return "\n\n".join(parts)
+
+
+def rate_table(results: dict[str, dict[str, Any]], *, images: int, reference: str) -> str:
+    """A line for each contender: images a second by the fastest step, seconds a step, and its time over `reference`'s.
+
+    Args:
+        images: a step's.
+    """
+    steps = {name: summarise(flat(result)) for name, result in results.items()}
+    rows = [["", "images/s", "min s", "median", "IQR", f"time of {reference}'s"]]
+    for name, own in steps.items():
+        numbers = [f"{images / own.minimum:,.0f}", *(f"{value:.4f}" for value in own)]
+        rows.append([name, *numbers, _ratio(own, steps[reference])])
+    return markdown(rows)
 
 
 def _phase_rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:

@@ -1,12 +1,14 @@
 """One contender alone in a process: built, warmed up, then run for as many steps as each line on stdin says.
 
-    python -m benchmarks.worker '{"contender": "eager", "workload": {...}, "threads": 2, "keep_memory": true}'
+    python -m benchmarks.worker '{"builder": "benchmarks.contenders", "contender": "eager", "job": {...}, "threads": 2,
+                                  "keep_memory": true}'
 
 Each answer is a line of JSON: one when the contender is ready, then for each line on stdin the seconds of its steps,
 and at the end of the input the peak memory and the contender's facts. Everything else that prints goes to stderr.
 `coordinator.py` is at the other end.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -17,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.contenders import build
-from benchmarks.workloads import from_json
 from byol_jax.cli.allocator import keep_freed_memory
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(request: dict[str, Any]) -> None:
     _use_cores(request["threads"])
     kept = keep_freed_memory() if request["keep_memory"] else False  # before any framework is loaded
     start = time.perf_counter()
-    contender = build(request["contender"], from_json(request["workload"]))
+    contender = importlib.import_module(request["builder"]).build(request["contender"], request["job"])
     built = time.perf_counter() - start
     first, *_ = _time_steps(contender.step, 1 + WARM_UP)
     ready = {"device": contender.device, "memory_kept": kept, "phase_seconds": dict(contender.phases)}

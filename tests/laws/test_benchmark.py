@@ -15,7 +15,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks import compare, operators
+from benchmarks import augmentation, compare, operators, pipeline
 from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
 from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -308,3 +308,36 @@ def test_quick_run_writes_everything(tmp_path):
         assert all(math.isfinite(results[name][f"{what}_seconds"]) for what in ("build", "first_step"))
         assert 0 < sum(results[name]["phase_seconds"].values()) <= results[name]["build_seconds"]
     assert results["byol_jax"]["flops"] > raw["quick"]["flops"]["inside"]
+
+
+def test_the_table_of_augmentations_counts_an_image_once_and_a_step_as_its_batches() -> None:
+    results = {"byol_jax": {"seconds": [[0.5, 0.4]]}, "kornia": {"seconds": [[2.0], [1.0]]}}
+    text = augmentation.table({"image_size": 32, "batch_size": 8, "sets": {"simclr": results}}, "2026-11-30")
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert " 80 " in lines["byol_jax"]  # 4 batches of 8 images in 0.4 s
+    assert "2.50 / 3.33" in lines["kornia"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_augmentations_runs(tmp_path, capsys) -> None:
+    out = tmp_path / "results"
+    words = ["--image-size", "20", "--batch-size", "2", "--rounds", "1", "--chunk", "1", "--set", "byol"]
+    assert augmentation.main([*words, "--out", str(out)]) == 0
+    assert (out / "table.md").read_text().startswith("# Augmentation")
+    raw = json.loads((out / "raw.json").read_text())["sets"]["byol"]
+    assert set(raw) == set(augmentation.CONTENDERS)
+    assert all(len(result["seconds"]) == 1 for result in raw.values())
+    capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_pipeline_runs(capsys) -> None:
+    words = ["--files", "4", "--batch-size", "2", "--image-size", "16", "--rounds", "1", "--json"]
+    assert pipeline.main(words) == 0
+    raw = json.loads(capsys.readouterr().out)
+    assert set(raw) == set(pipeline.CONTENDERS)
+
+
+def test_a_pass_over_files_has_whole_batches(capsys) -> None:
+    assert pipeline.main(["--files", "10", "--batch-size", "4"]) == 2
+    assert "--files 10: not a multiple of --batch-size 4" in capsys.readouterr().err

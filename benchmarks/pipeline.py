@@ -1,0 +1,222 @@
+"""How many images a second come out of a folder of JPEG files as two augmented views?
+
+    python benchmarks/pipeline.py [--files N] [--image-size N] [--batch-size N] [--rounds N] [--out DIR]
+
+Photos of 500 × 375 pixels, as most of ImageNet's, cut out of those that scikit-image ships; byol-pytorch's default set
+of augmentations. byol_jax decodes in threads, cuts a square of 8/7 of the view and augments batches in one compiled
+program. torch's DataLoader decodes with Pillow and augments with torchvision, in as many processes as there are cores:
+the same square first (the same work), or random crops from the whole photo first, as torchvision's users often do. A
+step is a pass over the folder; whatever works ahead begins anew with it. Nothing is kept of a decoded file.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
+
+from benchmarks.augmentation import torchvision_default
+from benchmarks.contenders import Contender, jax_device
+from benchmarks.coordinator import measure
+from benchmarks.folder import check_new, write_results
+from benchmarks.machine import available_cores, describe
+from benchmarks.table import machine_line, rate_table
+from byol_jax.cli import values
+from byol_jax.cli.boundary import guard
+from byol_jax.cli.parsing import Parser
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["CONTENDERS", "Files", "build", "main", "write_photos"]
+
+COMMAND = "python benchmarks/pipeline.py"
+USAGE = "[--files N] [--image-size N] [--batch-size N] [--rounds N] [--chunk N] [--out DIR] [--json]"
+SIZE, QUALITY = (375, 500), 90
+"""Height and width of the photos, and JPEG's quality."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """A pass over a folder of photos, in whole batches.
+
+    Attributes:
+        name: in lines of progress.
+        folder: holds `files` JPEG files.
+        files: how many.
+        image_size: side of the views in pixels.
+        batch_size: images.
+    """
+
+    name: str
+    folder: str
+    files: int
+    image_size: int
+    batch_size: int
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measures and prints the table; returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = Parser(COMMAND, USAGE, "From JPEG files to views: byol_jax beside torch's DataLoader, alternating.")
+    positive = {"type": values.positive_int, "metavar": "N"}
+    parser.add_argument("--files", **positive, default=256, help="photos (256)")
+    parser.add_argument("--image-size", **positive, default=64, help="side of the views in pixels (64)")
+    parser.add_argument("--batch-size", **positive, default=64, help="images (64)")
+    parser.add_argument("--rounds", **positive, default=10, help="turns of each contender (10)")
+    parser.add_argument("--chunk", **positive, default=1, help="passes a turn (1)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
+    parser.add_argument("--json", action="store_true", help="print the raw numbers instead of the table")
+    options = parser.read(words)
+    if options.files % options.batch_size:
+        raise ConfigurationError(f"--files {options.files}: not a multiple of --batch-size {options.batch_size}")
+    if options.out is not None:
+        check_new(options.out)  # before minutes of work
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    machine = describe() | {"threads": available_cores(), "load_average": [os.getloadavg()], "device": "cpu"}
+    machine["allocator"] = "freed memory kept in the process"
+    with tempfile.TemporaryDirectory() as folder:
+        write_photos(Path(folder), options.files)
+        raw = measure(
+            Files("photos", folder, options.files, options.image_size, options.batch_size),
+            [*CONTENDERS],
+            builder="benchmarks.pipeline",
+            rounds=options.rounds,
+            chunk=options.chunk,
+            threads=available_cores(),
+            keep_memory=True,
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    machine["load_average"].append(os.getloadavg())
+    text = "\n\n".join(
+        [
+            f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}",
+            f"{options.files} photos of {SIZE[1]} × {SIZE[0]} pixels, quality {QUALITY}; views of"
+            f" {options.image_size} × {options.image_size}, batches of {options.batch_size}; a step is a pass over all."
+            " Images a second: both views of one photo count as one. Times: of seconds, by minima / by medians.",
+            rate_table(raw, images=options.files, reference="byol_jax"),
+            machine_line(machine),
+        ]
+    )
+    if options.out is not None:
+        write_results(options.out, command=_command(options), machine=machine, raw=raw, table=text)
+    print(json.dumps(raw) if options.json else text)
+    return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    names = ("files", "image_size", "batch_size", "rounds", "chunk")
+    return " ".join([COMMAND, *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """`count` JPEG files: random cuts of scikit-image's colour photos, scaled to `SIZE`; the same for every call."""
+    import skimage.data
+    from PIL import Image
+
+    names = ("astronaut", "cat", "coffee", "rocket", "retina")
+    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+    random = np.random.default_rng(0)
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        scale = random.uniform(0.5, 1) * min(photo.width / SIZE[1], photo.height / SIZE[0])
+        width, height = scale * SIZE[1], scale * SIZE[0]
+        left, top = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
+        cut = photo.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+        cut.convert("RGB").save(folder / f"{number:05d}.jpg", quality=QUALITY)
+
+
+def _byol_jax(job: Files) -> Contender:
+    """The loader and the views of `byol-jax train`."""
+    import jax
+
+    from byol_jax import augment
+    from byol_jax.data import Loader, open_dataset
+    from byol_jax.views import sample_views
+
+    dataset = open_dataset(Path(job.folder), image_size=job.image_size, workers=available_cores(), cache_bytes=0)
+    function = augment.simclr(job.image_size)
+    views = jax.jit(lambda images, key: sample_views(function, function, images.astype("float32") / 255, key))
+    batches = job.files // job.batch_size
+    passes = iter(range(2**31))
+
+    def step() -> None:
+        start = next(passes) * batches
+        with Loader(dataset, batch_size=job.batch_size, seed=0, start_step=start, workers=available_cores()) as loader:
+            for number in range(start, start + batches):
+                made = views(next(loader), jax.random.key(number))
+            jax.block_until_ready(made)
+
+    return Contender(step, jax_device(), dict)
+
+
+def _dataloader(job: Files, *, whole: bool) -> Contender:
+    """torch's DataLoader; `whole`: random crops come first, from the whole photo."""
+    import torch
+
+    loader = torch.utils.data.DataLoader(
+        _Photos(job, whole=whole),  # pyright: ignore[reportArgumentType]  torch asks for two methods alone
+        batch_size=job.batch_size,
+        shuffle=True,
+        num_workers=available_cores(),
+        persistent_workers=True,
+    )
+
+    def step() -> None:
+        for _ in loader:
+            pass
+
+    return Contender(step, "cpu", dict)
+
+
+class _Photos:
+    """A dataset of both views of each photo."""
+
+    def __init__(self, job: Files, *, whole: bool) -> None:
+        from torchvision.transforms import v2
+
+        self.paths = sorted(Path(job.folder).iterdir())
+        loaded = round(job.image_size * 8 / 7)
+        square = [] if whole else [v2.Resize(loaded), v2.CenterCrop(loaded)]
+        self.load = v2.Compose([*square, v2.PILToTensor()])
+        self.view = torchvision_default(job.image_size, crop_first=whole)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        from PIL import Image
+
+        with Image.open(self.paths[index]) as photo:
+            pixels = self.load(photo.convert("RGB"))
+        return self.view(pixels), self.view(pixels)
+
+
+CONTENDERS: dict[str, Callable[[Files], Contender]] = {
+    "byol_jax": _byol_jax,
+    "torchvision, the same square": lambda job: _dataloader(job, whole=False),
+    "torchvision, whole photos": lambda job: _dataloader(job, whole=True),
+}
+
+
+def build(name: str, fields: dict[str, Any]) -> Contender:
+    """The contender of this name, for a job that `dataclasses.asdict` and JSON made `fields` of."""
+    return CONTENDERS[name](Files(**fields))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
