@@ -16,7 +16,7 @@ from byol_jax.ops.precision import standard_promotion
 from byol_jax.settings import Settings
 from byol_jax.types import Images
 
-__all__ = ["dropout_key", "network_input", "sample_views", "two_views"]
+__all__ = ["dropout_key", "network_input", "sample_views", "two_views", "unit_range"]
 
 DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
@@ -31,7 +31,7 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
     Raises:
         ConfigurationError: one image; images of another type or rank; views of another shape than the network's.
     """
-    images = _unit_range(s, images)
+    images = unit_range(s, images)
     count = images.shape[0]
     if count * device_count(s.axis_name) < 2:
         raise ConfigurationError("a batch of 1 image can't train: batch norm has nothing to compare; use at least 2")
@@ -67,7 +67,7 @@ def sample_views(
 
 def network_input(s: Settings, images: Images) -> jax.Array:
     """Raw images [N, H, W, C] as the network takes them in evaluation: floats in [0, 1], normalised, not augmented."""
-    images = _unit_range(s, images)
+    images = unit_range(s, images)
     if images.shape[1:] != s.image_shape:
         raise ConfigurationError(f"images of shape {images.shape[1:]}, expected {s.image_shape}: resize them first")
     return _normalize(s, images)
@@ -79,7 +79,7 @@ def dropout_key(s: Settings, key: jax.Array) -> jax.Array:
     return key if s.axis_name is None else jax.random.fold_in(key, device_index(s.axis_name))
 
 
-def _unit_range(s: Settings, images: Images) -> jax.Array:
+def unit_range(s: Settings, images: Images) -> jax.Array:
     """uint8 becomes float / 255; floats keep their values, in the storage dtype."""
     images = jnp.asarray(images)
     if images.ndim != 1 + len(s.image_shape) or images.shape[-1] != s.image_shape[-1]:

@@ -17,7 +17,7 @@ from byol_jax.augment.geometry import (
     random_crop_and_resize,
     random_flip_left_right,
 )
-from byol_jax.augment.sets import byol, simclr, small_grey
+from byol_jax.augment.sets import byol, crop_and_flip, simclr, small_grey
 from byol_jax.augment.tone import (
     adjust_gamma,
     cutout,
@@ -38,6 +38,7 @@ __all__ = [
     "byol",
     "color_jitter",
     "compose",
+    "crop_and_flip",
     "crop_and_resize",
     "cutout",
     "flip_left_right",

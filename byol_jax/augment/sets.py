@@ -1,5 +1,6 @@
-"""The sets of augmentations that make BYOL's views. Each is a function `(key, image) -> image` for one float image.
+"""The sets of augmentations that make BYOL's views, and the one that its fine-tuning takes.
 
+Each is a function `(key, image) -> image` for one float image.
 Here it is decided what happens to images that aren't RGB: hue, saturation and grey are left out, the rest stays.
 Normalisation is no part of a set; the learner does it after either view.
 """
@@ -19,7 +20,7 @@ from byol_jax.augment.geometry import crop_and_resize, flip_left_right, random_c
 from byol_jax.augment.tone import adjust_gamma, cutout, patch_box, random_solarize, shift_knots, solarize, tone_curve
 from byol_jax.image_size import image_sides
 
-__all__ = ["byol", "simclr", "small_grey"]
+__all__ = ["byol", "crop_and_flip", "simclr", "small_grey"]
 
 
 def simclr(image_size: Any) -> AugmentFn:
@@ -97,6 +98,26 @@ def byol(image_size: Any, view: int) -> AugmentFn:
         )(key, image)
 
     return augment
+
+
+def crop_and_flip(image_size: Any) -> AugmentFn:
+    """What the BYOL paper fine-tunes with: its random crop, and a flip with p 0.5 (appendix C.1; see `paper`).
+
+    Args:
+        image_size: int or (height, width).
+
+    Returns:
+        `(key, image) -> [height, width, C]`; any input size, any C; clipped to [0, 1].
+
+    Raises:
+        ConfigurationError: image_size isn't a size.
+
+    Example:
+        >>> jax.jit(crop_and_flip(32))(jax.random.key(0), jnp.ones((40, 48, 3))).shape
+        (32, 32, 3)
+    """
+    size = image_sides(image_size, name="crop_and_flip")
+    return compose(partial(paper.random_crop, size=size), partial(random_flip_left_right, p=0.5))
 
 
 def small_grey(image_size: Any) -> AugmentFn:

@@ -119,7 +119,7 @@ def evaluation_images(dataset: Dataset, indices: Any, image_size: int | tuple[in
 
 @dataclass(frozen=True, eq=False)
 class EvaluationImages:
-    """Some images of a dataset as `evaluation_images` gives them, made when a slice of them is asked for.
+    """Some images of a dataset as `evaluation_images` gives them, made when a slice or some rows of them are asked for.
 
     Attributes:
         dataset: where they come from.
@@ -139,5 +139,5 @@ class EvaluationImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return evaluation_images(self.dataset, self.indices[rows], self.image_size)  # [n, H, W, C]

@@ -1,26 +1,37 @@
 """Protocols with numbers comparable to published tables, and the controls that give such a number its meaning.
 
-knn.py and linear.py score frozen features; collapse.py looks at features without labels; controls.py has the baseline
-and the table of several features beside each other; extract.py gets features out of a network.
+knn.py, linear.py and linear_sgd.py score frozen features, finetune.py trains the network itself; interval.py says how
+sure an accuracy is; collapse.py looks at features without labels; controls.py has the baseline and the table of several
+features beside each other; extract.py gets features out of a network.
 """
 
 from byol_jax.evaluate.collapse import CollapseResult, collapse
 from byol_jax.evaluate.controls import compare, raw_pixels
 from byol_jax.evaluate.extract import extract
+from byol_jax.evaluate.finetune import FinetuneResult, finetune, label_subset
+from byol_jax.evaluate.interval import bootstrap_interval, confusion_matrix
 from byol_jax.evaluate.knn import KNNResult, knn
 from byol_jax.evaluate.linear import LinearProbeResult, linear_probe
+from byol_jax.evaluate.linear_sgd import LinearSGDResult, linear_sgd
 from byol_jax.evaluate.logistic import LogisticFit, fit_logistic
 
 __all__ = [
     "CollapseResult",
+    "FinetuneResult",
     "KNNResult",
     "LinearProbeResult",
+    "LinearSGDResult",
     "LogisticFit",
+    "bootstrap_interval",
     "collapse",
     "compare",
+    "confusion_matrix",
     "extract",
+    "finetune",
     "fit_logistic",
     "knn",
+    "label_subset",
     "linear_probe",
+    "linear_sgd",
     "raw_pixels",
 ]

@@ -69,8 +69,8 @@ def check_features(features: Any, *, name: str) -> jax.Array:
     return x
 
 
-def check_labels(labels: Any, count: int, *, name: str) -> np.ndarray:
-    """[N] int32, each at least 0.
+def check_labels(labels: Any, count: int, *, name: str, rows: str = "rows of features") -> np.ndarray:
+    """[N] int32, each at least 0; `rows` is the word for what they label.
 
     Raises:
         DataError: anything else; `name` says which argument.
@@ -79,7 +79,7 @@ def check_labels(labels: Any, count: int, *, name: str) -> np.ndarray:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{name} has shape {array.shape} and dtype {array.dtype}: expected [N] integers")
     if len(array) != count:
-        raise DataError(f"{name} has {len(array)} entries for {count} rows of features: expected one label a row")
+        raise DataError(f"{name} has {len(array)} entries for {count} {rows}: expected one label for each")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise DataError(
             f"{name} ranges from {array.min()} to {array.max()}: expected 0 to 2147483647; drop unlabelled rows"

@@ -50,6 +50,17 @@ def test_equals_the_definition(k, temperature, center):
     assert 0.2 < result.accuracy < 1
 
 
+@pytest.mark.parametrize("counts", [(20, 1, 7), [5], np.array([3, 120])])
+def test_several_k_are_each_by_itself(counts):
+    train, labels, test, test_labels = blobs(11)
+    results = knn(train, labels, test, test_labels, k=counts, center=True)
+    assert list(results) == list(counts)
+    for k, result in results.items():
+        expected = brute_force(train, labels, test, k=k, temperature=0.07, center=True)
+        np.testing.assert_array_equal(result.predictions, expected)
+        assert result.accuracy == knn(train, labels, test, test_labels, k=k, center=True).accuracy
+
+
 def test_equals_scikit_learn():
     train, labels, test, test_labels = blobs(3, train=400, test=150)
     oracle = KNeighborsClassifier(11, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
@@ -112,6 +123,9 @@ def test_a_row_of_zeros_is_like_nothing():
     [
         ({"k": 0}, ConfigurationError, r"k=0: expected 1 to 120"),
         ({"k": 121}, ConfigurationError, r"k=121: expected 1 to 120"),
+        ({"k": (5, 121)}, ConfigurationError, r"k=121: expected 1 to 120"),
+        ({"k": ()}, ConfigurationError, r"k=\(\): expected a number, or several that differ"),
+        ({"k": (5, 20, 5)}, ConfigurationError, r"k=\(5, 20, 5\): expected"),
         ({"temperature": 0.0}, ConfigurationError, r"temperature=0.0"),
         ({"temperature": np.nan}, ConfigurationError, r"temperature=nan"),
         ({0: np.zeros((120, 3), np.float32)}, DataError, r"3 dimensions and test_features 9"),
