@@ -1,8 +1,8 @@
 """The sets of augmentations that make BYOL's views, and the one that its fine-tuning takes.
 
-Each is a function `(key, image) -> image` for one float image.
-Here it is decided what happens to images that aren't RGB: hue, saturation and grey are left out, the rest stays.
-Normalisation is no part of a set; the learner does it after either view.
+Each is a function `(key, image) -> image` for one float image. Here it is decided what happens to images that aren't
+RGB: hue, saturation and grey are left out, the rest stays. Normalisation is no part of a set; the learner does it after
+either view.
 """
 
 from functools import partial

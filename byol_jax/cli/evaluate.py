@@ -1,11 +1,12 @@
 """`byol-jax evaluate RUN --data DIR`: what a run's features are worth, beside two controls that saw the same test.
 
-Weighted kNN and a linear probe on frozen features; the controls are the images' own pixels and the same network before
-it was trained. Nothing of the run's folder is changed but `evaluation.json`.
+Here are the options, the table and JSON; what is measured is in measures.py. Nothing of the run's folder is changed but
+`evaluation.json` and `report.html`.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,29 @@ __all__ = ["USAGE", "add_arguments", "check", "run"]
 NAMED = 4
 """At most so many classes are named in the table."""
 USAGE = "RUN --data DIR [options]"
-CONTROL_PIXELS = 32
-"""The pixels control sees images of at most this size: a linear probe on 224 x 224 x 3 numbers would need gigabytes."""
+PROTOCOLS = ("knn", "logistic", "linear", "finetune")
+DEFAULT_PROTOCOLS = ["knn", "logistic"]
+AUGMENTATIONS = ("crop-flip", "none")
+OF_PROTOCOL = {
+    "k": "knn",
+    "linear_epochs": "linear",
+    "label_fraction": "finetune",
+    "finetune_epochs": "finetune",
+    "finetune_learning_rate": "finetune",
+    "finetune_batch_size": "finetune",
+    "finetune_augment": "finetune",
+}
+"""Options that only one protocol reads; none of them has a default of argparse's, so that a given one is seen."""
+DEFAULTS = {
+    "k": [20],
+    "linear_epochs": 80,
+    "label_fraction": [1.0],
+    "finetune_epochs": 30,
+    "finetune_learning_rate": [0.1, 0.05, 0.02, 0.01, 0.005],
+    "finetune_batch_size": 1024,
+    "finetune_augment": "crop-flip",
+}
+"""The BYOL paper's (appendix C.1), as in evaluate/linear_sgd.py and evaluate/finetune.py; k = 20 is DINO's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +63,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_array_layout(parser)
     add_which(parser)
-    parser.add_argument("--k", type=values.positive_int, default=20, metavar="N", help="neighbours of the kNN (20)")
     parser.add_argument(
-        "--seed", type=values.whole_number, default=0, metavar="N", help="of the split and the probe (0)"
+        "--protocol",
+        type=values.several(values.one_of(PROTOCOLS)),
+        default=DEFAULT_PROTOCOLS,
+        metavar="NAMES",
+        help="what to measure, with commas between: knn, logistic (logistic regression to its optimum), linear (the"
+        " paper's linear evaluation: SGD, with and without batch norm), finetune (the whole network) (knn,logistic)",
+    )
+    parser.add_argument(
+        "--k",
+        type=values.several(values.positive_int),
+        metavar="N",
+        help="neighbours of the kNN; several with commas between: 10,20,100,200 (20)",
+    )
+    parser.add_argument("--linear-epochs", type=values.positive_int, metavar="N", help="of linear (80)")
+    parser.add_argument(
+        "--label-fraction",
+        type=values.several(values.positive_probability),
+        metavar="X",
+        help="of finetune: the part of each class whose labels are used, at least one: 0.01, 0.1; several with commas"
+        " between (1.0)",
+    )
+    parser.add_argument("--finetune-epochs", type=values.positive_int, metavar="N", help="of finetune (30)")
+    parser.add_argument(
+        "--finetune-learning-rate",
+        type=values.several(values.positive_number),
+        metavar="X",
+        help="of finetune, not scaled by the batch; of several the best on 20 %% of the labelled images"
+        " (0.1,0.05,0.02,0.01,0.005)",
+    )
+    parser.add_argument(
+        "--finetune-batch-size", type=values.positive_int, metavar="N", help="of finetune; fewer images are one (1024)"
+    )
+    parser.add_argument(
+        "--finetune-augment",
+        type=values.one_of(AUGMENTATIONS),
+        metavar="SET",
+        help="of finetune: crop-flip (the paper's random crop and flip) or none (crop-flip)",
+    )
+    parser.add_argument(
+        "--seed", type=values.whole_number, default=0, metavar="N", help="of the split and all that is drawn (0)"
     )
     parser.add_argument(
         "--batch-size", type=values.positive_int, default=256, metavar="N", help="images at a time (256)"
@@ -57,17 +117,29 @@ def check(options: argparse.Namespace) -> list[str]:
     problems = check_data(options.data, options)
     if options.labels is not None and values.is_folder(options.data):
         problems.append("--labels with a folder: a folder's labels are its sub-folders")
+    if options.labels is None and options.data.lower().endswith(".npy") and not values.is_folder(options.data):
+        problems.append("--data: an .npy has no labels: give --labels FILE")
+    for name, protocol in OF_PROTOCOL.items():
+        if getattr(options, name) is not None and protocol not in options.protocol:
+            chosen = ",".join([*options.protocol, protocol])
+            problems.append(f"--{name.replace('_', '-')} is of {protocol}: give --protocol {chosen}")
+    if options.finetune_batch_size == 1:
+        problems.append("--finetune-batch-size 1: batch norm compares images, 2 or more")
     return problems
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures; prints a table or JSON and writes RUN/evaluation.json."""
-    from byol_jax import disk, evaluate, report
+    from byol_jax import disk, report
     from byol_jax.cli.compiled import keep_compiled_programs
     from byol_jax.cli.images import open_labelled, say_late
+    from byol_jax.cli.measures import measure
     from byol_jax.cli.open_run import open_run
     from byol_jax.runs.folder import run_paths
 
+    for name, default in DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
     keep_compiled_programs()
     opened = open_run(options.run, options.which)
     train, test, class_names, split = open_labelled(
@@ -80,10 +152,9 @@ def run(options: argparse.Namespace) -> int:
         layout=options.layout,
         workers=options.workers,
     )
-    parts = _features(options, opened, train, test)
+    measured = measure(options, opened, train, test, class_names)
     for dataset in {id(part.dataset): part.dataset for part in (train, test)}.values():
         say_late(dataset)
-    scores = evaluate.compare(parts, train.labels, test.labels, k=min(options.k, len(train.labels)), seed=options.seed)
     facts = {
         "which": options.which,
         "step": int(opened.state.step),
@@ -92,13 +163,9 @@ def run(options: argparse.Namespace) -> int:
         "train_images": len(train.labels),
         "test_images": len(test.labels),
         "classes": len(class_names) if class_names else int(train.labels.max()) + 1,
-        "k": min(options.k, len(train.labels)),
-        "seed": options.seed,
-        "scores": scores,
     }
-    if len(test.labels) > 1:  # with one image there is nothing to compare
-        facts["projections"] = evaluate.collapse(_projections(options, opened, test))._asdict()
-    disk.write_atomically(run_paths(options.run).evaluation, json.dumps(facts, indent=2).encode())
+    facts |= {"seed": options.seed} | measured
+    disk.write_atomically(run_paths(options.run).evaluation, _text(facts).encode())
     report.write_report(options.run)
     if options.json:
         print(json.dumps(facts))
@@ -107,54 +174,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _features(options: argparse.Namespace, opened: Any, train: Any, test: Any) -> dict[str, Any]:
-    """Features of both parts, [n, D] each, for the run and its controls."""
-    from byol_jax.cli.images import features_of, pixels_of
-    from byol_jax.image_size import image_sides
-
-    height, width = (min(side, CONTROL_PIXELS) for side in image_sides(opened.image_size))
-    embed = opened.embedding()
-    control, start = _start(options, opened)
-    sizes = {"image_size": opened.image_size, "batch_size": options.batch_size}
-    parts = {
-        "raw_pixels": tuple(pixels_of(part.dataset, part.indices, image_size=(height, width)) for part in (train, test))
-    }
-    for name, state in {control: start, "byol": opened.state}.items():
-        parts[name] = tuple(
-            features_of(embed, state, part.dataset, part.indices, label=name, **sizes) for part in (train, test)
-        )
-    return parts
-
-
-def _start(options: argparse.Namespace, opened: Any) -> tuple[str, Any]:
-    """The control's name and state: what the run started from, random or given weights."""
-    import jax
-
-    import interop
-    from byol_jax.cli.networks import starts_random
-    from byol_jax.runs.artifacts import START
-    from byol_jax.runs.folder import run_paths
-
-    state = opened.learner.init(jax.random.key(opened.config["seed"]))
-    weights = run_paths(options.run).exported / START
-    if weights.exists():
-        return "starting_weights", interop.open_weights(weights).start(opened.encoder, state)
-    return "random_init" if starts_random(opened.config["network"]) else "starting_weights", state
-
-
-def _projections(options: argparse.Namespace, opened: Any, part: Any) -> Any:
-    """Projections [n, P] of the measured images: where a network that no longer tells images apart shows it."""
-    from byol_jax.cli.images import features_of
-
-    return features_of(
-        opened.projection(),
-        opened.state,
-        part.dataset,
-        part.indices,
-        image_size=opened.image_size,
-        batch_size=options.batch_size,
-        label="projections",
-    )
+def _text(facts: dict[str, Any]) -> str:
+    """JSON for a person too: a list of numbers, such as a matrix's row, is one line."""
+    inner = re.compile(r"\[\s+([-\d.e+,\s]+?)\s+\]")
+    return inner.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(facts, indent=2))
 
 
 def _print_table(facts: dict[str, Any], class_names: Sequence[str] | None) -> None:
@@ -169,19 +192,29 @@ def _print_table(facts: dict[str, Any], class_names: Sequence[str] | None) -> No
         title=escape(f"accuracy on {facts['test_images']:,} images of {facts['classes']:,} classes{named}, per cent"),
         caption=escape(
             f"{facts['train_images']:,} images fit the classifiers; {facts['split']}; step {facts['step']:,},"
-            f" {facts['which']} network"
+            f" {facts['which']} network; in brackets 95 % intervals: bootstrap over the test images"
         ),
     )
-    table.add_column("features")
-    table.add_column(f"kNN, k = {facts['k']}", justify="right")
-    table.add_column("linear", justify="right")
-    for name, score in facts["scores"].items():
-        table.add_row(name.replace("_", " "), f"{100 * score['knn']:.1f}", f"{100 * score['linear']:.1f}")
+    table.add_column("protocol")
+    for name in facts["scores"]:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for key, protocol in facts["protocols"].items():
+        table.add_row(escape(protocol["title"]), *(_cell(facts, name, key) for name in facts["scores"]))
     console = Console(highlight=False)
     console.print(table)
+    for protocol in facts["protocols"].values():
+        console.print(escape(f"{protocol['title']}: {protocol['how']}"))
     if "projections" in facts:
         spread = facts["projections"]
         console.print(
             f"projections: spread {spread['feature_std']:.4f}, effective rank {spread['effective_rank']:.1f}"
             + (": collapsed, all images look alike to this network" if spread["collapsed"] else "")
         )
+
+
+def _cell(facts: dict[str, Any], name: str, key: str) -> str:
+    """An accuracy and its interval; a dash where there is none."""
+    if key not in facts["scores"][name]:
+        return "–"
+    low, high = facts["intervals"][name][key]
+    return f"{100 * facts['scores'][name][key]:.1f} ({100 * low:.1f}–{100 * high:.1f})"

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from byol_jax.disk import weights_in
 from byol_jax.errors import nearest
@@ -30,8 +31,10 @@ __all__ = [
     "one_of",
     "positive_int",
     "positive_number",
+    "positive_probability",
     "probability",
     "run_folder",
+    "several",
     "weight_file",
     "whole_number",
 ]
@@ -68,6 +71,24 @@ def non_negative_number(word: str) -> float:
 def probability(word: str) -> float:
     """A number from 0 to 1, both included."""
     return _number(word, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def positive_probability(word: str) -> float:
+    """A number above 0, at most 1."""
+    return _number(word, lambda value: 0 < value <= 1, "a number above 0, at most 1")
+
+
+def several(converter: Callable[[str], Any]) -> Callable[[str], list]:
+    """A converter for values with commas between them, each given once."""
+
+    def values(word: str) -> list:
+        found = [converter(part.strip()) for part in word.split(",")]
+        twice = [part for number, part in enumerate(found) if part in found[:number]]
+        if twice:
+            raise argparse.ArgumentTypeError(f"{word!r} has {twice[0]} twice")
+        return found
+
+    return values
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:

@@ -315,7 +315,7 @@ class _Rows:
 
 def _top_classes(learner: Learner, network: _Network, images: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
     """The most likely classes of these images in evaluation mode, [len(rows), min(5, K)]; -1 where not finite."""
-    variables = Variables(network.params["encoder"], network.stats)
+    variables, batch_size = Variables(network.params["encoder"], network.stats), min(batch_size, len(rows))
     features = extract(partial(_features, learner, variables), _Rows(images, rows), batch_size=batch_size)
     return top_classes(network.params["classifier"], features, count=TOP)
 

@@ -9,18 +9,24 @@ from html import escape
 from typing import Any
 
 from byol_jax.report.curves import STYLE
+from byol_jax.report.matrix import MATRIX_STYLE, confusion_chart
 from byol_jax.tree import flatten
 
 __all__ = ["document", "evaluation_section", "facts_section", "number", "scale"]
 
 NAMES = {
     "knn": "kNN",
-    "linear": "linear",
+    "linear": "logistic regression",
     "raw_pixels": "raw pixels",
     "random_init": "random initialisation",
     "starting_weights": "the weights it started from",
     "byol": "BYOL",
 }
+"""Of features, and of protocols where evaluation.json has no titles: until 0.1.0 it had kNN and logistic regression."""
+SHOWN = ("scores", "intervals", "protocols", "confusion")
+"""What of evaluation.json is not in the list of facts below the table."""
+MOST_CLASSES = 200
+"""A larger matrix would be a page of megabytes that nobody can read; evaluate keeps those of 50 classes at most."""
 PAGE_STYLE = """
 body { margin: 0 auto; max-width: 1000px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -36,7 +42,8 @@ td, th { text-align: left; vertical-align: top; padding: 3px 24px 3px 0; border-
   overflow-wrap: anywhere; font-weight: 400; } th { font-weight: 600; }
 table.facts { width: 100%; font-size: 13px; } table.facts td:first-child { width: 34%; color: var(--muted); }
 table.scores th, table.scores td { padding: 5px 28px 5px 0; }
-table.scores .number { text-align: right; font-variant-numeric: tabular-nums; }
+table.scores .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+table.scores small { display: block; color: var(--muted); max-width: 46em; }
 """
 
 
@@ -46,7 +53,7 @@ def document(title: str, sections: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
+        f"<title>{heading}</title>\n<style>{STYLE}{MATRIX_STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body>\n</html>\n"
     )
@@ -66,21 +73,81 @@ def scale(value: object, factor: float) -> float | None:
 
 
 def evaluation_section(content: dict[str, Any]) -> str:
-    """The table of accuracies: `content` itself, or what it has under "scores", with its other facts below."""
+    """The table of accuracies, a row for each protocol, and pictures of the confusion matrices.
+
+    The accuracies are `content` itself, or what it has under "scores"; other facts stand below.
+    """
     table = content["scores"] if isinstance(content.get("scores"), dict) else content
     scores = {name: score for name, score in table.items() if isinstance(score, dict)}
-    columns = list(dict.fromkeys(key for score in scores.values() for key in score if number(score[key]) is not None))
-    if not columns:
+    keys = list(dict.fromkeys(key for score in scores.values() for key in score if number(score[key]) is not None))
+    if not keys:
         return ""
-    head = "".join(f'<th class="number">{_name(column)}</th>' for column in columns)
+    head = "".join(f'<th class="number">{_name(name)}</th>' for name in scores)
     lines = []
-    for name, score in scores.items():
-        numbers = [scale(score.get(column), 100) for column in columns]
-        cells = (f'<td class="number">{"–" if one is None else f"{one:.1f}"}</td>' for one in numbers)
-        lines.append(f"<tr><td>{_name(name)}</td>{''.join(cells)}</tr>")
-    accuracies = f'<table class="scores"><tr><th>features</th>{head}</tr>{"".join(lines)}</table>'
-    facts = {} if table is content else {name: value for name, value in content.items() if name != "scores"}
-    return f"<h2>Evaluation</h2>\n<p>Accuracy on test images, per cent.</p>\n{accuracies}{_table(facts)}"
+    for key in keys:
+        cells = (f'<td class="number">{_accuracy(content, scores, name, key)}</td>' for name in scores)
+        how = _dict(content, "protocols", key).get("how")
+        text = f"<small>{escape(how)}</small>" if isinstance(how, str) else ""
+        lines.append(f"<tr><td>{_title(content, key)}{text}</td>{''.join(cells)}</tr>")
+    accuracies = f'<table class="scores"><tr><th>protocol</th>{head}</tr>{"".join(lines)}</table>'
+    unsure = "; below, where 95 % of resamples of the test images lie" if _dict(content, "intervals") else ""
+    facts = {} if table is content else {name: value for name, value in content.items() if name not in SHOWN}
+    return (
+        f"<h2>Evaluation</h2>\n<p>Accuracy on test images, per cent{unsure}.</p>\n{accuracies}{_table(facts)}"
+        + _confusion(content, keys)
+    )
+
+
+def _accuracy(content: dict[str, Any], scores: dict[str, dict[str, Any]], name: str, key: str) -> str:
+    """A cell: the accuracy, and below it its interval, where there is one."""
+    value = scale(scores[name].get(key), 100)
+    if value is None:
+        return "–"
+    interval = _dict(content, "intervals", name).get(key)
+    ends = [scale(end, 100) for end in interval] if isinstance(interval, list) and len(interval) == 2 else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    if low is None or high is None:
+        return f"{value:.1f}"
+    return f"{value:.1f}<small>{low:.1f} to {high:.1f}</small>"
+
+
+def _confusion(content: dict[str, Any], keys: list[str]) -> str:
+    """Pictures of the matrices, protocol by protocol; what isn't a matrix of counts is left out."""
+    counts, classes = _dict(content, "confusion", "counts"), _dict(content, "confusion").get("classes")
+    figures = []
+    for key in keys:
+        for name, of_features in counts.items():
+            matrix = of_features.get(key) if isinstance(of_features, dict) else None
+            if isinstance(classes, list) and _is_matrix(matrix, len(classes)):
+                title = f"{_name(name)}<span>{_title(content, key)}</span>"
+                chart = confusion_chart(matrix, classes, name=f"confusion of {name}, {key}")
+                figures.append(f"<figure><h3>{title}</h3>{chart}</figure>")
+    if not figures:
+        return ""
+    text = "<p>Which class was taken for which: counts, each row as strong as its parts.</p>"
+    return f'<h2>Confusion</h2>\n{text}\n<div class="charts">{"".join(figures)}</div>'
+
+
+def _is_matrix(value: object, size: int) -> bool:
+    """Whether it is `size` rows of `size` counts."""
+    if not isinstance(value, list) or not 0 < len(value) == size <= MOST_CLASSES:
+        return False
+    lines = [line for line in value if isinstance(line, list) and len(line) == size]
+    counts = [count for line in lines for count in line]
+    return len(lines) == size and all(type(count) is int and 0 <= count < 1e15 for count in counts)
+
+
+def _dict(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What lies under these names, one within another; empty where that is no dict."""
+    for name in names:
+        found = content.get(name)
+        content = found if isinstance(found, dict) else {}
+    return content
+
+
+def _title(content: dict[str, Any], key: str) -> str:
+    title = _dict(content, "protocols", key).get("title")
+    return escape(title) if isinstance(title, str) else _name(key)
 
 
 def _name(name: str) -> str:

@@ -111,7 +111,9 @@ RIGHT = {
     " --network small_cnn --image-size 16 --channels 3 --init-from weights.safetensors --hidden-layer -2"
     " --projection-size 8 --projection-hidden-size 8 --augment byol --moving-average-decay 0.9 --optimizer adamw"
     " --learning-rate 0.1 --weight-decay 0.1 --schedule cosine --warmup-steps 1 --views separate --preset imagenette",
-    "evaluate": "run --data photos --which online --k 3 --seed 1 --batch-size 8 --workers 1",
+    "evaluate": "run --data photos --which online --k 3,1 --seed 1 --batch-size 8 --workers 1 --linear-epochs 2"
+    " --protocol knn,logistic,linear,finetune --label-fraction 0.1,1 --finetune-epochs 2 --finetune-learning-rate 0.1"
+    " --finetune-batch-size 8 --finetune-augment none",
     "embed": "run --data images.npy --out new.npz --which target --batch-size 8 --workers 1",
     "export": "run --out new.pt --which target",
     "import": "weights.safetensors --out new.safetensors --network small_cnn --channels 1 --image-size 16",

@@ -264,24 +264,96 @@ def test_evaluate(world, call):
     assert (facts["train_images"], facts["test_images"], facts["classes"]) == (9, 3, 2)
     assert all(0 <= score <= 1 for scores in facts["scores"].values() for score in scores.values())
     assert not facts["projections"]["collapsed"]
-    assert json.loads((world / "run" / "evaluation.json").read_text()) == facts
+    text = (world / "run" / "evaluation.json").read_text()
+    assert json.loads(text) == facts
+    assert max(len(line) for line in text.splitlines()) < 400
+    assert len(text.splitlines()) < 200, "a matrix's row is one line"
+
+
+def test_the_default_is_what_it_was_and_says_what_it_is(world, call):
+    """The keys of evaluation.json before protocols could be chosen; each number's protocol and interval beside it."""
+    facts = json.loads(call("evaluate", world / "run", "--data", world / "photos", "--k", "3", "--json").out)
+    assert list(facts)[:9] == [
+        "which", "step", "data", "split", "train_images", "test_images", "classes", "seed", "k",
+    ]  # fmt: skip
+    assert facts["k"] == 3
+    for name, scores in facts["scores"].items():
+        assert list(scores) == ["knn", "linear"]
+        for key, accuracy in scores.items():
+            low, high = facts["intervals"][name][key]
+            assert 0 <= low <= accuracy <= high <= 1
+            counts = np.array(facts["confusion"]["counts"][name][key])
+            assert (counts.shape, counts.sum()) == ((2, 2), 3)
+            assert np.trace(counts) == pytest.approx(3 * accuracy)
+    assert facts["confusion"]["classes"] == ["dark", "light"]
+    titles = {key: protocol["title"] for key, protocol in facts["protocols"].items()}
+    assert titles == {"knn": "kNN, k = 3", "linear": "logistic regression"}
+    assert "L-BFGS" in facts["protocols"]["linear"]["how"]
+    assert facts["chosen"]["byol"]["linear"].keys() == {"l2"}
+
+
+def test_every_protocol_side_by_side(world, call):
+    """Fine-tuning has no pixels to tune, so these get logistic regression on the same labels."""
+    words = ["--protocol", "knn,linear,finetune", "--k", "5,1,3", "--linear-epochs", "2", "--label-fraction", "0.5,1"]
+    words += ["--finetune-epochs", "2", "--finetune-learning-rate", "0.1,0.01", "--finetune-augment", "none"]
+    answer = call("evaluate", world / "run", "--data", world / "photos", *words, "--json")
+    assert answer.code == 0
+    facts = json.loads(answer.out)
+    keys = ["knn_5", "knn_1", "knn_3", "linear_sgd", "linear_sgd_bn", "finetune_0.5", "finetune_1"]
+    assert facts["k"] == [5, 1, 3]
+    assert list(facts["protocols"]) == keys
+    assert all(list(scores) == keys for scores in facts["scores"].values())
+    assert list(facts["scores"]) == ["raw_pixels", "random_init", "byol"]
+    assert "4 labels" in facts["protocols"]["finetune_0.5"]["how"]
+    assert "2 epochs of batches of 9 (2 steps)" in facts["protocols"]["finetune_1"]["how"]
+    assert "knn_1" not in facts["confusion"]["counts"]["byol"]
+    page = (world / "run" / "report.html").read_text()
+    assert page.count('<svg class="matrix"') == 3 * 5
+    for words in ("kNN, k = 5", "linear, SGD, batch norm", "fine-tuned, 50 % of labels", "centre views"):
+        assert words in page
+
+
+def test_fewer_images_than_neighbours_are_said(world, call):
+    answer = call(
+        "evaluate", world / "run", "--data", world / "photos", "--protocol", "knn", "--k", "3,20,200", "--json"
+    )
+    assert "--k 200: 9 images fit the classifiers, so k = 9" in answer.complaint
+    assert json.loads(answer.out)["k"] == [3, 9]
+
+
+def test_too_few_labels_to_choose_a_rate_on(world, call):
+    before = (world / "run" / "evaluation.json").read_bytes()
+    words = ["evaluate", world / "run", "--data", world / "photos", "--protocol", "finetune", "--label-fraction", "0.1"]
+    answer = call(*words)
+    assert answer.code == 2
+    assert "--label-fraction 0.1 leaves 2 labels, too few to choose a learning rate on: give one" in answer.complaint
+    assert (world / "run" / "evaluation.json").read_bytes() == before
+    answer = call(*words, "--finetune-learning-rate", "0.02", "--finetune-epochs", "1")
+    assert answer.code == 0
+    assert "fine-tuned, 10 % of labels" in " ".join(answer.out.split())
 
 
 def test_evaluate_prints_a_table(world, call):
     answer = call("evaluate", world / "run", "--data", world / "photos", "--k", "3")
     assert answer.code == 0
-    for word in ("raw pixels", "random init", "byol", "linear"):
+    for word in ("raw pixels", "random init", "byol", "kNN, k = 3", "logistic regression", "L-BFGS", "in brackets"):
         assert word in answer.out
     assert "images of 2 classes (dark, light)" in " ".join(answer.out.split())
 
 
 def test_a_table_names_a_few_classes_whatever_they_are_called(capsys):
-    scores = {"byol": {"knn": 0.5, "linear": 0.5}}
+    scores = {"byol": {"knn": 0.5, "linear": 0.25}}
+    intervals = {"byol": {"knn": [0.4, 0.6], "linear": [0.0, 0.5]}}
+    protocols = {key: {"title": f"[{key}]", "how": "how"} for key in ("knn", "linear")}
     facts = {"test_images": 8, "train_images": 9, "classes": 5, "split": "as in [/x]", "step": 1, "which": "online"}
-    _print_table(facts | {"k": 3, "scores": scores}, ("[/red]", "a\nb", "c", "d", "e"))
+    facts |= {"k": 3, "scores": scores, "intervals": intervals, "protocols": protocols}
+    _print_table(facts, ("[/red]", "a\nb", "c", "d", "e"))
     assert "8 images of 5 classes ([/red], a b, c, d, …), per cent" in " ".join(capsys.readouterr().out.split())
-    _print_table(facts | {"k": 3, "scores": scores}, None)
-    assert "8 images of 5 classes, per cent" in " ".join(capsys.readouterr().out.split())
+    _print_table(facts, None)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "8 images of 5 classes, per cent" in printed
+    for words in ("[knn]", "50.0 (40.0–60.0)", "25.0 (0.0–50.0)", "[linear]: how"):
+        assert words in printed
 
 
 def test_evaluate_needs_labels(world, call):

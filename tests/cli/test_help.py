@@ -28,7 +28,8 @@ OPTIONS = {
     " which-weights prefix weights workers hidden-layer moving-average-decay learning-rate projection-size"
     " num-processes process-id coordinator-address preset views augment optimizer weight-decay schedule warmup-steps"
     " layout fit channels",
-    "evaluate": "data json which k labels layout",
+    "evaluate": "data json which k labels layout protocol linear-epochs label-fraction finetune-epochs"
+    " finetune-learning-rate finetune-batch-size finetune-augment",
     "embed": "data out which project overwrite network weights init-from which-weights prefix image-size channels"
     " hidden-layer layout fit",
     "export": "out which layout overwrite",

@@ -128,8 +128,9 @@ def test_all_damaged_is_an_end_that_says_what_to_do(run, resume):
 @pytest.mark.parametrize("name", ["evaluate", "embed", "export"])
 def test_all_damaged_for_those_who_read_a_run(run, images, command, tmp_path, name):
     damaged = [cut_short(step_folder(run, step)) for step in (2, 4, 6)]
+    np.save(tmp_path / "labels.npy", np.arange(4))
     words = {
-        "evaluate": ["--data", images],
+        "evaluate": ["--data", images, "--labels", tmp_path / "labels.npy"],
         "embed": ["--data", images, "--out", tmp_path / "new" / "features.npz"],
         "export": ["--out", tmp_path / "new" / "net.npz"],
     }

@@ -13,6 +13,7 @@ from PIL import Image
 from byol_jax import ConfigurationError, DataError
 from byol_jax.report import write_report
 from byol_jax.report.curves import MAX_POINTS, Reference, line_chart, round_ticks
+from byol_jax.report.matrix import confusion_chart
 from byol_jax.runs.pictures import views_grid
 
 FIELDS = ("loss", "grad_norm", "param_norm", "decay", "feature_std", "images_per_second", "data_wait")
@@ -21,7 +22,7 @@ FIELDS = ("loss", "grad_norm", "param_norm", "decay", "feature_std", "images_per
 class Page(HTMLParser):
     """Tags in order, text, and whether every tag is closed in its turn."""
 
-    VOID = ("meta", "img", "line", "circle", "path")
+    VOID = ("meta", "img", "line", "circle", "path", "rect")
 
     def __init__(self, text):
         super().__init__()
@@ -156,6 +157,69 @@ def test_facts_beside_the_scores_are_shown(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps(facts))
     page = page_of(tmp_path)
     assert all(text in page.text for text in ("projections/collapsed", "false", "50.0"))
+
+
+WHOLE = {
+    "scores": {"random_init": {"knn": 0.25}, "byol": {"knn": 0.5, "finetune_0.1": 0.75}},
+    "intervals": {"byol": {"knn": [0.46, 0.54]}},
+    "protocols": {"knn": {"title": "kNN, k = 7", "how": "by < cosine"}},
+    "confusion": {"classes": ["cat", "a <b>"], "counts": {"byol": {"knn": [[3, 1], [0, 4]]}}},
+}
+
+
+def test_each_number_stands_beside_its_protocol_and_interval(tmp_path):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE))
+    page = page_of(tmp_path)
+    assert page.balanced
+    for text in ("kNN, k = 7by < cosine25.0", "50.046.0 to 54.0", "finetune_0.1–75.0", "a <b>", "label", "taken for"):
+        assert text in page.text
+    assert page.tags.count("svg") == 1
+    assert "confusion" not in page.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intervals": {"byol": {"knn": ["a", 1]}}},
+        {"intervals": [1]},
+        {"protocols": {"knn": 7}},
+        {"protocols": {"knn": {"title": 7, "how": []}}},
+        {"confusion": []},
+        {"confusion": {"classes": "ab", "counts": {"byol": {"knn": [[3, 1], [0, 4]]}}}},
+        {"confusion": {"classes": [1, 2], "counts": {"byol": {"knn": [[3, 1], [0, -4]]}}}},
+        {"confusion": {"classes": [1, 2], "counts": {"byol": {"knn": [[3, 1], [0]]}}}},
+        {"confusion": {"classes": [1, 2], "counts": {"byol": {"knn": [[3, 1], [0, True]]}, "other": 3}}},
+        {"confusion": {"classes": [1] * 201, "counts": {"byol": {"knn": [[0] * 201] * 201}}}},
+    ],
+)
+def test_what_is_no_protocol_interval_or_matrix_is_left_out(tmp_path, change):
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE | change))
+    page = page_of(tmp_path)
+    assert page.balanced
+    assert "75.0" in page.text
+    assert page.tags.count("svg") == ("confusion" not in change)
+    (tmp_path / "evaluation.json").write_text(json.dumps({"scores": {}, "projections": {"feature_std": 1.0}}))
+    assert "Evaluation" not in page_of(tmp_path).text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 1000))
+def test_every_confusion_is_xml_inside_its_frame(size, seed):
+    counts = np.random.default_rng(seed).integers(0, 3, (size, size)) * 1000
+    names = ["x & y" * (1 + number % 5) for number in range(size)]
+    chart = ElementTree.fromstring(confusion_chart(counts.tolist(), names, name="a < b"))
+    side = float(chart.attrib["viewBox"].split()[2])
+    cells = [one for one in chart.iter("rect") if one.attrib["class"] != "field"]
+    assert len(cells) == np.count_nonzero(counts)
+    for one in cells:
+        assert all(0 <= float(one.attrib[name]) <= side for name in ("x", "y"))
+        assert float(one.attrib["x"]) + float(one.attrib["width"]) <= side
+        assert 0 < float(one.attrib["fill-opacity"]) <= 1
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    opacities = [float(one.attrib["fill-opacity"]) for one in cells]
+    np.testing.assert_allclose(opacities, shares[np.nonzero(shares)], atol=1e-3)
+    wrong = sum("wrong" in one.attrib["class"] for one in cells)
+    assert wrong == np.count_nonzero(counts) - np.count_nonzero(np.diag(counts))
 
 
 def test_no_folder_no_report(tmp_path):
