@@ -23,6 +23,7 @@ from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import open_dataset
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError, ConversionMismatchError, DataError, MissingDependencyError
+from byol_jax.evaluate.scores import Labelled, facts_of, knn_scores, logistic_scores
 from byol_jax.hidden import OUTPUT
 from byol_jax.nets.cnn import torch_expression
 from byol_jax.recipe import learner_arguments
@@ -88,8 +89,8 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
         "random_init": _features(learner, learner.init(jax.random.key(seed)), images),
         "byol": _features(learner, state, images),
     }
-    parts = {name: (both[:TRAIN_IMAGES], both[TRAIN_IMAGES:]) for name, both in features.items()}
-    scores = evaluate.compare(parts, labels[:TRAIN_IMAGES], labels[TRAIN_IMAGES:], k=NEIGHBOURS)
+    facts = _measure(features, labels)
+    scores = facts["scores"]
     _print(scores, test_images=len(images) - TRAIN_IMAGES)
 
     expression = torch_expression(num_classes=None, image_size=IMAGE_SIZE)
@@ -99,7 +100,7 @@ def run(out: str | Path, *, steps: int | None = None, seed: int = 0, overwrite: 
         say(_hand_over(weights, expression, state, test, expected, normalize=arguments["normalize"]))
     results = scores | {"pytorch": expression}
     write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
-    write_atomically(run_paths(out).evaluation, json.dumps({"scores": scores, "k": NEIGHBOURS}, indent=2).encode())
+    write_atomically(run_paths(out).evaluation, json.dumps(facts | {"k": NEIGHBOURS}).encode())
     report.write_report(out, title="byol-jax demo: Fashion-MNIST")
     say(f"written to {out}: results.json, {weights.relative_to(out)}, views.png, report.html")
     return results
@@ -115,6 +116,16 @@ def _embedded_images() -> tuple[np.ndarray, np.ndarray]:
 def _features(learner: Learner, state: TrainState, images: np.ndarray) -> np.ndarray:
     embed = jax.jit(learner.embed)
     return evaluate.extract(lambda batch: embed(state, batch), images, batch_size=500)
+
+
+def _measure(features: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+    """kNN and logistic regression on each kind of features, as `byol-jax evaluate` reports them."""
+    found = {}
+    for name, both in features.items():
+        parts = both[:TRAIN_IMAGES], labels[:TRAIN_IMAGES], both[TRAIN_IMAGES:], labels[TRAIN_IMAGES:]
+        data = Labelled(*parts)
+        found[name] = knn_scores(data, [NEIGHBOURS]) | logistic_scores(data, seed=0)
+    return facts_of(found, labels[TRAIN_IMAGES:])
 
 
 def _print(scores: dict[str, dict[str, float]], *, test_images: int) -> None:

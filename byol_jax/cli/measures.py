@@ -30,6 +30,8 @@ __all__ = ["measure"]
 
 CONTROL_PIXELS = 32
 """The pixels control sees images of at most this size: a linear probe on 224 x 224 x 3 numbers would need gigabytes."""
+MAPPED = 500
+"""Test images on the map at most: more dots hide each other, and each costs 60 bytes of the report."""
 VALIDATION_FRACTION = 0.2
 """The default of the protocols that choose something."""
 
@@ -41,7 +43,7 @@ def measure(
     test: LabelledImages,
     class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """The part of evaluation.json that is measured: `scores.facts_of`, "k" of a kNN, and "projections".
+    """The part of evaluation.json that is measured: `scores.facts_of`, "k" of a kNN, "map" and "projections".
 
     Raises:
         DataError: fine-tuning has too few labels to choose a learning rate on; before anything is computed.
@@ -52,8 +54,10 @@ def measure(
     control, start = _start(options, opened)
     states = {control: start, "byol": opened.state}
     found: dict[str, dict[str, scores.Score]] = {name: {} for name in ("raw_pixels", *states)}
+    features: dict[str, scores.Labelled] = {}
     if set(options.protocol) - {"finetune"}:
-        for name, parts in _features(options, opened, states, train, test).items():
+        features = _features(options, opened, states, train, test)
+        for name, parts in features.items():
             try:
                 found[name] |= _frozen(options, counts, parts, label=name)
             except DataError as error:
@@ -71,6 +75,7 @@ def measure(
         facts["k"] = counts if len(counts) > 1 else counts[0]
     facts |= scores.facts_of(found, test.labels, names=class_names, seed=options.seed)
     if len(test.labels) > 1:  # with one image there is nothing to compare
+        facts |= _map(features, test.labels, class_names, seed=options.seed)
         facts["projections"] = evaluate.collapse(_projections(options, opened, test))._asdict()
     return facts
 
@@ -171,6 +176,24 @@ def _fine_tuning(
         return scores.finetune_scores(result, test.labels, fraction=fraction, rates=rates, augmentation=augmentation)
 
     return tune
+
+
+def _map(
+    features: dict[str, scores.Labelled], labels: np.ndarray, names: Sequence[str] | None, *, seed: int
+) -> dict[str, Any]:
+    """{"map": …}: some test images of each kind of features on two principal components, to five digits."""
+    if not features or min(data.test.shape[1] for data in features.values()) < 2:
+        return {}
+    rows = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MAPPED])
+    classes = np.arange(len(names)) if names else np.unique(labels)
+    coordinates = {}
+    for name, data in features.items():
+        found = evaluate.principal_components(data.test[rows])
+        x, y = ([float(f"{value:.5g}") for value in axis] for axis in found.coordinates.T)
+        coordinates[name] = {"x": x, "y": y, "explained": float(found.explained.sum())}
+    groups = np.searchsorted(classes, labels[rows]).tolist()
+    shown = list(names) if names else classes.tolist()
+    return {"map": {"classes": shown, "groups": groups, "coordinates": coordinates}}
 
 
 def _start(options: argparse.Namespace, opened: Run) -> tuple[str, TrainState]:

@@ -1,11 +1,13 @@
 """Protocols with numbers comparable to published tables, and the controls that give such a number its meaning.
 
 knn.py, linear.py and linear_sgd.py score frozen features, finetune.py trains the network itself; interval.py says how
-sure an accuracy is; collapse.py looks at features without labels; controls.py has the baseline and the table of several
-features beside each other; extract.py gets features out of a network.
+sure an accuracy is; collapse.py and components.py look at features without labels; controls.py has the baseline and the
+table of several features beside each other, scores.py every accuracy beside its protocol; extract.py gets features out
+of a network.
 """
 
 from byol_jax.evaluate.collapse import CollapseResult, collapse
+from byol_jax.evaluate.components import PrincipalComponents, principal_components
 from byol_jax.evaluate.controls import compare, raw_pixels
 from byol_jax.evaluate.extract import extract
 from byol_jax.evaluate.finetune import FinetuneResult, finetune, label_subset
@@ -22,6 +24,7 @@ __all__ = [
     "LinearProbeResult",
     "LinearSGDResult",
     "LogisticFit",
+    "PrincipalComponents",
     "bootstrap_interval",
     "collapse",
     "compare",
@@ -33,5 +36,6 @@ __all__ = [
     "label_subset",
     "linear_probe",
     "linear_sgd",
+    "principal_components",
     "raw_pixels",
 ]

@@ -151,9 +151,10 @@ def facts_of(
 
     Returns:
         "scores": {features: {key: accuracy}}; "intervals": {features: {key: [low, high]}}, 95 %; "protocols": {key:
-        {"title", "how"}}, those of the last features; "chosen": {features: {key: {name: value}}}, where something was.
-        For at most `CONFUSION_CLASSES` classes also "confusion": {"classes": names or labels, "counts": {features:
-        {key: [K, K]}}}, row the label, column the prediction; of several kNN only the first has counts.
+        {"title", "how"}}, where features differ as of the last; "chosen": {features: {key: {name: value}}}, where
+        something was chosen. For at most `CONFUSION_CLASSES` classes also "confusion": {"classes": names or labels,
+        "counts": {features: {key: [K, K]}}}, row the label, column the prediction; of several kNN only the first has
+        counts.
     """
     labels = np.asarray(test_labels)
     several = [(name, key, score) for name, found in scores.items() for key, score in found.items()]
@@ -162,9 +163,11 @@ def facts_of(
     for (name, key, score), *ends in zip(several, low, high, strict=True):
         facts["scores"].setdefault(name, {})[key] = float(np.mean(score.right))
         facts["intervals"].setdefault(name, {})[key] = [float(end) for end in ends]
-        facts["protocols"][key] = {"title": score.title, "how": score.how}
         if score.chosen:
             facts["chosen"].setdefault(name, {})[key] = dict(score.chosen)
+    for found in reversed(list(scores.values())):
+        for key, score in found.items():
+            facts["protocols"].setdefault(key, {"title": score.title, "how": score.how})
     return facts | _confusion(several, labels, names)
 
 

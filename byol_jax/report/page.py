@@ -10,6 +10,7 @@ from typing import Any
 
 from byol_jax.report.curves import STYLE
 from byol_jax.report.matrix import MATRIX_STYLE, confusion_chart
+from byol_jax.report.scatter import SCATTER_STYLE, scatter_chart
 from byol_jax.tree import flatten
 
 __all__ = ["document", "evaluation_section", "facts_section", "number", "scale"]
@@ -23,7 +24,7 @@ NAMES = {
     "byol": "BYOL",
 }
 """Of features, and of protocols where evaluation.json has no titles: until 0.1.0 it had kNN and logistic regression."""
-SHOWN = ("scores", "intervals", "protocols", "confusion")
+SHOWN = ("scores", "intervals", "protocols", "confusion", "map")
 """What of evaluation.json is not in the list of facts below the table."""
 MOST_CLASSES = 200
 """A larger matrix would be a page of megabytes that nobody can read; evaluate keeps those of 50 classes at most."""
@@ -53,7 +54,7 @@ def document(title: str, sections: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{STYLE}{MATRIX_STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
+        f"<title>{heading}</title>\n<style>{STYLE}{MATRIX_STYLE}{SCATTER_STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body>\n</html>\n"
     )
@@ -95,6 +96,7 @@ def evaluation_section(content: dict[str, Any]) -> str:
     return (
         f"<h2>Evaluation</h2>\n<p>Accuracy on test images, per cent{unsure}.</p>\n{accuracies}{_table(facts)}"
         + _confusion(content, keys)
+        + _maps(content)
     )
 
 
@@ -126,6 +128,31 @@ def _confusion(content: dict[str, Any], keys: list[str]) -> str:
         return ""
     text = "<p>Which class was taken for which: counts, each row as strong as its parts.</p>"
     return f'<h2>Confusion</h2>\n{text}\n<div class="charts">{"".join(figures)}</div>'
+
+
+def _maps(content: dict[str, Any]) -> str:
+    """The features in two dimensions; a map whose numbers aren't numbers is left out."""
+    whole = _dict(content, "map")
+    groups, classes = whole.get("groups"), whole.get("classes")
+    if not isinstance(groups, list) or not isinstance(classes, list):
+        return ""
+    if not all(type(group) is int and 0 <= group < len(classes) for group in groups):
+        return ""
+    figures = []
+    for name in _dict(whole, "coordinates"):
+        axes = _dict(whole, "coordinates", name)
+        sides = [axes.get(side) for side in ("x", "y")]
+        numbers = [[number(value) for value in side] for side in sides if isinstance(side, list)]
+        if len(numbers) < 2 or any(len(side) != len(groups) or None in side for side in numbers):
+            continue
+        part = scale(axes.get("explained"), 100)
+        shown = "" if part is None else f"<span>{part:.0f} % of the variance</span>"
+        chart = scatter_chart(list(zip(*numbers, strict=True)), groups, classes, name=f"map of {name}")
+        figures.append(f"<figure><h3>{_name(name)}{shown}</h3>{chart}</figure>")
+    if not figures:
+        return ""
+    text = "<p>The first two principal components (PCA) of the test images' features, without their labels.</p>"
+    return f'<h2>Map</h2>\n{text}\n<div class="charts">{"".join(figures)}</div>'
 
 
 def _is_matrix(value: object, size: int) -> bool:

@@ -14,6 +14,7 @@ from byol_jax import ConfigurationError, DataError
 from byol_jax.report import write_report
 from byol_jax.report.curves import MAX_POINTS, Reference, line_chart, round_ticks
 from byol_jax.report.matrix import confusion_chart
+from byol_jax.report.scatter import scatter_chart
 from byol_jax.runs.pictures import views_grid
 
 FIELDS = ("loss", "grad_norm", "param_norm", "decay", "feature_std", "images_per_second", "data_wait")
@@ -220,6 +221,50 @@ def test_every_confusion_is_xml_inside_its_frame(size, seed):
     np.testing.assert_allclose(opacities, shares[np.nonzero(shares)], atol=1e-3)
     wrong = sum("wrong" in one.attrib["class"] for one in cells)
     assert wrong == np.count_nonzero(counts) - np.count_nonzero(np.diag(counts))
+
+
+MAP = {"classes": ["cat", "a <b>"], "groups": [0, 1, 1], "coordinates": {"byol": {"x": [0, 1, 4], "y": [0, 0.5, 1]}}}
+
+
+def map_of(folder, **changes):
+    (folder / "evaluation.json").write_text(json.dumps(WHOLE | {"confusion": {}, "map": MAP | changes}))
+    return page_of(folder)
+
+
+def test_a_map_shows_each_point_in_its_place(tmp_path):
+    page = map_of(tmp_path)
+    assert page.balanced
+    assert "PCA" in page.text
+    assert "a <b>" in page.text
+    text = (tmp_path / "report.html").read_text()
+    chart = ElementTree.fromstring(text[text.index('<svg class="scatter"') : text.index("</svg>") + 6])
+    points = [one for one in chart.iter("circle") if one.attrib["r"] == "2.5"]
+    x, y = (np.array([float(one.attrib[side]) for one in points]) for side in ("cx", "cy"))
+    np.testing.assert_allclose(np.diff(x) / (x[2] - x[0]), [0.25, 0.75], atol=1e-3)
+    np.testing.assert_allclose((y[0] - y[2]) / (x[2] - x[0]), 0.25, atol=1e-3)  # the same scale, upwards
+    assert points[1].attrib["fill"] == points[2].attrib["fill"] != points[0].attrib["fill"]
+    assert x.min() >= 0
+    assert max(x.max(), 0) <= float(chart.attrib["viewBox"].split()[2])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"groups": [0, 1, 2]},
+        {"groups": [0, 1]},
+        {"classes": 3},
+        {"coordinates": {"byol": {"x": [0, 1, "a"], "y": [0, 1, 2]}}},
+        {"coordinates": {"byol": {"x": [0, 1, 2]}, "other": 4}},
+    ],
+)
+def test_what_is_no_map_is_left_out(tmp_path, change):
+    page = map_of(tmp_path, **change)
+    assert page.balanced
+    assert "PCA" not in page.text
+
+
+def test_points_in_one_place_have_a_map_too():
+    assert scatter_chart([(1.0, 2.0)] * 3, [0] * 3, ["one"], name="map").count('cx="170.0"') == 3
 
 
 def test_no_folder_no_report(tmp_path):
