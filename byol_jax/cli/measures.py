@@ -16,13 +16,14 @@ from byol_jax import augment, evaluate
 from byol_jax.cli.images import LabelledImages, features_of, pixels_of
 from byol_jax.cli.networks import starts_random
 from byol_jax.cli.open_run import Run
-from byol_jax.data import EvaluationImages
+from byol_jax.data import EvaluationImages, evaluation_images
 from byol_jax.errors import DataError
 from byol_jax.evaluate import scores
 from byol_jax.evaluate.linear import validation_rows
 from byol_jax.image_size import image_sides
 from byol_jax.runs.artifacts import START
 from byol_jax.runs.folder import run_paths
+from byol_jax.runs.pictures import neighbours_grid
 from byol_jax.runs.progress import progress_bar
 from byol_jax.types import TrainState
 
@@ -30,6 +31,8 @@ __all__ = ["measure"]
 
 CONTROL_PIXELS = 32
 """The pixels control sees images of at most this size: a linear probe on 224 x 224 x 3 numbers would need gigabytes."""
+LOOKED_UP, NEAREST = 8, 4
+"""Test images whose neighbours are drawn, and neighbours of each."""
 MAPPED = 500
 """Test images on the map at most: more dots hide each other, and each costs 60 bytes of the report."""
 VALIDATION_FRACTION = 0.2
@@ -44,6 +47,8 @@ def measure(
     class_names: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The part of evaluation.json that is measured: `scores.facts_of`, "k" of a kNN, "map" and "projections".
+
+    Draws RUN/neighbours.png too, or removes an older one, where features or colours for it are lacking.
 
     Raises:
         DataError: fine-tuning has too few labels to choose a learning rate on; before anything is computed.
@@ -70,6 +75,7 @@ def measure(
             for name, state in states.items():
                 found[name] |= tune(state, fraction, name)
     found = {name: of_features for name, of_features in found.items() if of_features}
+    _draw_neighbours(options, opened, features, train, test)
     facts: dict[str, Any] = {}
     if "knn" in options.protocol:
         facts["k"] = counts if len(counts) > 1 else counts[0]
@@ -176,6 +182,35 @@ def _fine_tuning(
         return scores.finetune_scores(result, test.labels, fraction=fraction, rates=rates, augmentation=augmentation)
 
     return tune
+
+
+def _draw_neighbours(
+    options: argparse.Namespace,
+    opened: Run,
+    features: dict[str, scores.Labelled],
+    train: LabelledImages,
+    test: LabelledImages,
+) -> None:
+    """RUN/neighbours.png: a few test images, and what each kind of features finds nearest of the images to fit."""
+    path = run_paths(options.run).neighbours
+    path.unlink(missing_ok=True)
+    if not features or train.dataset.image_shape[-1] not in (1, 3):
+        return
+    rows = np.sort(np.random.default_rng(options.seed).permutation(len(test.labels))[:LOOKED_UP])
+    blocks = {}
+    for name, data in features.items():
+        nearest = _nearest(data.train, data.test[rows], min(NEAREST, len(train.labels)))  # [N, k]
+        found = evaluation_images(train.dataset, train.indices[nearest.ravel()], opened.image_size)
+        alike = train.labels[nearest] == test.labels[rows][:, None]
+        blocks[name.replace("_", " ")] = found.reshape(*nearest.shape, *found.shape[1:]), alike
+    neighbours_grid(evaluation_images(test.dataset, test.indices[rows], opened.image_size), blocks, path)
+
+
+def _nearest(train: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:
+    """The `count` most similar training rows of each test row, as kNN finds them, [N, count]."""
+    mean = train.mean(axis=0)
+    of, on = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (train - mean, test - mean))
+    return np.argsort(-(on @ of.T), axis=1, kind="stable")[:, :count]
 
 
 def _map(

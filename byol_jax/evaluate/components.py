@@ -35,7 +35,7 @@ def principal_components(features: Any, *, count: int = 2) -> PrincipalComponent
 
     Example:
         >>> import numpy as np
-        >>> principal_components(np.array([[0.0, 1.0], [2.0, 1.0]]), count=1).coordinates.ravel().tolist()
+        >>> principal_components(np.array([[0.0, 1.0], [2.0, 1.0]]), count=1).coordinates.ravel().round(6).tolist()
         [-1.0, 1.0]
     """
     x = np.asarray(check_features(features, name="features"), np.float64)

@@ -1,7 +1,8 @@
 """report.html: a run on one page that stands alone, without network, script or plotting library.
 
-Reads metrics.jsonl, config.json, environment.json, evaluation.json and views.png in the run's folder. Each may be
-absent or damaged: what can't be read is left out, and a note names it. The page's looks are in page.py and curves.py.
+Reads metrics.jsonl, config.json, environment.json, evaluation.json, views.png and neighbours.png in the run's folder.
+Each may be absent or damaged: what can't be read is left out, and a note names it. The page's looks are in page.py, its
+charts in curves.py, matrix.py and scatter.py.
 """
 
 import base64
@@ -86,12 +87,14 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
     config, environment, evaluation = (
         _json(path, notes) for path in (paths.config, paths.environment, paths.evaluation)
     )
-    views = _views(paths.views, notes)
+    views = _picture(paths.views, "Views", "images and their two views", notes)
+    nearest = _picture(paths.neighbours, "Nearest neighbours", "test images and their nearest neighbours", notes)
     sections = [
         _summary(rows),
         _collapse(rows, flatten(config)),
         "".join(f"<p>Note: {escape(note)}.</p>" for note in notes),
         evaluation_section(evaluation),
+        nearest if evaluation else "",
         _charts(rows, flatten(config)),
         views,
         facts_section("Configuration", config),
@@ -199,7 +202,7 @@ def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:
     )
 
 
-def _views(path: Path, notes: list[str]) -> str:
+def _picture(path: Path, heading: str, text: str, notes: list[str]) -> str:
     try:
         picture = path.read_bytes()
     except FileNotFoundError:
@@ -211,4 +214,4 @@ def _views(path: Path, notes: list[str]) -> str:
         notes.append(f"{path.name} is no PNG and is left out")
         return ""
     data = base64.b64encode(picture).decode()
-    return f'<h2>Views</h2>\n<img alt="images and their two views" src="data:image/png;base64,{data}">'
+    return f'<h2>{heading}</h2>\n<img alt="{text}" src="data:image/png;base64,{data}">'

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
 
     config.json environment.json images.json metrics.jsonl train.log views.png network/ checkpoints/STEP/ exported/
-    tensorboard/ report.html evaluation.json
+    tensorboard/ report.html evaluation.json neighbours.png
 
 A folder with a `config.json` of ours is a run's. Only what a run writes is ever removed. Not here: what the files hold
 (config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train.py).
@@ -49,6 +49,7 @@ class RunPaths(NamedTuple):
     tensorboard: Path
     report: Path
     evaluation: Path
+    neighbours: Path
 
 
 def run_paths(out: str | os.PathLike[str]) -> RunPaths:
@@ -59,7 +60,7 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
         'metrics.jsonl'
     """
     names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
-    others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json")
+    others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json", "neighbours.png")
     return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
 
 

@@ -1,11 +1,12 @@
-"""`views.png`: images beside their two views, so that a person sees what the network is asked to call the same.
+"""What a person looks at: `views.png`, images beside their two views, which the network is asked to call the same, and
+`neighbours.png`, images beside those that it finds alike.
 
-Draws arrays with Pillow. Which images: artifacts.py and cli/preview.py; curves of numbers: report/curves.py.
+Draws arrays with Pillow. Which images: artifacts.py, cli/preview.py and cli/measures.py; curves: report/curves.py.
 """
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 from byol_jax.views import sample_views
 
-__all__ = ["sample_grid", "views_grid"]
+__all__ = ["neighbours_grid", "sample_grid", "views_grid"]
 
 MAX_ROWS = 8
 SMALLEST, LARGEST = 112, 256
@@ -27,6 +28,8 @@ SMALLEST, LARGEST = 112, 256
 GAP = 8
 HEADER = 22
 PAPER, INK = (250, 250, 248), (40, 40, 40)
+SAME, OTHER = (43, 122, 75), (179, 55, 46)
+FRAME = 3
 
 
 def sample_grid(
@@ -86,6 +89,58 @@ def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[st
         for row, cell in enumerate(cells):
             top = HEADER + GAP + row * (height + GAP)
             page.paste(cell, (left + (width - cell.width) // 2, top + (height - cell.height) // 2))
+    return _write(page, path)
+
+
+def neighbours_grid(images: Any, neighbours: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str]) -> Path:
+    """Writes a PNG with a row for each image: itself, then what each kind of features finds nearest, framed.
+
+    Args:
+        images: [N, H, W, C]; C = 1 or 3; uint8, or floating, clipped to [0, 1]; up to 8 rows are drawn.
+        neighbours: heading to (images [N, k, H, W, C], [N, k] bool): the frame is green where True, the same class,
+            and red elsewhere.
+        path: the file to write; an old one is replaced in one instant.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: another rank, channel count or dtype.
+
+    Example:
+        >>> import tempfile
+        >>> grey = np.zeros((2, 3, 28, 28, 1))
+        >>> path = f"{tempfile.mkdtemp()}/neighbours.png"
+        >>> with Image.open(neighbours_grid(grey[:, 0], {"mine": (grey, np.ones((2, 3), bool))}, path)) as picture:
+        ...     picture.size
+        (496, 270)
+    """
+    blocks: list[tuple[str, list[list[Image.Image]], Any]] = [
+        ("image", [[_cell(image)] for image in _as_bytes(images, "images")], None)
+    ]
+    for heading, (nearest, alike) in neighbours.items():
+        rows = [[_cell(image) for image in _as_bytes(row, heading)] for row in np.asarray(nearest)[:MAX_ROWS]]
+        blocks.append((heading, rows, np.asarray(alike)))
+    cells = [cell for _, rows, _ in blocks for row in rows for cell in row]
+    width, height = (max(side) for side in zip(*(cell.size for cell in cells), strict=True))
+    columns = sum(len(rows[0]) for _, rows, _ in blocks)
+    gaps = GAP * (1 + columns + len(blocks) - 1)
+    page = Image.new("RGB", (gaps + columns * width, HEADER + GAP + len(blocks[0][1]) * (height + GAP)), PAPER)
+    draw, left = ImageDraw.Draw(page), GAP
+    for heading, rows, alike in blocks:
+        draw.text((left, GAP + HEADER / 2), heading, fill=INK, font=ImageFont.load_default(size=14), anchor="lm")
+        for row, line in enumerate(rows):
+            for column, cell in enumerate(line):
+                x, y = left + column * (width + GAP), HEADER + GAP + row * (height + GAP)
+                page.paste(cell, (x + (width - cell.width) // 2, y + (height - cell.height) // 2))
+                if alike is not None:
+                    corners = (x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1)
+                    draw.rectangle(corners, outline=SAME if alike[row, column] else OTHER, width=FRAME)
+        left += len(rows[0]) * (width + GAP) + GAP
+    return _write(page, path)
+
+
+def _write(page: Image.Image, path: str | os.PathLike[str]) -> Path:
     content, mark = io.BytesIO(), PngImagePlugin.PngInfo()
     mark.add_text(*DRAWN)  # beside images, it isn't taken for one of them
     page.save(content, format="PNG", pnginfo=mark)

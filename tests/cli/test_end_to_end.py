@@ -286,6 +286,11 @@ def test_the_default_is_what_it_was_and_says_what_it_is(world, call):
             assert (counts.shape, counts.sum()) == ((2, 2), 3)
             assert np.trace(counts) == pytest.approx(3 * accuracy)
     assert facts["confusion"]["classes"] == ["dark", "light"]
+    assert [len(facts["map"]["coordinates"]["byol"][side]) for side in ("x", "y")] == [3, 3]
+    assert (world / "run" / "neighbours.png").is_file()
+    page = (world / "run" / "report.html").read_text()
+    assert page.count('<svg class="scatter"') == 3
+    assert "Nearest neighbours" in page
     titles = {key: protocol["title"] for key, protocol in facts["protocols"].items()}
     assert titles == {"knn": "kNN, k = 3", "linear": "logistic regression"}
     assert "L-BFGS" in facts["protocols"]["linear"]["how"]

@@ -15,7 +15,7 @@ from byol_jax.report import write_report
 from byol_jax.report.curves import MAX_POINTS, Reference, line_chart, round_ticks
 from byol_jax.report.matrix import confusion_chart
 from byol_jax.report.scatter import scatter_chart
-from byol_jax.runs.pictures import views_grid
+from byol_jax.runs.pictures import neighbours_grid, views_grid
 
 FIELDS = ("loss", "grad_norm", "param_norm", "decay", "feature_std", "images_per_second", "data_wait")
 
@@ -330,6 +330,30 @@ def test_the_grid_shows_what_it_was_given(tmp_path):
         x = left + column * 120
         np.testing.assert_array_equal(page[top : top + 112, x : x + 112], enlarged[..., None].repeat(3, axis=-1))
     assert page.shape == (30 + 8 * 120, 8 + 3 * 120, 3)  # eight rows of ten
+
+
+def test_neighbours_stand_beside_their_image_in_frames(tmp_path):
+    random = np.random.default_rng(1)
+    images, nearest = (
+        random.integers(0, 256, (3, 28, 28, 3), np.uint8),
+        random.integers(0, 256, (3, 2, 28, 28, 3), np.uint8),
+    )
+    alike = np.array([[True, False], [False, True], [True, True]])
+    path = neighbours_grid(images, {"one": (nearest, alike), "two": (nearest[:, :1], alike[:, :1])}, tmp_path / "n.png")
+    with Image.open(path) as picture:
+        page = np.asarray(picture)
+    assert page.shape == (30 + 3 * 120, 8 * 7 + 4 * 112, 3)
+    enlarged = nearest.repeat(4, axis=2).repeat(4, axis=3)
+    for row in range(3):
+        for column, left in enumerate((8 + 128, 8 + 128 + 120)):
+            top = 30 + 120 * row
+            np.testing.assert_array_equal(page[top : top + 112, left : left + 112], enlarged[row, column])
+            green = page[top - 2, left + 50, 1] > page[top - 2, left + 50, 0]
+            assert green == alike[row, column]
+    (tmp_path / "n.png").rename(tmp_path / "neighbours.png")
+    assert "Nearest" not in page_of(tmp_path).text
+    (tmp_path / "evaluation.json").write_text(json.dumps(WHOLE))
+    assert "Nearest neighbours" in page_of(tmp_path).text
 
 
 def test_large_images_are_shrunk(tmp_path):

@@ -65,7 +65,7 @@ def test_a_fresh_folder(tmp_path):
         "config.json environment.json images.json metrics.jsonl train.log views.png network checkpoints exported"
         " tensorboard"
     )
-    assert names == [*files.split(), "report.html", "evaluation.json"]
+    assert names == [*files.split(), "report.html", "evaluation.json", "neighbours.png"]
 
 
 def test_an_empty_folder_is_as_good_as_none(tmp_path):
