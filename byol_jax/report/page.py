@@ -119,8 +119,8 @@ def _confusion(content: dict[str, Any], keys: list[str]) -> str:
     figures = []
     for key in keys:
         for name, of_features in counts.items():
-            matrix = of_features.get(key) if isinstance(of_features, dict) else None
-            if isinstance(classes, list) and _is_matrix(matrix, len(classes)):
+            matrix = _matrix(of_features.get(key) if isinstance(of_features, dict) else None)
+            if matrix and isinstance(classes, list) and len(classes) == len(matrix):
                 title = f"{_name(name)}<span>{_title(content, key)}</span>"
                 chart = confusion_chart(matrix, classes, name=f"confusion of {name}, {key}")
                 figures.append(f"<figure><h3>{title}</h3>{chart}</figure>")
@@ -155,13 +155,13 @@ def _maps(content: dict[str, Any]) -> str:
     return f'<h2>Map</h2>\n{text}\n<div class="charts">{"".join(figures)}</div>'
 
 
-def _is_matrix(value: object, size: int) -> bool:
-    """Whether it is `size` rows of `size` counts."""
-    if not isinstance(value, list) or not 0 < len(value) == size <= MOST_CLASSES:
-        return False
-    lines = [line for line in value if isinstance(line, list) and len(line) == size]
+def _matrix(value: object) -> list[list[int]]:
+    """`value` where it is a square of counts, not too large to draw; else nothing."""
+    lines = [line for line in value if isinstance(line, list)] if isinstance(value, list) else []
     counts = [count for line in lines for count in line]
-    return len(lines) == size and all(type(count) is int and 0 <= count < 1e15 for count in counts)
+    whole = all(type(count) is int and 0 <= count < 1e15 for count in counts)
+    square = isinstance(value, list) and all(len(line) == len(value) for line in lines) and len(lines) == len(value)
+    return lines if square and whole and len(lines) <= MOST_CLASSES else []
 
 
 def _dict(content: dict[str, Any], *names: str) -> dict[str, Any]:
