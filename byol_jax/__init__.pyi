@@ -7,6 +7,7 @@ from . import nets as nets
 from . import parallel as parallel
 from . import presets as presets
 from . import schedules as schedules
+from .accumulation import accumulate as accumulate
 from .byol import Learner as Learner
 from .byol import encoder_variables as encoder_variables
 from .byol import make_learner as make_learner
@@ -41,6 +42,7 @@ __all__ = [
     "Outputs",
     "TrainState",
     "Variables",
+    "accumulate",
     "augment",
     "checkpoint",
     "data",

@@ -34,7 +34,7 @@ from byol_jax.tree import copy_leaves
 from byol_jax.types import Encoder, Images, LossAux, Outputs, TrainState, Variables
 from byol_jax.views import dropout_key, network_input, two_views
 
-__all__ = ["Learner", "Replacements", "encoder_variables", "make_learner"]
+__all__ = ["Learner", "Replacements", "encoder_variables", "make_learner", "update_state"]
 
 Metrics = dict[str, jax.Array]
 """Float32 scalars by name, on the device."""
@@ -129,14 +129,7 @@ class Learner:
         s = self.settings
         key = jax.random.fold_in(state.key, state.step)
         value, gradient, aux = self._gradient(state, images, key)
-        decay = s.decay(state.step)
-
-        def update() -> tuple[Variables, Variables, Any]:
-            online, opt_state = apply_gradient(s.optimizer, gradient, state.opt_state, state.online.params, value=value)
-            target = ema_update(state.target.params, {name: online[name] for name in state.target.params}, decay)
-            return Variables(online, aux.online_stats), Variables(target, aux.target_stats), opt_state
-
-        return _update_if_finite(update, state, value, gradient, aux, decay)
+        return update_state(s, state, value, gradient, aux)
 
     def loss(self, params: Any, state: TrainState, images: Images, key: jax.Array) -> tuple[jax.Array, LossAux]:
         """BYOL's loss at `params`, symmetric in the two views; what `step` differentiates.
@@ -147,7 +140,8 @@ class Learner:
             params: as `state.online.params`; encoder, projector and predictor.
             state: everything else that the loss depends on: statistics and the target.
             images: [N, H, W, C], uint8 or floating in [0, 1], not augmented.
-            key: the step's, `fold_in(state.key, state.step)`.
+            key: the step's, `fold_in(state.key, state.step)`; or for each image its own, [N], where the images are a
+                part of the step's (`views.sample_keys`).
 
         Returns:
             The loss, a scalar in promote(float32, dtype), and `LossAux`. Under a mapped axis the loss is the mean over
@@ -259,7 +253,11 @@ class Learner:
         """A learner that calls the functions given in place of its own; each takes what the method takes.
 
         So a new behaviour is a function from a learner to a learner. A learner's own `step` differentiates whatever
-        its `loss` is. What `init` adds to `online.params` beside the three parts is trained with them.
+        its `loss` is; one that was replaced goes on with the loss that it was made with, so the loss comes first. What
+        `init` adds to `online.params` beside the three parts is trained with them.
+
+        Raises:
+            ConfigurationError: another loss for a learner whose step is replaced already, which wouldn't train by it.
 
         Example:
             >>> def with_image_count(learner):
@@ -269,6 +267,11 @@ class Learner:
             ...     return learner.replace(step=step)
         """
         own = self.replacements
+        if loss is not None and step is None and own.step is not None:
+            raise ConfigurationError(
+                "replace(loss=...): the learner's step is replaced already and would train by the loss that it was made"
+                " with: replace the loss first, then the step"
+            )
         return Learner(self.settings, Replacements(init or own.init, step or own.step, loss or own.loss))
 
     def _gradient(self, state: TrainState, images: Any, key: jax.Array) -> tuple[jax.Array, Any, LossAux]:
@@ -398,15 +401,22 @@ def encoder_variables(state: TrainState, which: str = "online") -> Variables:
     return _part(_network(state, which), "encoder")
 
 
-def _update_if_finite(
-    update: Callable[[], tuple[Variables, Variables, Any]],
-    state: TrainState,
-    value: jax.Array,
-    gradient: Any,
-    aux: LossAux,
-    decay: Any,
+def update_state(
+    s: Settings, state: TrainState, value: jax.Array, gradient: Any, aux: LossAux
 ) -> tuple[TrainState, Metrics]:
-    """The next state: what `update` gives where loss, gradient and statistics are finite, else all as it was."""
+    """The end of a step: optimiser, target, statistics, counter; all but the counter as it was where it isn't finite.
+
+    Args:
+        value, gradient: the whole batch's, equal on all devices; None in the gradient for what isn't trained.
+        aux: the loss's, its statistics equal on all devices; `outputs` isn't used.
+    """
+    decay = s.decay(state.step)
+
+    def update() -> tuple[Variables, Variables, Any]:
+        online, opt_state = apply_gradient(s.optimizer, gradient, state.opt_state, state.online.params, value=value)
+        target = ema_update(state.target.params, {name: online[name] for name in state.target.params}, decay)
+        return Variables(online, aux.online_stats), Variables(target, aux.target_stats), opt_state
+
     grad_norm = global_norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     finite &= stays_finite((state.online.stats, state.target.stats), (aux.online_stats, aux.target_stats))

@@ -21,7 +21,8 @@ __all__ = ["check_evaluation_params", "check_optimizer", "warn_of_training_point
 
 ACCUMULATES = (
     "accumulates gradients, and at the steps between its updates the target, its decay schedule and the batch"
-    " statistics would move without them: give the optimiser inside alone, and larger batches"
+    " statistics would move without them: give the optimiser inside alone, and byol_jax.accumulate(learner, parts) for"
+    " batches that memory can't hold"
 )
 SKIPS = (
     "skips updates, and the target and its decay schedule would move without them: give the optimiser inside alone, and"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from byol_jax import checkpoint, parallel, report
+from byol_jax import accumulation, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
@@ -59,6 +59,7 @@ def pretrain(
     tensorboard: bool = False,
     fit: str = "cover",
     layout: str | None = None,
+    accumulate: int = 1,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -82,6 +83,7 @@ def pretrain(
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
         fit: how a folder's images get one shape, "cover", "contain" or "none", as in `data.open_dataset`.
         layout: of an array, "NHWC" or "NCHW", where its axes leave doubt.
+        accumulate: in how many parts each batch is gone through, as by `byol_jax.accumulate`: less memory.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -114,10 +116,12 @@ def pretrain(
         tensorboard=tensorboard,
         fit=fit,
         layout=layout,
+        accumulate=accumulate,
     )
-    learner = make_learner(encoder, image_size=image_size, **learner_options)
+    learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
-    source = _open(data, Length(steps, epochs, batch_size), program, image_size=image_size, num_channels=num_channels)
+    length = Length(steps, epochs, batch_size, parts=accumulate)
+    source = _open(data, length, program, image_size=image_size, num_channels=num_channels)
     options = learner_options | {"image_size": image_size}
     image_shape = source.images.image_shape if isinstance(source.images, Dataset) else learner.settings.image_shape
     fingerprints = function_fingerprints(learner, learner_options, image_shape)
@@ -145,6 +149,7 @@ class Program:
     advice_when_stopped: str = "go on with --resume"
     fit: str = "cover"
     layout: str | None = None
+    accumulate: int = 1
 
 
 def train_recipe(
@@ -166,8 +171,8 @@ def train_recipe(
     normalize = network.get("normalize")
     sized = size_for_run(recipe, total_steps=recipe.steps or 1, steps_per_epoch=1, batch_size=recipe.batch_size)
     options = learner_arguments(sized, normalize=normalize)
-    learner = make_learner(encoder, **options)  # a layer that isn't there is said before a folder is looked through
-    length = Length(recipe.steps, recipe.epochs, recipe.batch_size, every_image)
+    learner = _make_learner(encoder, program, **options)  # a wrong layer is said before a folder is looked through
+    length = Length(recipe.steps, recipe.epochs, recipe.batch_size, every_image, program.accumulate)
     source = _open(data, length, program, image_size=recipe.image_size, num_channels=recipe.num_channels)
     steps_per_epoch = len(source.images) / recipe.batch_size
     whole = size_for_run(
@@ -177,7 +182,7 @@ def train_recipe(
         check_warmup(whole)
     if whole != sized:
         options = learner_arguments(whole, normalize=normalize)
-        learner = make_learner(encoder, **options)
+        learner = _make_learner(encoder, program, **options)
     notes = []
     if recipe.schedule == "cosine" and warmup_steps(whole) > source.total_steps:
         notes.append(f"the warm-up of {warmup_steps(whole)} steps is longer than the run, which ends within it")
@@ -185,6 +190,10 @@ def train_recipe(
         notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
     record = {"network": network, "learner": to_json(whole)}
     return _run(encoder, learner, source, program, options, record=record, notes=notes)
+
+
+def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:
+    return accumulation.accumulate(make_learner(encoder, **options), program.accumulate)
 
 
 def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_channels: Any) -> Source:
@@ -234,7 +243,8 @@ def _run(
             "steps": source.total_steps,
             "batch_size": source.batch_size,
             "seed": program.seed,
-            **({} if program.fit == "cover" else {"fit": program.fit}),  # earlier runs have no such key
+            **({} if program.fit == "cover" else {"fit": program.fit}),  # earlier runs have no such key, nor
+            **({} if program.accumulate == 1 else {"accumulate": program.accumulate}),
         },
         unimportant={
             "out": str(out),

@@ -1,6 +1,6 @@
 """From raw images to what the network sees: floats in [0, 1], two augmented views of each, normalised.
 
-Where every random number of a step comes from is decided here, and nowhere else: see `two_views` and `dropout_key`.
+Where every random number of a step comes from is decided here, and nowhere else: see `sample_keys` and `dropout_key`.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from byol_jax.ops.precision import standard_promotion
 from byol_jax.settings import Settings
 from byol_jax.types import Images
 
-__all__ = ["dropout_key", "network_input", "sample_views", "two_views", "unit_range"]
+__all__ = ["dropout_key", "network_input", "sample_keys", "sample_views", "two_views", "unit_range"]
 
 DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
@@ -25,8 +25,9 @@ DROPOUT = np.uint32(2**32 - 1)
 def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both views of a batch as network inputs, [N, H, W, C] each.
 
-    Under a mapped axis an image's index is `axis_index * n + i`, so the views don't depend on how many devices share
-    the batch.
+    Args:
+        key: the step's; or for each image its own, [N], as `sample_keys` gives them: so the views of a part of a batch
+            are those that its images have in the whole batch.
 
     Raises:
         ConfigurationError: one image; images of another type or rank; views of another shape than the network's.
@@ -35,8 +36,8 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
     count = images.shape[0]
     if count * device_count(s.axis_name) < 2:
         raise ConfigurationError("a batch of 1 image can't train: batch norm has nothing to compare; use at least 2")
-    first = device_index(s.axis_name) * count
-    augmented = sample_views(s.augment1, s.augment2, images, key, first=first)
+    keys = key if _is_an_array_of_keys(key) else sample_keys(s, key, count)
+    augmented = _draw(s.augment1, s.augment2, images, keys)
     view1, view2 = (_normalize(s, view.astype(s.storage_dtype)) for view in augmented)
     if not s.separate_views and (view1.shape[1:] != s.image_shape or view2.shape != view1.shape):
         raise ConfigurationError(
@@ -47,6 +48,15 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
 
 
 @standard_promotion()
+def sample_keys(s: Settings, key: jax.Array, count: int) -> jax.Array:
+    """The keys [N] of this device's `count` images: fold_in(key, index), `key` being the step's.
+
+    Under a mapped axis an image's index is `axis_index * n + i`, so its views don't depend on how many devices share
+    the batch.
+    """
+    return _fold_in_indices(key, device_index(s.axis_name) * count, count)
+
+
 def sample_views(
     augment1: Callable, augment2: Callable, images: jax.Array, key: jax.Array, *, first: int | jax.Array = 0
 ) -> tuple[jax.Array, jax.Array]:
@@ -56,7 +66,20 @@ def sample_views(
 
     `key` is the step's, `first` the index in the whole batch of the first image.
     """
-    sample_keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(images.shape[0]))  # [N]
+    with standard_promotion():
+        keys = _fold_in_indices(key, first, images.shape[0])
+    return _draw(augment1, augment2, images, keys)
+
+
+def _fold_in_indices(key: jax.Array, first: int | jax.Array, count: int) -> jax.Array:
+    return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))  # [N]
+
+
+@standard_promotion()
+def _draw(
+    augment1: Callable, augment2: Callable, images: jax.Array, sample_keys: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Both views of images [N, H, W, C] by their own keys [N]."""
 
     def view(number: int, function: Callable) -> jax.Array:
         keys = jax.vmap(lambda sample_key: jax.random.fold_in(sample_key, number))(sample_keys)  # [N]
@@ -74,9 +97,18 @@ def network_input(s: Settings, images: Images) -> jax.Array:
 
 
 def dropout_key(s: Settings, key: jax.Array) -> jax.Array:
-    """The key of everything random inside the networks in one step, another one on each device."""
+    """The key of everything random inside the networks in one step, another one on each device.
+
+    Of images' own keys, [N], the first stands for the step's: every part of a batch, and every device, has another.
+    """
+    if _is_an_array_of_keys(key):
+        return jax.random.fold_in(key[0], DROPOUT)
     key = jax.random.fold_in(key, DROPOUT)
     return key if s.axis_name is None else jax.random.fold_in(key, device_index(s.axis_name))
+
+
+def _is_an_array_of_keys(key: jax.Array) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1
 
 
 def unit_range(s: Settings, images: Images) -> jax.Array:

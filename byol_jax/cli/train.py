@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--steps", type=positive, metavar="N", help="length in optimiser steps")
     run.add_argument("--epochs", type=positive, metavar="N", help="length in passes over the images, whole batches")
     run.add_argument("--batch-size", type=positive, metavar="N", help="images a step, in all (256)")
+    run.add_argument(
+        "--accumulate",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="parts of a batch, gone through one after another with the memory of one; batch norm sees a part (1)",
+    )
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
     run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
@@ -69,8 +76,19 @@ def check(options: argparse.Namespace) -> list[str]:
         )
     if recipe.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
+    problems += _check_parts(options.accumulate, recipe.batch_size)
     problems += check_network(options, network=recipe.network) + check_data(options.data, options)
     return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
+
+
+def _check_parts(parts: int, batch_size: int) -> list[str]:
+    if batch_size % parts:
+        return [f"--accumulate {parts} must divide --batch-size {batch_size}"]
+    if parts > 1 and batch_size < 2 * parts:
+        return [
+            f"--accumulate {parts} leaves 1 image of --batch-size {batch_size} a part: give {batch_size // 2} or less"
+        ]
+    return []
 
 
 def _is_deleted(weights: Path, run: Path) -> bool:
@@ -148,7 +166,18 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     )
 
 
-PROGRAM = ("out", "seed", "resume", "overwrite", "workers", "checkpoint_every", "log_every", "tensorboard", "fit")
+PROGRAM = (
+    "out",
+    "seed",
+    "resume",
+    "overwrite",
+    "workers",
+    "checkpoint_every",
+    "log_every",
+    "tensorboard",
+    "fit",
+    "accumulate",
+)
 """Options that are `train.Program`'s; what isn't given has its default there."""
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byol_jax import data, disk, parallel
+from byol_jax.accumulation import check_parts
 from byol_jax.data.file_list import is_image_name, is_unread_name
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
@@ -28,13 +29,15 @@ LISTED = 20
 class Length(NamedTuple):
     """How long a run is, as a person gives it: exactly one of steps and epochs.
 
-    An epoch is the whole batches in the data; with `every_image` incomplete ones add up to steps too.
+    An epoch is the whole batches in the data; with `every_image` incomplete ones add up to steps too. A batch is gone
+    through in `parts` parts.
     """
 
     steps: int | None
     epochs: int | None
     batch_size: int
     every_image: bool = False
+    parts: int = 1
 
 
 class Source(NamedTuple):
@@ -153,10 +156,14 @@ def open_source(
         show: show a bar on the terminal while a folder is looked through.
 
     Raises:
-        ConfigurationError: lengths that don't fit together or the data; DataError: data that can't be used.
+        ConfigurationError: lengths that don't fit together or the data, or batches that can't be cut into parts.
+        DataError: data that can't be used.
     """
     images, image_list = source, None
-    if isinstance(source, str | Path | tuple) or _is_array(source):
+    opens = isinstance(source, str | Path | tuple) or _is_array(source)
+    if length.parts > 1 and (opens or isinstance(source, data.Dataset)):  # an iterable's batch is known when it is open
+        check_parts(length.batch_size, length.parts, jax.device_count())
+    if opens:
         options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
         with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
@@ -176,6 +183,8 @@ def open_source(
     size, devices = begun.batch_size, jax.local_device_count()
     if size % devices:
         raise ConfigurationError(f"a batch of {size} can't be shared by {devices} devices: use a multiple of {devices}")
+    if length.parts > 1:
+        check_parts(size * jax.process_count(), length.parts, jax.device_count())
     return Source(begun, image_list, *steps, None)
 
 
@@ -186,7 +195,7 @@ def _is_array(source: Any) -> bool:
 
 def _steps(images: Any, length: Length) -> tuple[int, int | None]:
     """Steps in all, and in an epoch."""
-    steps, epochs, batch_size, every_image = length
+    steps, epochs, batch_size, every_image, _ = length
     if (steps is None) == (epochs is None):
         raise ConfigurationError(f"steps={steps} and epochs={epochs}: give exactly one of them")
     check_at_least(

@@ -238,7 +238,7 @@ def test_random_optimizers_train_as_optax(share, figure):
     ("optimizer", "words"),
     [
         (0.1, "a float is no optax transformation"),
-        (optax.MultiSteps(SGD, 2), "optax.MultiSteps accumulates"),
+        (optax.MultiSteps(SGD, 2), r"optax.MultiSteps accumulates .*, and byol_jax.accumulate\(learner, parts\) for"),
         (
             optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (g, (jnp.zeros(2),))),
             r"no state: its update gives a state of another structure, shape or dtype than it gets \(0: float32 \[2\]",
