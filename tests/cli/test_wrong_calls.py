@@ -148,6 +148,16 @@ WRONG = {
         [*TRAIN, "--batch-size", "9", "--num-processes", "2", "--process-id", "0", "--coordinator-address", "a:1"],
         ["--batch-size 9 must be a multiple of --num-processes 2"],
     ),
+    "parts of different sizes": ([*TRAIN, "--accumulate", "3"], ["--accumulate 3 must divide --batch-size 256"]),
+    "parts of a preset's batch": (
+        ["train", "photos", "--out", "new", "--preset", "small_grey", "--accumulate", "48"],
+        ["--accumulate 48 must divide --batch-size 64"],
+    ),
+    "parts of one image": (
+        [*TRAIN, "--batch-size", "8", "--accumulate", "8"],
+        ["--accumulate 8 leaves 1 image of --batch-size 8 a part: give 4 or less"],
+    ),
+    "no parts": ([*TRAIN, "--accumulate", "0"], ["--accumulate: '0'", "above 0"]),
     "decay with plain Adam": ([*TRAIN, "--weight-decay", "0.1"], ["--weight-decay", "adamw"]),
     "warm-up without schedule": ([*TRAIN, "--warmup-steps", "1"], ["--warmup-steps needs --schedule cosine"]),
     "warm-up without end": ([*TRAIN, "--schedule", "cosine", "--warmup-steps", "3"], ["fewer than --steps 3"]),
