@@ -54,8 +54,8 @@ def accumulate(learner: Learner, parts: int) -> Learner:
         >>> import byol_jax
         >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16, num_channels=1,
         ...                                 projection_size=8, projection_hidden_size=16)
-        >>> step = jax.jit(byol_jax.accumulate(learner, 4).step, donate_argnums=0)
-        >>> state, metrics = step(learner.init(jax.random.key(0)), jnp.zeros((16, 16, 16, 1)))
+        >>> step = jax.jit(byol_jax.accumulate(learner, 2).step, donate_argnums=0)
+        >>> state, metrics = step(learner.init(jax.random.key(0)), jnp.zeros((8, 16, 16, 1)))
         >>> int(state.step)
         1
 

@@ -36,6 +36,10 @@ STATE, METRICS = 1e-9, 1e-6
 """Allowed differences: of float64, and of metrics, which are float32. Measured: 2e-16 and 0."""
 
 
+def shaded(key, image):
+    return image * jax.random.uniform(key, (), image.dtype, 0.5, 1)
+
+
 def network_without_norm() -> Encoder:
     """One convolution and a buffer that counts its batches; `unused` has no influence."""
 
@@ -170,13 +174,14 @@ def test_without_momentum_statistics_move_twice_a_part() -> None:
 
 
 def test_an_image_has_the_views_of_its_place_in_the_whole_batch() -> None:
-    settings = without_norm(dtype=jnp.float32).settings
+    settings = without_norm(dtype=jnp.float32, augment_fn=shaded).settings
     images, key = batches(1)[0], jax.random.key(3)
     draw = jax.jit(partial(two_views, settings))
     wanted, keys = draw(images, key), sample_keys(settings, key, BATCH)
     for first in range(2):
         for view, whole in zip(draw(images[first::2], keys[first::2]), wanted, strict=True):
             np.testing.assert_array_equal(view, whole[first::2])
+    assert len(np.unique(np.concatenate(wanted).reshape(2 * BATCH, -1), axis=0)) == 2 * BATCH
 
 
 def test_every_part_and_every_device_drops_other_units() -> None:
@@ -189,6 +194,7 @@ def test_every_part_and_every_device_drops_other_units() -> None:
     assert len({*parts, whole, *drawn}) == 4 + 1 + BATCH
 
 
+@pytest.mark.slow
 def test_a_part_that_is_not_finite_changes_nothing() -> None:
     images = batches(1)[0].astype(np.float64) / 255
     images[5] = np.nan
@@ -327,10 +333,6 @@ def test_a_batch_that_devices_cannot_cut_is_one_clear_error(driver: str) -> None
 
 
 SMALL = {"image_size": 16, "num_channels": 1, "projection_size": 8, "projection_hidden_size": 16, "progress": False}
-
-
-def shaded(key, image):
-    return image * jax.random.uniform(key, (), image.dtype, 0.5, 1)
 
 
 def images(count: int = 40) -> np.ndarray:
