@@ -2,8 +2,9 @@
 
 JAX on a CPU (jaxlib 0.10.2) reads NumPy's memory in place where it starts at a multiple of 64 bytes: `jax.device_put`,
 `make_array_from_callback` and `make_array_from_process_local_data`, whatever `may_alias` says. Other memory it copies
-later, in a thread. Whoever refills a buffer in between (pinned memory, a memory map, a generator) changes what JAX
-computes with. So what isn't ours is copied here first.
+later, in a thread, and `jnp.array`, which always copies, may read it after it has returned, too. Whoever refills a
+buffer in between (pinned memory, a memory map, a generator) changes what JAX computes with. So what isn't ours is
+copied here first.
 """
 
 import math
@@ -77,4 +78,5 @@ def fresh_array(values: np.ndarray, sharding: Any) -> Any:
         jax.device_put(jnp.array(values[index]), SingleDeviceSharding(device, memory_kind=sharding.memory_kind))
         for device, index in sharding.addressable_devices_indices_map(values.shape).items()
     ]
-    return jax.make_array_from_single_device_arrays(values.shape, sharding, parts)
+    # `values` may be refilled when this returns: on a busy machine 3 of 40 copies were of the next numbers
+    return jax.make_array_from_single_device_arrays(values.shape, sharding, jax.block_until_ready(parts))

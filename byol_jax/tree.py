@@ -83,9 +83,11 @@ def copy_leaves(tree: Any) -> Any:
     """
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     def copy(leaf: Any) -> Any:
-        array = jnp.array(leaf, copy=True)
+        own = leaf.copy() if isinstance(leaf, np.ndarray) else leaf  # jnp.array may read it after it has returned
+        array = jnp.array(own, copy=True)
         is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)  # keys have no weak type
         return array if is_key or not array.weak_type else array.astype(array.dtype)
 

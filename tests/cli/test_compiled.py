@@ -57,6 +57,7 @@ def folder_of(cache, **more):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_jaxs_own_variables_decide(tmp_path):
     cache, theirs = tmp_path / "cache", tmp_path / "theirs"
     assert folder_of(cache, JAX_COMPILATION_CACHE_DIR=str(theirs)) == "None"
@@ -64,6 +65,7 @@ def test_jaxs_own_variables_decide(tmp_path):
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert folder_of(tmp_path / "cache") == "None"

@@ -59,6 +59,7 @@ def test_networks_of_learners_are_imported(call, there):
             assert_identical(interop.load_state_dict("o.safetensors"), wanted, ordered=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "library", ["byol-pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lightly", "solo-learn"))]
 )

@@ -74,6 +74,7 @@ def test_a_learner_of_another_network_lists_what_differs(there):
         )
 
 
+@pytest.mark.slow
 def test_a_sharded_set_is_one_file_of_weights(call, there):
     """By its folder, its index, or the name that the whole file would have."""
     weights = arrays(small_cnn())

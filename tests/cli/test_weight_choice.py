@@ -46,6 +46,7 @@ def test_the_choice_is_what_is_written(words, call, there):
         assert_identical(interop.load_state_dict(f"{number}.safetensors"), wanted, ordered=False)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_choice(call, there):
     embed = ["embed", "--network", "small_cnn", "--data", "images.npz", "--out"]
     for name, given in {"a": ["plain.pth"], "b": ["dino.pth", *CHOICE], "c": ["timm.pth"]}.items():

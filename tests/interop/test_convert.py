@@ -51,6 +51,7 @@ def assert_same_variables(one, other):
     assert_identical(*numbered)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(native_variables())
 def test_a_round_trip_is_the_identity(variables):

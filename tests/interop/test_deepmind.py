@@ -53,6 +53,7 @@ def outputs(encoder, learner, state, images):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -141,6 +142,7 @@ def test_without_the_encoder_one_sentence_is_true_of_both_paddings(padding, fold
     assert_identical(leaves(state), leaves(state_of("tiny18")))
 
 
+@pytest.mark.slow
 def test_states_of_earlier_releases_go_on(state_of, tmp_path):
     """Their `stats` told of padding="same" by a node without leaves."""
     learner, state = learner_of("tiny18"), state_of("tiny18")

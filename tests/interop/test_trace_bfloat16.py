@@ -83,6 +83,7 @@ class Fractions(nn.Module):
         return self.head((x * torch.cos(places).reshape(x.shape[-2:])).mean(1).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "size"), [(Positioned, 32), (Fractions, 8)])
 def test_positions_are_exact(make, size):
     """What is left is the rounding of the weights and activations: torch's own bfloat16 has 3e-3 of the first."""

@@ -97,6 +97,7 @@ def test_a_saved_network_keeps_it(chain, tmp_path):
     check_gradients(module, interop.load_network(tmp_path), True)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_on_two_devices(chain):
     """The mean of the gradients of two halves of a batch, whether shard_map checks what varies or not."""
     _, encoder = chain

@@ -235,6 +235,7 @@ def test_gradients_through_pools_are_torchs_under_jit() -> None:
     assert_close(ours["1"]["weight"], theirs[1].weight.grad.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.Identity()], ids=["one pixel", "maps"])
 def test_a_learner_flattens_an_output_of_maps_as_a_named_layer(pool):
     """lightly's users cut their networks so: the output is [N, C, 1, 1], or [N, C, H, W]; in torch's order C·H·W."""

@@ -90,6 +90,7 @@ def test_a_file_is_read_once(ending, tmp_path):
     assert int(state.step) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classes", [pytest.param(None, marks=pytest.mark.long), CLASSES, pytest.param(7, marks=pytest.mark.long)]
 )
@@ -146,6 +147,7 @@ MADE_UP_LIBRARY = Library(
 """A fifth library, as a file of its own in `learners` would make it: solo-learn's networks under other names."""
 
 
+@pytest.mark.slow
 def test_a_fifth_library_is_its_file_and_a_line_in_sources(monkeypatch, tmp_path):
     """Inspected, opened, loaded, saved and started from like the four."""
     monkeypatch.setitem(checkpoint.SOURCES, "made_up", MADE_UP_LIBRARY)

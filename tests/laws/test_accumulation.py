@@ -101,9 +101,8 @@ def test_parts_without_batch_norm_are_the_whole_batch(options: dict, parts: int)
         check_alike(trained(accumulate(whole, parts)), trained(whole))
 
 
-@pytest.mark.parametrize(
-    "driver", [driver if driver == "jit" else pytest.param(driver, marks=pytest.mark.slow) for driver in DRIVERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_parts_on_several_devices_are_the_whole_batch(driver: str) -> None:
     devices = 2 if driver == "pmap" else 4
     mesh = parallel.make_mesh(jax.devices()[:devices])

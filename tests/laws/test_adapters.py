@@ -80,6 +80,7 @@ def same(actual, expected, **tolerance):
 SLOWLY_TRAINED = [pytest.param(True, layer, marks=pytest.mark.slow) for layer in (-1, "Conv_0")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "hidden_layer"), [*SLOWLY_TRAINED, (False, -1)])
 def test_one_network_written_three_ways_is_one_network(train, hidden_layer):
     variables = numbers()

@@ -143,6 +143,7 @@ def test_closing_ends_the_thread_and_the_iteration_even_within_a_batch():
         next(loader)
 
 
+@pytest.mark.slow
 def test_a_forgotten_loader_ends_its_thread():
     loader = Loader(open_dataset(IMAGES), batch_size=10, seed=0)
     next(loader)

@@ -74,6 +74,7 @@ def test_native_transformers_copy_once_a_residual_connection():
     assert loops(total, variables.params) == 0
 
 
+@pytest.mark.slow
 def test_traced_networks_copy_where_a_norm_reads_what_something_else_reads_too():
     torch = pytest.importorskip("torch")
     import interop

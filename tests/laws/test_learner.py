@@ -134,6 +134,7 @@ def test_a_wrapped_learner_does_more_and_trains_alike():
     assert_alike(jax.jit(more.embed)(wrapped, batch), jax.jit(learner.embed)(state, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "driver", [driver if driver == "shard_map" else pytest.param(driver, marks=pytest.mark.slow) for driver in DRIVERS]
 )

@@ -309,6 +309,7 @@ def test_a_training_point_that_is_not_to_be_evaluated_is_named(wrap):
         learner_with(optimizer, evaluation_params=lambda opt_state, params: params)
 
 
+@pytest.mark.slow
 def test_evaluation_takes_the_point_that_evaluation_params_gives():
     """Schedule-free: x = (y - (1 - b1) z) / b1, of the parameters y and the state's z; what isn't trained stays."""
     learner = learner_with(contrib.schedule_free_sgd(0.1), evaluation_params=contrib.schedule_free_eval_params)

@@ -267,6 +267,7 @@ def hold(out):
     return holder
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_train_into_one_folder(tmp_path):
     with hold(tmp_path / "run") as holder:
         with pytest.raises(ConfigurationError, match=f"in use by process {holder.pid}: "), lock(tmp_path / "run"):

@@ -65,6 +65,7 @@ def test_a_run_that_tells_images_apart_has_nothing_red(tmp_path):
     assert 'class="bad">' not in page
 
 
+@pytest.mark.slow
 def test_the_measure_is_that_of_evaluate():
     """`evaluate.collapse`, float64 on the host, of the same images; replicated over eight devices, measured on one."""
     learner = learner_with(optim.lars(0.1))
