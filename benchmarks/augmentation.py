@@ -10,8 +10,6 @@ one the DataLoader works ahead, from one to the next it doesn't.
 """
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,10 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
 from benchmarks.contenders import Contender, jax_device
-from benchmarks.coordinator import measure
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import available_cores, describe
-from benchmarks.table import machine_line, rate_table
+from benchmarks.machine import available_cores
+from benchmarks.rates import add_turns, measure_rates, read, report
+from benchmarks.table import rate_table
 from byol_jax.cli import values
 from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
@@ -70,43 +67,18 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--set", type=choice, default="all", metavar="NAME", help=f"{', '.join(SETS)} or all (all)")
     parser.add_argument("--image-size", **positive, default=96, help="side in pixels (96)")
     parser.add_argument("--batch-size", **positive, default=64, help="images at a time (64)")
-    parser.add_argument("--rounds", **positive, default=10, help="turns of each contender (10)")
-    parser.add_argument("--chunk", **positive, default=2, help=f"steps of {BATCHES} batches a turn (2)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
-    parser.add_argument("--json", action="store_true", help="print the raw numbers instead of the table")
-    options = parser.read(words)
-    if options.out is not None:
-        check_new(options.out)  # before minutes of work
-    return options
+    add_turns(parser, chunk=2, what=f"steps of {BATCHES} batches")
+    return read(parser, words)
 
 
 def _run(options: argparse.Namespace) -> int:
-    machine = describe() | {"threads": available_cores(), "load_average": [os.getloadavg()], "device": "cpu"}
-    machine["allocator"] = "freed memory kept in the process"
-    raw = {}
-    for name in SETS if options.set == "all" else [options.set]:
-        raw[name] = measure(
-            Augmentation(name, options.image_size, options.batch_size),
-            [*CONTENDERS],
-            builder="benchmarks.augmentation",
-            rounds=options.rounds,
-            chunk=options.chunk,
-            threads=available_cores(),
-            keep_memory=True,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-    machine["load_average"].append(os.getloadavg())
+    names = SETS if options.set == "all" else [options.set]
+    jobs = {name: Augmentation(name, options.image_size, options.batch_size) for name in names}
+    raw, machine = measure_rates(jobs, CONTENDERS, options, builder="benchmarks.augmentation")
     facts = {"image_size": options.image_size, "batch_size": options.batch_size, "sets": raw}
-    text = f"{table(facts, time.strftime('%Y-%m-%d'))}\n\n{machine_line(machine)}"
-    if options.out is not None:
-        write_results(options.out, command=_command(options), machine=machine, raw=facts, table=text)
-    print(json.dumps(facts) if options.json else text)
+    text = table(facts, time.strftime("%Y-%m-%d"))
+    report(options, text, command=COMMAND, names=("set", "image_size", "batch_size"), raw=facts, machine=machine)
     return 0
-
-
-def _command(options: argparse.Namespace) -> str:
-    names = ("set", "image_size", "batch_size", "rounds", "chunk")
-    return " ".join([COMMAND, *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
 
 
 def table(facts: dict[str, Any], date: str) -> str:

@@ -10,8 +10,6 @@ step is a pass over the folder; whatever works ahead begins anew with it. Nothin
 """
 
 import argparse
-import json
-import os
 import sys
 import tempfile
 import time
@@ -26,10 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.augmentation import torchvision_default
 from benchmarks.contenders import Contender, jax_device
-from benchmarks.coordinator import measure
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import available_cores, describe
-from benchmarks.table import machine_line, rate_table
+from benchmarks.machine import available_cores
+from benchmarks.rates import add_turns, measure_rates, read, report
+from benchmarks.table import rate_table
 from byol_jax.cli import values
 from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
@@ -74,53 +71,28 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--files", **positive, default=256, help="photos (256)")
     parser.add_argument("--image-size", **positive, default=64, help="side of the views in pixels (64)")
     parser.add_argument("--batch-size", **positive, default=64, help="images (64)")
-    parser.add_argument("--rounds", **positive, default=10, help="turns of each contender (10)")
-    parser.add_argument("--chunk", **positive, default=1, help="passes a turn (1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
-    parser.add_argument("--json", action="store_true", help="print the raw numbers instead of the table")
-    options = parser.read(words)
+    add_turns(parser, chunk=1, what="passes")
+    options = read(parser, words)
     if options.files % options.batch_size:
         raise ConfigurationError(f"--files {options.files}: not a multiple of --batch-size {options.batch_size}")
-    if options.out is not None:
-        check_new(options.out)  # before minutes of work
     return options
 
 
 def _run(options: argparse.Namespace) -> int:
-    machine = describe() | {"threads": available_cores(), "load_average": [os.getloadavg()], "device": "cpu"}
-    machine["allocator"] = "freed memory kept in the process"
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
-        raw = measure(
-            Files("photos", folder, options.files, options.image_size, options.batch_size),
-            [*CONTENDERS],
-            builder="benchmarks.pipeline",
-            rounds=options.rounds,
-            chunk=options.chunk,
-            threads=available_cores(),
-            keep_memory=True,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-    machine["load_average"].append(os.getloadavg())
-    text = "\n\n".join(
-        [
-            f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}",
-            f"{options.files} photos of {SIZE[1]} × {SIZE[0]} pixels, quality {QUALITY}; views of"
-            f" {options.image_size} × {options.image_size}, batches of {options.batch_size}; a step is a pass over all."
-            " Images a second: both views of one photo count as one. Times: of seconds, by minima / by medians.",
-            rate_table(raw, images=options.files, reference="byol_jax"),
-            machine_line(machine),
-        ]
-    )
-    if options.out is not None:
-        write_results(options.out, command=_command(options), machine=machine, raw=raw, table=text)
-    print(json.dumps(raw) if options.json else text)
+        job = Files("photos", folder, options.files, options.image_size, options.batch_size)
+        raw, machine = measure_rates({"photos": job}, CONTENDERS, options, builder="benchmarks.pipeline")
+    side, batch = options.image_size, options.batch_size
+    text = (
+        f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}\n\n"
+        f"{options.files} photos of {SIZE[1]} × {SIZE[0]} pixels, quality {QUALITY}; views of {side} × {side} in"
+        f" batches of {batch}; a step is a pass over all. Images a second: both views of one photo count as one. Times:"
+        " of seconds, by minima / by medians.\n\n"
+    ) + rate_table(raw["photos"], images=options.files, reference="byol_jax")
+    names = ("files", "image_size", "batch_size")
+    report(options, text, command=COMMAND, names=names, raw=raw, machine=machine)
     return 0
-
-
-def _command(options: argparse.Namespace) -> str:
-    names = ("files", "image_size", "batch_size", "rounds", "chunk")
-    return " ".join([COMMAND, *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
 
 
 def write_photos(folder: Path, count: int) -> None:

@@ -40,7 +40,7 @@ __all__ = ["RESULTS", "code_hash", "main", "stored_figures", "stored_rows", "tab
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
 CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
-NOT_RUN = ("modules.py", "saved.py", "known_faults.py")
+NOT_RUN = ("modules.py", "saved.py", "known_faults.py", "loops.py")
 """Files among those that the measurement doesn't run."""
 PACKAGES = ("jax", "timm", "torch", "torchvision")
 PATIENCE = 1800

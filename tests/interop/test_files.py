@@ -211,6 +211,7 @@ def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(ending, step
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_full_disk_is_an_os_error_and_leaves_the_old_file_and_nothing_else(ending, tmp_path):
     path = tmp_path / f"net{ending}"

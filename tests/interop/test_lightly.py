@@ -46,6 +46,7 @@ def what_is_said(layout):
     return pytest.warns(StemWarning, match="no ReLU") if layout == "lightly-cifar" else contextlib.nullcontext()
 
 
+@pytest.mark.slow
 @LAYOUTS
 def test_every_layout_goes_in_and_out_unchanged(layout, tmp_path):
     """The same keys in the same order, and bits; loaded strictly by a module with their names."""

@@ -31,6 +31,7 @@ EXACT, AS_BYOL = 1e-15, 1e-10
 """Measured: 2e-16 with the same gradients; 1.4e-11 with BYOL's, at a rate of 0.01."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PAIRS, *WRAPPED, pytest.param("parts", marks=pytest.mark.slow)])
 def test_a_run_that_moves_takes_the_steps_of_one_that_stays(name):
     """The same gradients in both frameworks, float64; there after three steps, back after six."""

@@ -67,6 +67,7 @@ def test_shards_in_pytorchs_format_are_named(legacy, tmp_path):
 COMPLEX = {"conv1.weight": np.zeros((64, 3, 7, 7), np.complex64)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "like"])
 def test_complex_numbers_are_refused_without_a_hint_that_fails(dtype):
     encoder = nets.resnet18(num_classes=None)

@@ -24,6 +24,7 @@ def leaves(state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(networks)}
 
 
+@pytest.mark.slow
 @NAMES
 def test_both_spellings_go_in_and_out_unchanged(name, tmp_path):
     """The same keys and bits; loaded strictly by a module with their names, which were changed in 1.0.3."""

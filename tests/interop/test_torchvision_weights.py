@@ -31,6 +31,7 @@ def as_arrays(module):
     return {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvision_weights_go_to_jax_and_back_bit_for_bit(name, tmp_path):
     module = models.get_model(name, weights=None)

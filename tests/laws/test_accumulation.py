@@ -102,7 +102,9 @@ def test_parts_without_batch_norm_are_the_whole_batch(options: dict, parts: int)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "driver", [DRIVERS[0], *(pytest.param(driver, marks=pytest.mark.long) for driver in DRIVERS[1:])]
+)
 def test_parts_on_several_devices_are_the_whole_batch(driver: str) -> None:
     devices = 2 if driver == "pmap" else 4
     mesh = parallel.make_mesh(jax.devices()[:devices])
@@ -146,7 +148,7 @@ def by_hand(some: Learner, parts: int, rate: float, decay: float, given):
     return on_host(state), losses
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_with_batch_norm_every_part_has_its_own_statistics() -> None:
     """And the running ones move `parts` times a step: the result differs from the whole batch's, by so much."""
     rate, decay, parts, given = 0.05, 0.9, 4, batches(2, uneven=True)
@@ -164,7 +166,7 @@ def test_with_batch_norm_every_part_has_its_own_statistics() -> None:
     assert largest_difference(state.online.params, other.online.params) > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_momentum_statistics_move_twice_a_part() -> None:
     with double_and_quickly_compiled():
         state, _ = trained(accumulate(learner(None, augment_fn=light, use_momentum=False), 4), batches(1))
@@ -270,7 +272,7 @@ def test_no_image_leaves_its_device() -> None:
     assert set(sent) == {"all-reduce"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_parts_take_a_third_of_the_memory() -> None:
     """Temporary arrays of the compiled step; measured: 0.26."""
     whole = learner(None, augment_fn=light, dtype=jnp.float32)

@@ -77,6 +77,7 @@ def test_chunks_change_nothing(monkeypatch):
     np.testing.assert_array_equal(knn(*data, k=5).predictions, whole.predictions)
 
 
+@pytest.mark.slow
 def test_sharded_and_jax_features_give_the_same():
     train, labels, test, test_labels = blobs(5, test=40)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -49,6 +49,7 @@ def test_the_optimum_is_scikit_learns(l2):
     assert float(fit.objective) == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
 def test_more_than_32768_rows_of_three_numbers(classes):
     """On a CPU jaxlib 0.9.1 to 0.10.2 has such products wrong where XLA joins them with a sum over the classes."""

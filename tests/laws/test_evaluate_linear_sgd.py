@@ -44,6 +44,7 @@ def torch_classifier(x, labels, rows, rate, decay, *, epochs, batch_size, batch_
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_the_weights_are_those_of_torchs_sgd(batch_norm):
     """Both of a sweep; rows that are left out leave no trace."""

@@ -41,6 +41,7 @@ def test_values_and_derivatives_are_as_without(shape):
             np.testing.assert_allclose(ours, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_batch_of_calls_is_a_call_each():
     with jax.enable_x64(True):
         x = numbers(3, 4)

@@ -123,6 +123,7 @@ def test_a_depthwise_kernel_of_many_positions_is_left_to_xla(side, convolutions)
     assert text.count("stablehlo.convolution") == convolutions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_sixteen_bits_are_summed_in_thirty_two(dtype):
     """Within two roundings of the result; a sum of 49 in 16 bits would be off by more."""

@@ -86,6 +86,7 @@ def test_a_wrapped_learner_has_the_same_documentation():
         assert inspect.signature(getattr(learner, name)) == inspect.signature(getattr(more, name))
 
 
+@pytest.mark.slow
 def test_a_learner_is_frozen_and_hashable():
     learner = small(normalize=((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     with pytest.raises(FrozenInstanceError):

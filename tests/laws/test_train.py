@@ -94,6 +94,7 @@ def test_an_iterables_own_batch_size_counts_and_older_runs_that_say_256_go_on(tm
     assert sum(line.startswith("data: the images of 'iterable' aren't compared") for line in log) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(batch: Any, mesh: Any) -> None:
         raise DataError("no room on the device")
