@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command_line, run_command
 from benchmarks.contenders import workload_learner
 from benchmarks.flops import step_flops, taps_inside
 from benchmarks.folder import check_new, write_results
 from benchmarks.machine import describe
 from benchmarks.workloads import RESNET_18, RESNET_50, Resnet, Workload
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
@@ -46,7 +46,6 @@ RESNETS = {
     50: RESNET_50,
     101: Resnet((3, 4, 23, 3), "bottleneck"),
 }
-_DEPTHS = ", ".join(map(str, RESNETS))
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -55,8 +54,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 
 def main(words: list[str] | None = None) -> int:
     """Runs the command; returns the exit code: 2, with one line, where libtpu is missing or the step doesn't fit."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+    return run_command(COMMAND, lambda words: _run(_options(words)), words)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -80,13 +78,15 @@ def _run(options: argparse.Namespace) -> int:
 def _command(options: argparse.Namespace) -> str:
     """The command with every option as it was resolved, without --out."""
     names = ("depth", "image_size", "batch_size", "dtype", "driver", "topology")
-    return " ".join([COMMAND, *(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in names)])
+    return command_line(COMMAND, options, names)
 
 
 def _options(words: list[str]) -> argparse.Namespace:
     parser = Parser(COMMAND, USAGE, "What a training step comes to on TPUs, as the compiler says.")
     positive = {"type": values.positive_int, "metavar": "N"}
-    parser.add_argument("--depth", type=_depth, default=50, metavar="N", help=f"of the ResNet: {_DEPTHS} (50)")
+    parser.add_argument(
+        "--depth", type=_depth, default=50, metavar="N", help=f"of the ResNet: {', '.join(map(str, RESNETS))} (50)"
+    )
     parser.add_argument("--image-size", **positive, default=224, help="pixels (224)")
     parser.add_argument("--batch-size", **positive, default=64, help="images a device (64)")
     for name, choices, what in (

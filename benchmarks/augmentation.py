@@ -19,12 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
+from benchmarks.command import run_command
 from benchmarks.contenders import Contender, jax_device
 from benchmarks.machine import available_cores
 from benchmarks.rates import add_turns, measure_rates, read, report
 from benchmarks.table import rate_table
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 
 __all__ = ["CONTENDERS", "Augmentation", "build", "main", "table", "torchvision_default"]
@@ -45,19 +45,16 @@ class Augmentation:
         name: of the set, in `SETS`.
         image_size: side in pixels, of images and views.
         batch_size: images; twice as many views.
-        batches: a step's.
     """
 
     name: str
     image_size: int
     batch_size: int
-    batches: int = BATCHES
 
 
 def main(words: list[str] | None = None) -> int:
     """Measures and prints the table; returns the exit code."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+    return run_command(COMMAND, lambda words: _run(_options(words)), words)
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -111,7 +108,7 @@ def _byol_jax(job: Augmentation) -> Contender:
     keys = iter(range(2**31))
 
     def step() -> None:
-        for _ in range(job.batches):
+        for _ in range(BATCHES):
             jax.block_until_ready(views(images, jax.random.key(next(keys))))
 
     return Contender(step, jax_device(), dict)
@@ -137,7 +134,7 @@ def _kornia(job: Augmentation) -> Contender:
     images = torch.rand(job.batch_size, 3, *size, generator=torch.Generator().manual_seed(0))
 
     def step() -> None:
-        for _ in range(job.batches):
+        for _ in range(BATCHES):
             for view in views:
                 view(images)
 
@@ -168,7 +165,7 @@ def _torchvision(job: Augmentation) -> Contender:
         views = [_torchvision_paper(job.image_size, blur, solarize) for blur, solarize in ((1.0, 0.0), (0.1, 0.2))]
     images = torch.rand(job.batch_size, 3, job.image_size, job.image_size)
     loader = torch.utils.data.DataLoader(
-        _Views(images, views, job.batches),  # pyright: ignore[reportArgumentType]  torch asks for two methods alone
+        _Views(images, views, BATCHES),  # pyright: ignore[reportArgumentType]  torch asks for two methods alone
         batch_size=job.batch_size,
         num_workers=available_cores(),
         persistent_workers=True,

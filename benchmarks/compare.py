@@ -11,10 +11,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
+from benchmarks.command import run_command
 from benchmarks.contenders import CONTENDERS
 from benchmarks.summary import ratio, summarise
 from benchmarks.table import NAMES, flat, markdown
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
@@ -25,8 +25,7 @@ COMMAND = "python benchmarks/compare.py"
 
 def main(words: list[str] | None = None) -> int:
     """Prints the table of the two folders that `words` name; returns the exit code."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: _run(words), debug="--debug" in words)
+    return run_command(COMMAND, _run, words)
 
 
 def _run(words: list[str]) -> int:

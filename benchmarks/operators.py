@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
+from benchmarks.command import run_command
 from benchmarks.contenders import build_module, jax_step
 from benchmarks.table import markdown
 from benchmarks.workloads import WORKLOADS, Resnet
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 
 __all__ = ["Origin", "main", "origins", "shares", "table"]
@@ -46,8 +46,7 @@ class Origin(NamedTuple):
 
 def main(words: list[str] | None = None) -> int:
     """Profiles and prints the table; returns the exit code."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+    return run_command(COMMAND, lambda words: _run(_options(words)), words)
 
 
 def _options(words: list[str]) -> argparse.Namespace:

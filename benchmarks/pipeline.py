@@ -23,12 +23,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
 from benchmarks.augmentation import torchvision_default
+from benchmarks.command import run_command
 from benchmarks.contenders import Contender, jax_device
 from benchmarks.machine import available_cores
 from benchmarks.rates import add_turns, measure_rates, read, report
 from benchmarks.table import rate_table
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
@@ -61,8 +61,7 @@ class Files:
 
 def main(words: list[str] | None = None) -> int:
     """Measures and prints the table; returns the exit code."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: _run(_options(words)), debug="--debug" in words)
+    return run_command(COMMAND, lambda words: _run(_options(words)), words)
 
 
 def _options(words: list[str]) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import command_line
 from benchmarks.coordinator import Job, measure
 from benchmarks.folder import check_new, write_results
 from benchmarks.machine import available_cores, describe
@@ -63,7 +64,7 @@ def report(
 ) -> None:
     """Prints the table, or JSON, and writes the results where they are wanted; `names`: options of the command."""
     text = f"{text}\n\n{machine_line(machine)}"
-    words = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in (*names, "rounds", "chunk")]
+    line = command_line(command, options, (*names, "rounds", "chunk"))
     if options.out is not None:
-        write_results(options.out, command=" ".join([command, *words]), machine=machine, raw=raw, table=text)
+        write_results(options.out, command=line, machine=machine, raw=raw, table=text)
     print(json.dumps(raw) if options.json else text)

@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
+from benchmarks.command import run_command
 from benchmarks.contenders import CONTENDERS, PEAKS, available
 from benchmarks.coordinator import measure
 from benchmarks.flops import counted_flops, step_flops, taps_inside, taps_with_padding
@@ -27,7 +28,6 @@ from benchmarks.machine import ROOT, available_cores, describe
 from benchmarks.table import heading, machine_line, workload_table
 from benchmarks.workloads import QUICK, WORKLOADS, Resnet, Workload
 from byol_jax.cli import values
-from byol_jax.cli.boundary import guard
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 from interop.trace.modules import find_module
@@ -43,8 +43,7 @@ DEFAULT = "the system's default"
 
 def main(words: list[str] | None = None) -> int:
     """Runs the benchmark with the command line `words` (default: the process's own); returns the exit code."""
-    words = sys.argv[1:] if words is None else words
-    return guard(COMMAND, lambda: run(_options(words)), debug="--debug" in words)
+    return run_command(COMMAND, lambda words: run(_options(words)), words)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -47,7 +47,6 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
     return view1, view2
 
 
-@standard_promotion()
 def sample_keys(s: Settings, key: jax.Array, count: int) -> jax.Array:
     """The keys [N] of this device's `count` images: fold_in(key, index), `key` being the step's.
 
@@ -66,11 +65,10 @@ def sample_views(
 
     `key` is the step's, `first` the index in the whole batch of the first image.
     """
-    with standard_promotion():
-        keys = _fold_in_indices(key, first, images.shape[0])
-    return _draw(augment1, augment2, images, keys)
+    return _draw(augment1, augment2, images, _fold_in_indices(key, first, images.shape[0]))
 
 
+@standard_promotion()
 def _fold_in_indices(key: jax.Array, first: int | jax.Array, count: int) -> jax.Array:
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))  # [N]
 
