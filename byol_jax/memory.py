@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["copy_aligned", "empty_aligned", "fresh_array", "own_batch"]
+__all__ = ["copy_aligned", "copy_on_device", "empty_aligned", "fresh_array", "own_batch"]
 
 ALIGNMENT = 64
 """Bytes. Memory that starts at a multiple of this is used in place by JAX on a CPU: no second copy is made of it."""
@@ -61,6 +61,28 @@ def own_batch(batch: Any) -> Any:
     return jax.make_array_from_single_device_arrays(batch.shape, batch.sharding, parts)
 
 
+def copy_on_device(array: Any, device: Any = None) -> Any:
+    """A copy of an array in a buffer that JAX owns, so that it may be donated; a JAX array stays on its devices.
+
+    By the runtime, which compiles nothing: one `jnp.array` for each shape of a mobilenet_v3_small took 1.3 s.
+
+    Args:
+        array: of JAX, or of NumPy: then it is read later than this returns, and nobody may write to it.
+        device: a device or sharding, for a NumPy array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.ones(2)
+        >>> copy_on_device(x).unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+        False
+    """
+    import jax
+    from jax.core import Tracer
+
+    placed = array if isinstance(array, jax.Array) else jax.device_put(array, device)
+    return placed if isinstance(placed, Tracer) else jax.device_put(placed, placed.sharding, may_alias=False)
+
+
 def fresh_array(values: np.ndarray, sharding: Any) -> Any:
     """`values` as a JAX array on this process's devices of `sharding`, in buffers that nothing else refers to.
 
@@ -71,11 +93,10 @@ def fresh_array(values: np.ndarray, sharding: Any) -> Any:
         sharding: any; the others' parts are theirs to place.
     """
     import jax
-    import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
     parts = [
-        jax.device_put(jnp.array(values[index]), SingleDeviceSharding(device, memory_kind=sharding.memory_kind))
+        copy_on_device(values[index], SingleDeviceSharding(device, memory_kind=sharding.memory_kind))
         for device, index in sharding.addressable_devices_indices_map(values.shape).items()
     ]
     # `values` may be refilled when this returns: on a busy machine 3 of 40 copies were of the next numbers

@@ -14,12 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.extend import core
 
 from byol_jax.errors import ConfigurationError
+from byol_jax.ops.compilation import quick_options
 from byol_jax.ops.precision import standard_promotion
 
 __all__ = ["apply_gradient", "drop", "fill", "find_dependence", "init_optimizer", "lars", "matrices", "updates_for"]
+
+_MANY_LEAVES = 60
+"""From here on one program that is compiled quickly: of a mobilenet_v3_small's 170 leaves 60 differ in shape, and as
+many programs of zeros took 1.8 s to compile where one takes 0.3 s."""
 
 
 def matrices(params: Any) -> Any:
@@ -84,7 +90,10 @@ def lars(
 def init_optimizer(optimizer: optax.GradientTransformation, params: Any) -> Any:
     """The optimiser's state for `params`, whose leaves may be None; dtypes may mix in it, as optax's own do."""
     with standard_promotion():
-        return optimizer.init(params)
+        leaves = jax.tree.leaves(params)
+        at_once = len(leaves) >= _MANY_LEAVES and not any(isinstance(leaf, Tracer) for leaf in leaves)
+        init = jax.jit(optimizer.init, compiler_options=quick_options()) if at_once else optimizer.init
+        return init(params)
 
 
 def apply_gradient(

@@ -71,7 +71,8 @@ def cast(tree: Any, dtype: Any) -> Any:
     import jax.numpy as jnp
 
     def convert(leaf: Any) -> Any:
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        changes = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != dtype
+        return leaf.astype(dtype) if changes else leaf  # else astype compiles what does nothing
 
     return jax.tree.map(convert, tree)
 
@@ -84,10 +85,17 @@ def copy_leaves(tree: Any) -> Any:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from jax.core import Tracer
+
+    from byol_jax.memory import copy_on_device
 
     def copy(leaf: Any) -> Any:
-        own = leaf.copy() if isinstance(leaf, np.ndarray) else leaf  # jnp.array may read it after it has returned
-        array = jnp.array(own, copy=True)
+        if isinstance(leaf, np.ndarray):
+            array = copy_on_device(leaf.copy())  # it is read later than this returns
+        elif isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+            array = copy_on_device(leaf)
+        else:
+            array = jnp.array(leaf, copy=True)
         is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)  # keys have no weak type
         return array if is_key or not array.weak_type else array.astype(array.dtype)
 

@@ -15,6 +15,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
 from byol_jax.image_size import image_sides
 from byol_jax.nets.layers import check_images, dropout, layer_norm, layer_norm_init, linear
+from byol_jax.ops.activation import gelu
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.fan_out import fan_out
 from byol_jax.ops.pool import flatten_channels_first
@@ -177,7 +178,7 @@ def encoder_layer(
     x = fan_out(x + seen["dropout"])
     seen["ln_2"] = layer_norm(params["ln_2"], x)
     seen["mlp.0"] = linear(params["mlp"]["0"], seen["ln_2"])  # [N, T, mlp width]
-    seen["mlp.1"] = jax.nn.gelu(seen["mlp.0"], approximate=False)
+    seen["mlp.1"] = gelu(seen["mlp.0"])
     seen["mlp.2"] = drop[1](seen["mlp.1"])
     seen["mlp.3"] = linear(params["mlp"]["3"], seen["mlp.2"])  # [N, T, D]
     seen["mlp"] = seen["mlp.4"] = drop[2](seen["mlp.3"])

@@ -62,6 +62,10 @@ def _like(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return equally_varying(jnp.zeros(shape, array.dtype), array)[0]
 
 
+def _last(where: dict[str, Any]) -> int:
+    return -1
+
+
 def make_convolution(
     name: str,
     *,
@@ -69,6 +73,7 @@ def make_convolution(
     on_cpu: Form,
     elsewhere: Form,
     fold: Callable[[dict[str, Any], int], dict[str, Any]],
+    outputs_axis: Callable[[dict[str, Any]], int] = _last,
 ) -> Compute:
     """The convolution of x and kernel with the parameters as keywords, which are hashable.
 
@@ -76,12 +81,14 @@ def make_convolution(
         name: of the primitives, before "_convolution", "_input_gradient" and "_kernel_gradient".
         shapes: of the three results; their dtype is the first operand's.
         on_cpu, elsewhere: what computes them.
-        fold: the parameters of so many convolutions in one, their channels side by side on the last axis.
+        fold: the parameters of so many convolutions in one, their channels side by side.
+        outputs_axis: the kernel's axis of output channels, counted from -1 backwards, from the parameters.
     """
+    axes = (("images", "kernel", "images"), ("images", "kernel", "images"), ("images", "images", "kernel"))
     names = (f"{name}_{which}" for which in ("convolution", "input_gradient", "kernel_gradient"))
     convolve, input_gradient, kernel_gradient = (
-        _primitive(full_name, shape, near, far, fold)
-        for full_name, shape, near, far in zip(names, shapes, on_cpu, elsewhere, strict=True)
+        _primitive(full_name, shape, near, far, _Batching(kinds, fold, outputs_axis))
+        for full_name, kinds, shape, near, far in zip(names, axes, shapes, on_cpu, elsewhere, strict=True)
     )
     ad.defbilinear(
         convolve,
@@ -101,8 +108,17 @@ def make_convolution(
     return lambda x, kernel, **where: convolve.bind(*equally_varying(x, kernel), **where)
 
 
+class _Batching(NamedTuple):
+    """What `jax.vmap` has to know: what the two operands and the result are, "images" or "kernel"; and
+    `make_convolution`'s arguments of the same names."""
+
+    kinds: tuple[str, str, str]
+    fold: Callable[[dict[str, Any], int], dict[str, Any]]
+    outputs_axis: Callable[[dict[str, Any]], int]
+
+
 def _primitive(
-    name: str, shape: Callable[..., tuple[int, ...]], on_cpu: Compute, elsewhere: Compute, fold: Any
+    name: str, shape: Callable[..., tuple[int, ...]], on_cpu: Compute, elsewhere: Compute, batching_of: _Batching
 ) -> Primitive:
     """A primitive of two arrays; its derivatives are told apart from it."""
     primitive = Primitive(name)
@@ -118,21 +134,32 @@ def _primitive(
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
 
-    def batch(operands: Sequence[Any], axes: Sequence[Any], **where: Any) -> tuple[Any, int]:
-        """A batch of calls is one call with more channels: the batch goes there, and comes back from there."""
-        size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-        moved = [
-            jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], size, x.shape[-1]))
-            if axis is None
-            else jnp.moveaxis(x, axis, -2)
-            for x, axis in zip(operands, axes, strict=True)
-        ]
-        y = primitive.bind(*(x.reshape(*x.shape[:-2], -1) for x in moved), **fold(where, size))
-        result = y.reshape(*y.shape[:-1], size, -1)
-        return result, result.ndim - 2
+    def batch(operands: Sequence[Any], batch_axes: Sequence[Any], **where: Any) -> tuple[Any, int]:
+        """Batches of images with one kernel are more images; else a batch of calls is one with more channels."""
+        kinds, fold, outputs_axis = batching_of
+        is_shared = kinds[1] == "kernel" and batch_axes[1] is None
+        of_images, of_kernel = -4 if is_shared else -1, outputs_axis(where)
+        *axes, to = (of_images if kind == "images" else of_kernel for kind in kinds)
+        size = next(x.shape[axis] for x, axis in zip(operands, batch_axes, strict=True) if axis is not None)
+        if is_shared:
+            y = primitive.bind(_merge(operands[0], size, batch_axes[0], axes[0]), operands[1], **where)
+        else:
+            merged = (_merge(x, size, *both) for x, *both in zip(operands, batch_axes, axes, strict=True))
+            y = primitive.bind(*merged, **fold(where, size))
+        to += y.ndim
+        return y.reshape(*y.shape[:to], size, -1, *y.shape[to + 1 :]), to
 
     batching.primitive_batchers[primitive] = batch
     return primitive
+
+
+def _merge(x: Any, size: int, batch_axis: int | None, axis: int) -> Any:
+    """A batch of `size` arrays, or one array so many times, side by side on an array's own axis, counted from -1."""
+    if batch_axis is None:
+        batch_axis, x = 0, jnp.broadcast_to(x, (size, *x.shape))
+    to = x.ndim - 1 + axis
+    x = jnp.moveaxis(x, batch_axis, to)
+    return x.reshape(*x.shape[:to], -1, *x.shape[to + 2 :])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -18,7 +18,7 @@ from jax import lax
 
 from byol_jax.ops.axis import equally_varying
 from byol_jax.ops.bilinear import Form, Shapes, make_convolution, with_transposes
-from byol_jax.ops.geometry import Geometry
+from byol_jax.ops.geometry import Geometry, convolve_by_xla
 from byol_jax.ops.precision import at_least_float32
 
 __all__ = ["depthwise_conv"]
@@ -167,15 +167,7 @@ def _sum_at_positions(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Ar
 
 
 def _convolve_by_xla(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        geometry.stride,
-        geometry.pads,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[3],
-    )
+    return convolve_by_xla(x, kernel[:, :, None], geometry, groups=x.shape[3])
 
 
 _SHAPES = Shapes(

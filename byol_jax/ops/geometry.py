@@ -1,10 +1,12 @@
-"""Where a convolution's kernel stands on its images: sizes, stride, padding, dilation, and what follows from them."""
+"""Where a convolution's kernel stands on its images: sizes, stride, padding, dilation, and what follows from them; and
+XLA's own convolution, which takes just that."""
 
 from typing import NamedTuple
 
 import jax
+from jax import lax
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "convolve_by_xla"]
 
 
 class Geometry(NamedTuple):
@@ -53,9 +55,34 @@ class Geometry(NamedTuple):
 
     def window(self, padded: jax.Array, a: int, b: int) -> jax.Array:
         """What position (a, b) of the kernel meets of the padded images: [N, H', W', C]."""
-        (rows, columns), (down, right), (high, wide) = self.outputs, self.stride, self.dilation
-        top, left = a * high, b * wide
-        return padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * right + 1 : right]
+        return self.rows(self.columns(padded, b), a)
+
+    def rows(self, padded: jax.Array, a: int) -> jax.Array:
+        """The rows that row a of the kernel meets: H' of them."""
+        return _every(padded, 1, a * self.dilation[0], self.outputs[0], self.stride[0])
+
+    def columns(self, padded: jax.Array, b: int) -> jax.Array:
+        """The columns that column b of the kernel meets: W' of them."""
+        return _every(padded, 2, b * self.dilation[1], self.outputs[1], self.stride[1])
+
+
+def _every(x: jax.Array, axis: int, first: int, count: int, stride: int) -> jax.Array:
+    return lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)
+
+
+def convolve_by_xla(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, layout: str = "HWIO", groups: int = 1
+) -> jax.Array:
+    """XLA's own convolution: of x [N, H, W, C] to [N, H', W', O], with the kernel's axes in the order of `layout`."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.stride,
+        geometry.pads,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", layout, "NHWC"),
+        feature_group_count=groups,
+    )
 
 
 def _seeing(size: int, taps: int, stride: int, before: int, dilation: int, outputs: int) -> range:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from byol_jax.ops.bilinear import Shapes, make_convolution, with_transposes
-from byol_jax.ops.geometry import Geometry
+from byol_jax.ops.geometry import Geometry, convolve_by_xla
 
 __all__ = ["grouped_conv"]
 
@@ -59,18 +59,6 @@ def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) 
     return _convolve_in_blocks(x, kernel, geometry, groups)
 
 
-def _convolve_by_xla(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        geometry.stride,
-        geometry.pads,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
 def _convolve_in_blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, groups: int) -> jax.Array:
     """One dense convolution for each block of neighbouring groups."""
     channels, outputs = kernel.shape[2], kernel.shape[3] // groups
@@ -79,11 +67,10 @@ def _convolve_in_blocks(x: jax.Array, kernel: jax.Array, geometry: Geometry, gro
     blocks = [(first, min(first + together, groups)) for first in range(0, groups, together)]
     return jnp.concatenate(
         [
-            _convolve_by_xla(
+            convolve_by_xla(
                 x[..., first * channels : after * channels],
                 _widen(kernel[..., first * outputs : after * outputs], after - first),
                 geometry,
-                1,
             )
             for first, after in blocks
         ],
@@ -125,6 +112,6 @@ _grouped = make_convolution(
     "grouped",
     shapes=_SHAPES,
     on_cpu=with_transposes(_convolve, _SHAPES),
-    elsewhere=with_transposes(_convolve_by_xla, _SHAPES),
+    elsewhere=with_transposes(convolve_by_xla, _SHAPES),
     fold=lambda where, size: where | {"groups": where["groups"] * size},
 )

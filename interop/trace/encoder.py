@@ -19,7 +19,7 @@ import numpy as np
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, UnsupportedModuleError
 from byol_jax.hidden import OUTPUT
 from byol_jax.ops.precision import at_least_float32
-from byol_jax.tree import flatten, unflatten
+from byol_jax.tree import copy_leaves, flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
 from interop.trace.batch_sizes import SizedGraphs, Traced, frozen_parameters, resize_batch, trace, trace_batch
@@ -237,7 +237,7 @@ def _with_constants(module: Any, graph: Graph, changing: frozenset[str]) -> Grap
 
 def _init(network: TracedNetwork, variables: Variables, key: Any, image_shape: tuple[int, ...]) -> Variables:
     _check_shape(network, image_shape)
-    return jax.tree.map(jnp.array, variables)
+    return copy_leaves(variables)
 
 
 def _apply(

@@ -20,7 +20,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ import numpy as np
 
 from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError, one_line
 from byol_jax.hidden import OUTPUT
+from byol_jax.ops.compilation import quick_options
 from byol_jax.ops.precision import standard_promotion
 from byol_jax.tree import cast, flatten, unflatten
 from byol_jax.types import Encoder, Variables
@@ -57,14 +58,6 @@ truth, and by rounding 2e-14 of the largest in float64 (timm's starnet_s050)."""
 
 NOISE = 0.1
 """The spread of what stands in for a parameter of zeros."""
-
-UNOPTIMIZED = {"xla_backend_optimization_level": 0}
-"""For a function that runs once, compiled, but without LLVM's optimisations: torchvision's mobilenet_v3_small takes 7 s
-where operator after operator took 22 s, timm's test_vit 4 s instead of 11 s, resnet50 3 s instead of 6 s."""
-
-WITHOUT_FUSION_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
-"""Goes with it where XLA has the option (jaxlib 0.10 has, 0.12 hasn't): resnet18 compiles in 0.7 s of CPU instead of
-2.5 s, mobilenet_v3_small in 1.2 s instead of 4.1 s, and both take as long to run."""
 
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 """XLA's default, whatever XLA_FLAGS says."""
@@ -345,23 +338,13 @@ class JaxRun(NamedTuple):
     gradients: Mapping[str, np.ndarray]
 
 
-@cache
-def _unoptimized() -> dict[str, Any]:
-    options = UNOPTIMIZED | WITHOUT_FUSION_EMITTERS
-    try:
-        jax.jit(jnp.negative, compiler_options=options)(0.0)
-    except jax.errors.JaxRuntimeError:  # no such option
-        return UNOPTIMIZED
-    return options
-
-
 def _differences(
     encoder: Encoder, variables: Variables, wanted: TorchRun, train: bool, *, gradients: bool = True
 ) -> list[tuple[str, float]]:
     """What differs, and by how much."""
     if not wanted.ends:
         return []
-    run = jax.jit(partial(_forward_and_backward, encoder, train, tuple(wanted.ends)), compiler_options=_unoptimized())
+    run = jax.jit(partial(_forward_and_backward, encoder, train, tuple(wanted.ends)), compiler_options=quick_options())
     ours = _run_jax(run, variables, wanted, gradients=gradients)
     distances = _distances(ours, wanted, gradients=gradients)
     return [(name, distance) for name, distance in distances.items() if not distance <= wanted.tolerance]

@@ -13,6 +13,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.geometry import Geometry
 from byol_jax.ops.grouped import grouped_conv
+from tests.laws.convolutions import assert_equal, assert_same_derivatives, assert_same_gradients, numbers, program
 
 DEPTHWISE = {  # size, taps, stride, pads, dilation, groups, channels of a group, outputs of a group
     "padded": ((8, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4, 1, 1),
@@ -52,10 +53,6 @@ def plain(x, kernel, *, stride, padding, dilation, groups):
     )
 
 
-def numbers(*shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
 def both(size, taps, stride, pads, dilation, groups, channels, outputs):
     """Ours and XLA's, as functions of x and kernel, and the two."""
     options = {"stride": stride, "padding": pads, "dilation": dilation, "groups": groups}
@@ -63,57 +60,17 @@ def both(size, taps, stride, pads, dilation, groups, channels, outputs):
     return partial(conv2d, **options), partial(plain, **options), x, kernel
 
 
-def assert_equal(ours, wanted):
-    assert jax.tree.structure(ours) == jax.tree.structure(wanted)
-    for mine, its in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-12 * max(1, np.abs(its).max()))
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_values_and_gradients_are_xlas(case):
-    def first_order(convolve, x, kernel):
-        y, pull = jax.vjp(convolve, x, kernel)
-        return y, pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
-
     with jax.enable_x64(True):
-        ours, plain, x, kernel = both(*case)
-        assert_equal(*(jax.jit(partial(first_order, one))(x, kernel) for one in (ours, plain)))
+        assert_same_gradients(*both(*case))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_other_derivative_is_xlas(case):
-    """Forward; forward over reverse; reverse over reverse; and reverse for many images or kernels at once."""
-
-    def derivatives(convolve, x, kernel):
-        def loss(x, kernel):
-            return jnp.sin(convolve(x, kernel)).sum()
-
-        def squares(x, kernel):
-            return sum((part**2).sum() for part in slope(x, kernel))
-
-        slope, along = jax.grad(loss, argnums=(0, 1)), (jnp.sin(x), jnp.cos(kernel))
-        return (
-            jax.jvp(convolve, (x, kernel), along),
-            jax.jvp(slope, (x, kernel), along),
-            jax.grad(squares, argnums=(0, 1))(x, kernel),
-            jax.vmap(slope, (0, None))(jnp.stack([x, 2 * x]), kernel),
-            jax.vmap(slope, (None, 3), (1, 0))(x, jnp.stack([kernel, 2 * kernel], 3)),
-        )
-
     with jax.enable_x64(True):
-        ours, plain, x, kernel = both(*case)
-        assert_equal(*(jax.jit(partial(derivatives, one))(x, kernel) for one in (ours, plain)))
-
-
-def program(convolve, platform, *arrays):
-    """The result and both gradients, as lowered for a platform."""
-
-    def run(x, kernel):
-        y, pull = jax.vjp(convolve, x, kernel)
-        return y, pull(y)
-
-    return jax.jit(run).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+        assert_same_derivatives(*both(*case))
 
 
 @pytest.mark.parametrize(("side", "convolutions"), [(11, 0), (13, 3)])

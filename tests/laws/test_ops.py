@@ -9,12 +9,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from byol_jax import ConfigurationError
+from byol_jax.ops.activation import gelu
 from byol_jax.ops.conv import conv2d, resolve_padding
 from byol_jax.ops.pool import flatten_channels_first, global_average_pool, max_pool
-
-
-def numbers(*shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+from tests.laws.convolutions import numbers
 
 
 def values_and_gradients(functions, *arguments):
@@ -158,3 +156,22 @@ def test_flattening_is_pytorchs_order():
         flatten_channels_first(jnp.asarray(x)), jnp.asarray(x.transpose(0, 3, 1, 2).reshape(2, -1))
     )
     np.testing.assert_array_equal(flatten_channels_first(jnp.asarray(x[0])), jnp.asarray(x[0].reshape(3, -1)))
+
+
+def test_gelu_and_its_gradient_are_torchs():
+    torch = pytest.importorskip("torch")
+    x = np.linspace(-12, 12, 4001)
+    there = torch.tensor(x, requires_grad=True)
+    torch.nn.functional.gelu(there).sum().backward()
+    with jax.enable_x64(True):
+        y, pull = jax.vjp(gelu, jnp.asarray(x))
+        (slope,) = pull(jnp.ones_like(y))
+    np.testing.assert_allclose(y, torch.nn.functional.gelu(there).detach().numpy(), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(slope, there.grad.numpy(), rtol=0, atol=1e-15)
+
+
+def test_gelu_of_sixteen_bits_is_rounded_once():
+    x = jnp.linspace(-6, 6, 801, dtype=jnp.bfloat16)
+    wanted = gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    assert gelu(x).dtype == jnp.bfloat16
+    assert (gelu(x) == wanted).all()

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from byol_jax.ops.activation import gelu
 from interop.trace.ops.operator import Context, Operator, pointwise, unary
 from interop.trace.values import Value, from_torch_order, map_array, physical_axes
 
@@ -59,7 +60,7 @@ def _softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.A
 
 
 def _gelu(x: jax.Array, approximate: str = "none") -> jax.Array:
-    return jax.nn.gelu(x, approximate=approximate == "tanh")
+    return jax.nn.gelu(x, approximate=True) if approximate == "tanh" else gelu(x)
 
 
 def _mish(x: jax.Array) -> jax.Array:
