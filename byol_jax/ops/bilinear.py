@@ -15,7 +15,7 @@ from jax.interpreters import ad, batching, mlir
 
 from byol_jax.ops.axis import equally_varying
 
-__all__ = ["Form", "Shapes", "make_convolution", "with_transposes"]
+__all__ = ["Compute", "Form", "Shapes", "make_convolution", "with_transposes"]
 
 Compute = Callable[..., jax.Array]
 """Of two arrays and the convolution's parameters."""
@@ -70,7 +70,7 @@ def make_convolution(
     name: str,
     *,
     shapes: Shapes,
-    on_cpu: Form,
+    on_cpu: Callable[[int], Form],
     elsewhere: Form,
     fold: Callable[[dict[str, Any], int], dict[str, Any]],
     outputs_axis: Callable[[dict[str, Any]], int] = _last,
@@ -80,15 +80,18 @@ def make_convolution(
     Args:
         name: of the primitives, before "_convolution", "_input_gradient" and "_kernel_gradient".
         shapes: of the three results; their dtype is the first operand's.
-        on_cpu, elsewhere: what computes them.
+        on_cpu: what computes them, for images that one program spreads over so many devices; 1 also where each device
+            has a program of its own (`shard_map`, `pmap`).
+        elsewhere: what computes them on other platforms.
         fold: the parameters of so many convolutions in one, their channels side by side.
         outputs_axis: the kernel's axis of output channels, counted from -1 backwards, from the parameters.
     """
     axes = (("images", "kernel", "images"), ("images", "kernel", "images"), ("images", "images", "kernel"))
+    near = (lambda devices, which=which: on_cpu(devices)[which] for which in range(3))
     names = (f"{name}_{which}" for which in ("convolution", "input_gradient", "kernel_gradient"))
     convolve, input_gradient, kernel_gradient = (
-        _primitive(full_name, shape, near, far, _Batching(kinds, fold, outputs_axis))
-        for full_name, kinds, shape, near, far in zip(names, axes, shapes, on_cpu, elsewhere, strict=True)
+        _primitive(full_name, shape, own, far, _Batching(kinds, fold, outputs_axis))
+        for full_name, kinds, shape, own, far in zip(names, axes, shapes, near, elsewhere, strict=True)
     )
     ad.defbilinear(
         convolve,
@@ -118,7 +121,11 @@ class _Batching(NamedTuple):
 
 
 def _primitive(
-    name: str, shape: Callable[..., tuple[int, ...]], on_cpu: Compute, elsewhere: Compute, batching_of: _Batching
+    name: str,
+    shape: Callable[..., tuple[int, ...]],
+    on_cpu: Callable[[int], Compute],
+    elsewhere: Compute,
+    batching_of: _Batching,
 ) -> Primitive:
     """A primitive of two arrays; its derivatives are told apart from it."""
     primitive = Primitive(name)
@@ -132,7 +139,12 @@ def _primitive(
         return first.update(shape=shape(first.shape, second.shape, **where), weak_type=False)
 
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+
+    def lower_on_cpu(context: Any, *operands: Any, **where: Any) -> Any:
+        devices = getattr(context.module_context.axis_context, "num_devices", 1)
+        return mlir.lower_fun(on_cpu(devices), multiple_results=False)(context, *operands, **where)
+
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
 
     def batch(operands: Sequence[Any], batch_axes: Sequence[Any], **where: Any) -> tuple[Any, int]:
         """Batches of images with one kernel are more images; else a batch of calls is one with more channels."""

@@ -178,7 +178,7 @@ _SHAPES = Shapes(
 _depthwise = make_convolution(
     "depthwise",
     shapes=_SHAPES,
-    on_cpu=Form(_convolve, _input_gradient, _kernel_gradient),
+    on_cpu=lambda devices: Form(_convolve, _input_gradient, _kernel_gradient),
     elsewhere=with_transposes(_convolve_by_xla, _SHAPES),
     fold=lambda where, size: where,
 )

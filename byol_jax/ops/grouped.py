@@ -108,10 +108,11 @@ _SHAPES = Shapes(
     input_gradient=lambda dy, kernel, geometry, groups: (dy[0], *geometry.size, kernel[2] * groups),
     kernel_gradient=lambda x, dy, geometry, groups: (*geometry.taps, x[3] // groups, dy[3]),
 )
+_ON_CPU = with_transposes(_convolve, _SHAPES)
 _grouped = make_convolution(
     "grouped",
     shapes=_SHAPES,
-    on_cpu=with_transposes(_convolve, _SHAPES),
+    on_cpu=lambda devices: _ON_CPU,
     elsewhere=with_transposes(convolve_by_xla, _SHAPES),
     fold=lambda where, size: where | {"groups": where["groups"] * size},
 )

@@ -16,7 +16,8 @@ Each takes 0.3 s to compile, where XLA's takes 0.05 s. On other platforms XLA's 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv:1509.09308, section 4.1.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,13 @@ import numpy as np
 from jax import lax
 
 from byol_jax.ops.axis import equally_varying
-from byol_jax.ops.bilinear import Form, Shapes, make_convolution, with_transposes
+from byol_jax.ops.bilinear import Compute, Form, Shapes, make_convolution, with_transposes
 from byol_jax.ops.geometry import Geometry, convolve_by_xla
 
 __all__ = ["suits_winograd", "winograd_conv"]
+
+Pads = tuple[tuple[int, int], ...]
+"""Zeros (before, after), of rows and columns."""
 
 _FEWEST_CHANNELS = 64
 """In and out: with 48, or from 128 to 32, a sixth is saved, which doesn't pay for what more there is to compile."""
@@ -84,27 +88,36 @@ def _tiles(outputs: tuple[int, int]) -> tuple[int, int]:
     return -(-outputs[0] // 2), -(-outputs[1] // 2)
 
 
+class _Case(NamedTuple):
+    """Which convolution it is: the primitive's parameters, and over how many devices the images are spread."""
+
+    geometry: Geometry
+    layout: str
+    groups: int
+    devices: int
+
+
 # In the sums below z is one of a tile's 16 numbers, p a tile of the batch, g a group. Groups come from vmap alone.
 _KERNEL_AXES = {"HWIO": "zcgo", "OIHW": "zgoc"}
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, layout: str, groups: int) -> jax.Array:
-    weights = _transform_kernel(kernel, layout, groups)
-    return _correlate(x, weights, f"zpgc,{_KERNEL_AXES[layout]}->zpgo", geometry.pads, geometry.outputs, groups)
+def _convolve(x: jax.Array, kernel: jax.Array, case: _Case) -> jax.Array:
+    weights, axes = _transform_kernel(kernel, case), f"zpgc,{_KERNEL_AXES[case.layout]}->zpgo"
+    return _correlate(x, weights, axes, case.geometry.pads, case.geometry.outputs, case)
 
 
-def _input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry, layout: str, groups: int) -> jax.Array:
+def _input_gradient(dy: jax.Array, kernel: jax.Array, case: _Case) -> jax.Array:
     """The convolution of dy by the kernel turned by half a turn."""
-    weights = _transform_kernel(kernel, layout, groups)
+    weights, axes = _transform_kernel(kernel, case), f"zpgo,{_KERNEL_AXES[case.layout]}->zpgc"
     turned = weights.reshape(4, 4, -1)[jnp.array(_TURN)][:, jnp.array(_TURN)].reshape(weights.shape)
-    pads = [(2 - before, 2 - after) for before, after in geometry.pads]
-    return _correlate(dy, turned, f"zpgo,{_KERNEL_AXES[layout]}->zpgc", pads, geometry.size, groups)
+    pads = tuple((2 - before, 2 - after) for before, after in case.geometry.pads)
+    return _correlate(dy, turned, axes, pads, case.geometry.size, case)
 
 
-def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, layout: str, groups: int) -> jax.Array:
+def _kernel_gradient(x: jax.Array, dy: jax.Array, case: _Case) -> jax.Array:
     """The transposes of the three transforms, in reverse order."""
-    rows, columns = _tiles(geometry.outputs)
-    (height, width), axes = geometry.outputs, f"zpgc,zpgo->{_KERNEL_AXES[layout]}"
+    geometry, groups, axes = case.geometry, case.groups, f"zpgc,zpgo->{_KERNEL_AXES[case.layout]}"
+    (height, width), (rows, columns) = geometry.outputs, _tiles(geometry.outputs)
 
     def sum_tiles(x: jax.Array, dy: jax.Array) -> jax.Array:
         seen = _transform_images(x, geometry.pads, rows, columns)
@@ -113,7 +126,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, layout: st
         there = _spread(_spread(dy, 2, 0), 4, 1)  # [4, 4, N, rows, columns, O]
         return _sum(axes, _by_groups(seen, groups), _by_groups(there, groups), groups)
 
-    parts = _parts(len(x), rows * columns * max(x.shape[3], dy.shape[3]) * x.dtype.itemsize)
+    parts = _parts(len(x), rows * columns * max(x.shape[3], dy.shape[3]) * x.dtype.itemsize, case.devices)
     if parts == 1:
         weights = sum_tiles(x, dy)
     else:
@@ -124,22 +137,25 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, layout: st
         )
     weights = weights.reshape(16, -1)
     of_kernel = jnp.asarray(_OF_KERNEL, x.dtype)
-    if layout == "HWIO":
+    if case.layout == "HWIO":
         return (of_kernel.T @ weights).reshape(3, 3, -1, dy.shape[3])
     return (weights.T @ of_kernel).reshape(dy.shape[3], -1, 3, 3)
 
 
-def _correlate(x: jax.Array, weights: jax.Array, axes: str, pads: Any, outputs: tuple[int, int], groups: int) -> Any:
+def _correlate(
+    x: jax.Array, weights: jax.Array, axes: str, pads: Pads, outputs: tuple[int, int], case: _Case
+) -> jax.Array:
+    """The result's `outputs` pixels, from transformed weights and the axes of the sum."""
     rows, columns = _tiles(outputs)
 
     def correlate(x: jax.Array) -> jax.Array:
         seen = _transform_images(x, pads, rows, columns)
-        products = _sum(axes, _by_groups(seen, groups), weights, groups).reshape(*seen.shape[:5], -1)
+        products = _sum(axes, _by_groups(seen, case.groups), weights, case.groups).reshape(*seen.shape[:5], -1)
         y = _gather(_gather(products, 0), 1)  # [2, 2, N, rows, columns, O]
         y = y.transpose(2, 3, 0, 4, 1, 5).reshape(len(x), 2 * rows, 2 * columns, -1)
         return y[:, : outputs[0], : outputs[1]]
 
-    parts = _parts(len(x), rows * columns * x.shape[3] * x.dtype.itemsize)
+    parts = _parts(len(x), rows * columns * x.shape[3] * x.dtype.itemsize, case.devices)
     if parts == 1:
         return correlate(x)
     one = jax.eval_shape(correlate, _part(x, parts, 0))
@@ -150,34 +166,34 @@ def _correlate(x: jax.Array, weights: jax.Array, axes: str, pads: Any, outputs: 
     return y.reshape(len(x), *one.shape[1:])
 
 
-def _parts(images: int, size: int) -> int:
+def _parts(images: int, size: int, devices: int) -> int:
     """In how many parts the images are taken, each of the same number, so that a part's transform, of 16 · `size` bytes
-    an image, stays in a core's cache."""
-    together = max(1, min(images, _CACHED // (16 * size)))
-    while images % together:
+    an image, stays in a core's cache. Each device has as many images of every part."""
+    own = images // devices if images % devices == 0 else images
+    together = max(1, min(own, _CACHED // (16 * size)))
+    while own % together:
         together -= 1
-    return images // together
+    return own // together
 
 
 def _part(images: jax.Array, parts: int, which: int | jax.Array) -> jax.Array:
-    """Every `parts`-th image: where the batch is spread over devices, each has some of every part."""
+    """Every `parts`-th image, so that a batch that is spread over devices stays where it is."""
     apart = images.reshape(-1, parts, *images.shape[1:])
     return lax.dynamic_index_in_dim(apart, which, 1, keepdims=False)
 
 
-def _transform_kernel(kernel: jax.Array, layout: str, groups: int) -> jax.Array:
+def _transform_kernel(kernel: jax.Array, case: _Case) -> jax.Array:
     """[16, C / G, G, O / G], or with layout "OIHW" [16, G, O / G, C / G]; one group has no axis."""
     of_kernel = jnp.asarray(_OF_KERNEL, kernel.dtype)
-    if layout == "HWIO":
+    groups = [case.groups] if case.groups > 1 else []
+    if case.layout == "HWIO":
         channels, outputs = kernel.shape[2:]
-        weights = of_kernel @ kernel.reshape(9, -1)
-        return weights.reshape(16, channels, *([groups] if groups > 1 else []), outputs // groups)
+        return (of_kernel @ kernel.reshape(9, -1)).reshape(16, channels, *groups, outputs // case.groups)
     outputs, channels = kernel.shape[:2]
-    weights = of_kernel @ kernel.reshape(-1, 9).T
-    return weights.reshape(16, *([groups] if groups > 1 else []), outputs // groups, channels)
+    return (of_kernel @ kernel.reshape(-1, 9).T).reshape(16, *groups, outputs // case.groups, channels)
 
 
-def _transform_images(x: jax.Array, pads: Any, rows: int, columns: int) -> jax.Array:
+def _transform_images(x: jax.Array, pads: Pads, rows: int, columns: int) -> jax.Array:
     """B of the paper in both directions: [4, 4, N, rows, columns, C]. Each step is an array of its own; written as one
     expression it is sixteen operations of XLA, which take three times as long to compile."""
     (top, _), (left, _) = pads
@@ -227,10 +243,19 @@ _SHAPES = Shapes(
     ),
     kernel_gradient=lambda x, dy, geometry, layout, groups: _kernel_shape(layout, x[3] // groups, dy[3]),
 )
+
+
+def _form(devices: int) -> Form:
+    def of(compute: Callable[[jax.Array, jax.Array, _Case], jax.Array]) -> Compute:
+        return lambda first, second, **where: compute(first, second, _Case(devices=devices, **where))
+
+    return Form(of(_convolve), of(_input_gradient), of(_kernel_gradient))
+
+
 _winograd = make_convolution(
     "winograd",
     shapes=_SHAPES,
-    on_cpu=Form(_convolve, _input_gradient, _kernel_gradient),
+    on_cpu=_form,
     elsewhere=with_transposes(convolve_by_xla, _SHAPES),
     fold=lambda where, size: where | {"groups": where["groups"] * size},
     outputs_axis=lambda where: where["layout"].index("O") - 4,

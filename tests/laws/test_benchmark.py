@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
 
 import jax
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks import augmentation, compare, operators, pipeline
+from benchmarks import augmentation, compare, growth, operators, pipeline
 from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
 from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -316,6 +317,38 @@ def test_the_table_of_augmentations_counts_an_image_once_and_a_step_as_its_batch
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert " 80 " in lines["byol_jax"]  # 4 batches of 8 images in 0.4 s
     assert "2.50 / 3.33" in lines["kornia"]
+
+
+def test_growth_is_told_by_exponents_and_drawn() -> None:
+    def point(seconds, temporaries):
+        return {"seconds": [[seconds]], "temporary_bytes": temporaries, "argument_bytes": 2**20}
+
+    raw = {"batch": {"title": "images a step", "results": {"4": point(1.0, 2**24), "8": point(2.0, 2**26)}}}
+    *_, last = growth.table(raw, "2026-11-30").splitlines()
+    assert [cell.strip() for cell in last.split("|")[1:-1]] == [
+        "8",
+        "2.0000",
+        "2.0000",
+        "0.0000",
+        "1.00",
+        "64.0",
+        "2.00",
+        "1.0",
+    ]
+    drawn = ElementTree.fromstring(growth.plot(raw))
+    assert [one.get("aria-label") for one in drawn.iter() if one.get("role")] == ["seconds a step", "temporaries, MiB"]
+
+
+@pytest.mark.long
+def test_the_benchmark_of_growth_runs(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(growth.AXES, "image", growth.Axis("image", "side in pixels", (32, 40)))
+    monkeypatch.setitem(growth.AXES, "devices", growth.Axis("devices", "simulated devices", (1, 2)))
+    for axis in ("image", "devices"):
+        assert growth.main(["--axis", axis, "--rounds", "1", "--chunk", "1", "--out", str(tmp_path / axis)]) == 0
+        raw = json.loads((tmp_path / axis / "raw.json").read_text())[axis]["results"]
+        assert (tmp_path / axis / "growth.svg").read_text().startswith("<svg")
+    assert [result["devices"] for result in raw.values()] == [1, 2]
+    capsys.readouterr()
 
 
 @pytest.mark.long
