@@ -113,11 +113,11 @@ def _jax_step(encoder: Any, workload: Workload, watch: Stopwatch) -> Contender:
     return Contender(step, jax_device(), facts, watch.seconds)
 
 
-def jax_step(encoder: Any, workload: Workload) -> tuple[Any, Any, Any]:
-    """The jitted step of `workload` around `encoder`, a state and images for it."""
+def jax_step(encoder: Any, workload: Workload, **options: Any) -> tuple[Any, Any, Any]:
+    """The jitted step of `workload` around `encoder`, a state and images for it; `options` as in `workload_learner`."""
     import jax
 
-    learner = workload_learner(encoder, workload)
+    learner = workload_learner(encoder, workload, **options)
     shape = (workload.batch_size, workload.image_size, workload.image_size, 3)
     images = jax.random.uniform(jax.random.key(1), shape)
     return jax.jit(learner.step, donate_argnums=0), learner.init(jax.random.key(0)), images

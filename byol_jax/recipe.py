@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUGMENTATIONS",
     "DEFAULT",
+    "DTYPES",
     "LEARNING_RATES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -41,6 +42,7 @@ OPTIMIZERS = ("adam", "adamw", "lars", "sgd")
 AUGMENTATIONS = ("simclr", "byol", "small_grey", "none")
 SCHEDULES = ("constant", "cosine")
 VIEWS = ("concatenated", "separate")
+DTYPES = ("float32", "bfloat16")
 
 LEARNING_RATES = {"adam": 3e-4, "adamw": 3e-4, "lars": 0.2, "sgd": 0.03}
 """Adam's is byol-pytorch's example; LARS's the paper's base rate (appendix J, 1000 epochs), for a batch of 256."""
@@ -81,6 +83,7 @@ class Recipe:
         schedule: "cosine" (after the warm-up the rate falls to 0 by a half cosine, and the target's decay rises to 1 by
             another) or "constant".
         scale_learning_rate: False for LARS's rate as it stands: runs that began before the rate was scaled go on so.
+        dtype: what the networks compute in, "float32" or "bfloat16"; weights, statistics and loss are float32.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Recipe:
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int | None = None
     scale_learning_rate: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 DEFAULT = Recipe(
@@ -191,6 +195,7 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         "warmup_fraction": recipe.warmup_fraction,
         "views": None if recipe.views == "concatenated" else recipe.views,
         "scale_learning_rate": True if recipe.optimizer == "lars" and recipe.scale_learning_rate else None,
+        "dtype": None if recipe.dtype == "float32" else recipe.dtype,
     }
     in_steps = recipe.warmup_epochs is None and recipe.warmup_fraction is None
     return {
@@ -262,6 +267,7 @@ def from_json(
         schedule=learner["schedule"],
         warmup_steps=learner.get("warmup_steps"),
         scale_learning_rate=learner["optimizer"] != "lars" or learner.get("scale_learning_rate", False),
+        dtype=learner.get("dtype", "float32"),
     )
 
 
@@ -280,6 +286,7 @@ def learner_arguments(recipe: Recipe, *, normalize: Any = None) -> dict[str, Any
         >>> learner_arguments(dataclasses.replace(DEFAULT, steps=100))["projection_size"]
         256
     """
+    _check_name("dtype", recipe.dtype, DTYPES)
     view1, view2 = augmentations(recipe.augmentation, recipe.image_size)
     return {
         "image_size": recipe.image_size,
@@ -295,6 +302,7 @@ def learner_arguments(recipe: Recipe, *, normalize: Any = None) -> dict[str, Any
         "normalize": mean_std(recipe.num_channels, normalize) if recipe.normalize == "auto" else recipe.normalize,
         "views": recipe.views,
         "optimizer": optimizer(recipe),
+        "dtype": recipe.dtype,
     }
 
 

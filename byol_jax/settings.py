@@ -349,11 +349,24 @@ def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: An
         raise
     except Exception as error:
         reason = one_line(error, at_most=200)
+        if compute != storage and _takes(encoder, hidden_layer, shape, storage):
+            raise ConfigurationError(
+                f"the encoder can't be computed in {compute}, in float32 it can: leave out dtype={compute} ({reason})"
+            ) from error
         raise ConfigurationError(
             f"the encoder can't take inputs of shape {shape}: give its own image_size and num_channels ({reason})"
         ) from error
     _check_features(features, hidden_layer)
     return layer, int(np.prod(features.shape[1:])), variables
+
+
+def _takes(encoder: Encoder, hidden_layer: Any, shape: Any, dtype: Any) -> bool:
+    """Whether the encoder can be computed in this dtype."""
+    try:
+        _representation(encoder, hidden_layer, shape, dtype, dtype)
+    except Exception:  # whatever a user's network raises
+        return False
+    return True
 
 
 def _check_features(features: Any, hidden_layer: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from byol_jax import accumulation, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
@@ -126,7 +127,8 @@ def pretrain(
     image_shape = source.images.image_shape if isinstance(source.images, Dataset) else learner.settings.image_shape
     fingerprints = function_fingerprints(learner, learner_options, image_shape)
     record = {"network": None, "learner": learner_options, "fingerprints": fingerprints}
-    return _run(encoder, learner, source, program, options, record=record)
+    notes = _dtype_notes(learner_options.get("dtype", "float32"))
+    return _run(encoder, learner, source, program, options, record=record, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,23 @@ def train_recipe(
     if whole != sized:
         options = learner_arguments(whole, normalize=normalize)
         learner = _make_learner(encoder, program, **options)
-    notes = []
+    notes = _dtype_notes(recipe.dtype)
     if recipe.schedule == "cosine" and warmup_steps(whole) > source.total_steps:
         notes.append(f"the warm-up of {warmup_steps(whole)} steps is longer than the run, which ends within it")
     if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
         notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
     record = {"network": network, "learner": to_json(whole)}
     return _run(encoder, learner, source, program, options, record=record, notes=notes)
+
+
+def _dtype_notes(dtype: Any) -> list[str]:
+    """A line about a compute dtype that this platform isn't made for."""
+    if jnp.finfo(dtype).bits >= 32 or jax.default_backend() != "cpu":
+        return []
+    return [SLOW_ON_CPU.format(dtype=jnp.dtype(dtype).name)]
+
+
+SLOW_ON_CPU = "computing in {dtype} on a CPU: TODO"
 
 
 def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:

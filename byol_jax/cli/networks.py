@@ -132,7 +132,7 @@ def find_network(
     encoder will start from, or None).
 
     Args:
-        options: other arguments of a native network's function.
+        options: other arguments of a native network's function; `remat` of any network.
         run: the folder of a run that goes on: a torch module that it keeps is used, and torch isn't needed.
 
     Raises:
@@ -141,11 +141,11 @@ def find_network(
     if ":" not in name:
         return partial(_make_native, name, options or {})
     if run is not None and _keeps_network(run):
-        return partial(_load_kept, run, name, weights)
+        return partial(_load_kept, run, name, weights, options or {})
     import interop
 
     with _stdout_aside():
-        return partial(_trace, name, weights, interop.find_module(name, weights=weights))
+        return partial(_trace, name, weights, options or {}, interop.find_module(name, weights=weights))
 
 
 def warn_of_layer(network: Mapping[str, Any], hidden_layer: int | str) -> None:
@@ -197,13 +197,24 @@ def encoder_from(network: Mapping[str, Any], *, run: Path | None = None) -> "Enc
         import interop
         from byol_jax.runs.folder import run_paths
 
-        return interop.load_network(run_paths(run).network)
+        return _remat(network, interop.load_network(run_paths(run).network))
     if problem := _wrong_name(name):
         raise ConfigurationError(f"network {problem}")
-    options = {key: value for key, value in network.items() if key not in ("name", "channels", "weights", "normalize")}
+    options = {key: value for key, value in network.items() if key not in NOT_ARGUMENTS}
     if name in RESNETS or name.endswith(SMALL_IMAGES):
         options["stem"] = "cifar" if name.endswith(SMALL_IMAGES) else "imagenet"
-    return _function(name.removesuffix(SMALL_IMAGES))(**{"num_classes": None} | options)
+    return _remat(network, _function(name.removesuffix(SMALL_IMAGES))(**{"num_classes": None} | options))
+
+
+NOT_ARGUMENTS = ("name", "channels", "weights", "normalize", "remat")
+"""Of a description: what isn't an argument of a native network's function."""
+
+
+def _remat(network: Mapping[str, Any], encoder: "Encoder") -> "Encoder":
+    """The encoder, with less memory where the description says so."""
+    from byol_jax import nets
+
+    return nets.with_remat(encoder) if network.get("remat") else encoder
 
 
 def _function(name: str) -> Callable[..., "Encoder"]:
@@ -247,6 +258,7 @@ def _make_native(
 def _trace(
     name: str,
     weights: str | None,
+    options: Mapping[str, Any],
     make_module: Callable[..., Any],
     *,
     image_size: Any,
@@ -260,7 +272,8 @@ def _trace(
         module = make_module(channels=channels, image_size=image_size, seed=seed)
         with contextlib.redirect_stderr(io.StringIO()):  # torch.export prints the graph that it gives up at
             encoder = interop.from_torch_module(module, image_size=image_size, channels=channels)
-    return NamedNetwork(_describe_module(name, weights, channels) | _normalization(module, weights, channels), encoder)
+    network = _describe_module(name, weights, channels, options) | _normalization(module, weights, channels)
+    return NamedNetwork(network, _remat(network, encoder))
 
 
 def _keeps_network(run: Path) -> bool:
@@ -275,6 +288,7 @@ def _load_kept(
     run: Path,
     name: str,
     weights: str | None,
+    options: Mapping[str, Any],
     *,
     image_size: Any,
     channels: int,
@@ -284,7 +298,7 @@ def _load_kept(
     """The configuration is compared before the network is loaded, since that was traced for one size of images."""
     from byol_jax.runs.config import read_config, refuse_differences
 
-    stored, network = read_config(run), _describe_module(name, weights, channels)
+    stored, network = read_config(run), _describe_module(name, weights, channels, options)
     if "normalize" in (own := stored.get("network") or {}):  # only the library knows it, and isn't asked
         network["normalize"] = own["normalize"]
     given = {"network": network, "image_size": image_size}
@@ -304,8 +318,9 @@ def _stdout_aside() -> Iterator[None]:
         logging.disable(before)
 
 
-def _describe_module(name: str, weights: str | None, channels: int) -> dict[str, Any]:
-    return {"name": name, "weights": weights, "channels": channels}
+def _describe_module(name: str, weights: str | None, channels: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    network = {"name": name, "weights": weights, "channels": channels}
+    return network | ({"remat": True} if options.get("remat") else {})
 
 
 def _normalization(module: Any, weights: str | None, channels: int) -> dict[str, Any]:

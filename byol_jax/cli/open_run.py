@@ -1,6 +1,7 @@
 """A run's folder as the other sub-commands see it: the learner as it was trained, and its newest intact state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Run(NamedTuple):
     Attributes:
         config: `config.json`.
         image_size: pixels, as `make_learner` had it.
-        encoder, learner: rebuilt from `config`.
+        encoder, learner: rebuilt from `config`; they compute in float32, as whoever has the exported weights does.
         state: of the newest intact checkpoint.
         which: the network asked for, "online" or "target".
     """
@@ -75,6 +76,7 @@ def open_run(folder: Path, which: str = "online") -> Run:
         own = recipe.from_json(
             learned, image_size=image_size, steps=config["steps"], batch_size=config.get("batch_size", 256)
         )
+        own = replace(own, dtype="float32")
         learner = make_learner(encoder, **recipe.learner_arguments(own, normalize=network.get("normalize")))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ConfigurationError(

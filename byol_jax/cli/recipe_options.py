@@ -14,6 +14,7 @@ from byol_jax.cli import values
 from byol_jax.recipe import (
     AUGMENTATIONS,
     DEFAULT,
+    DTYPES,
     LEARNING_RATES,
     OPTIMIZERS,
     SCHEDULES,
@@ -77,6 +78,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--no-momentum", action="store_true", help="no target network: the online network stands for it (SimSiam)"
+    )
+    group.add_argument(
+        "--dtype",
+        type=values.one_of(DTYPES),
+        metavar="NAME",
+        help=f"what the networks compute in, {' or '.join(DTYPES)}; weights, statistics and loss are float32"
+        f" ({DEFAULT.dtype})",
     )
     _add_optimizer(parser.add_argument_group("how it is optimised (without --preset as in brackets)"))
 

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_channels(network)
     add_array_layout(network)
     add_fit(network)
+    network.add_argument(
+        "--remat",
+        action="store_true",
+        help="keep few activations and compute the others again for the gradient: less memory, about a third more work",
+    )
     add_recipe(parser)
     processes = parser.add_argument_group("several processes (the same command in each, but for --process-id)")
     processes.add_argument("--num-processes", type=positive, metavar="N", help="how many processes train together")
@@ -111,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     make_network = find_network(  # before data or devices: a wrong name costs nothing
         recipe.network,
         options.weights,
-        options=recipe.network_options,
+        options={**recipe.network_options, **({"remat": True} if options.remat else {})},
         run=options.out if options.resume else None,
     )
     if options.num_processes is None or options.num_processes == 1:

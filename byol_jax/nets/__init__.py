@@ -6,11 +6,13 @@ Read `resnet.py` first.
     heads                   projector and predictor
     linen, nnx              Flax modules as encoders (`byol_jax.from_linen`, `byol_jax.from_nnx`)
     pretrained              an encoder that starts from given weights
+    remat                   an encoder that needs less memory in training
 """
 
 from byol_jax.nets import heads
 from byol_jax.nets.cnn import small_cnn
 from byol_jax.nets.pretrained import with_variables
+from byol_jax.nets.remat import with_remat
 from byol_jax.nets.resnet import (
     resnet,
     resnet18,
@@ -50,5 +52,6 @@ __all__ = [
     "vit_s16",
     "wide_resnet50_2",
     "wide_resnet101_2",
+    "with_remat",
     "with_variables",
 ]
