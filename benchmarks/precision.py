@@ -26,6 +26,7 @@ from benchmarks.workloads import Workload, from_json
 from byol_jax.cli import values
 from byol_jax.cli.networks import any_network_name, find_network
 from byol_jax.cli.parsing import Parser
+from byol_jax.nets.remat import KEEP_BARRIERS
 
 __all__ = ["CONTENDERS", "JOBS", "build", "main", "table"]
 
@@ -138,7 +139,8 @@ def build(name: str, fields: dict[str, Any]) -> Contender:
     make = find_network(str(workload.network), options={"remat": True} if way["remat"] else {})
     encoder = make(image_size=workload.image_size, channels=3, seed=0, start=None).encoder
     train, state, images = jax_step(encoder, workload, dtype=way["dtype"])
-    compiled = train.lower(state, images).compile()
+    on_cpu = jax.default_backend() == "cpu"
+    compiled = train.lower(state, images).compile(KEEP_BARRIERS if way["remat"] and on_cpu else None)
     memory = compiled.memory_analysis()
     assert memory is not None
     now: dict[str, Any] = {"state": state, "metrics": {}}

@@ -19,6 +19,7 @@ from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
 from byol_jax.errors import ConfigurationError, DivergedError
+from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
 from byol_jax.runs.config import read_config, uncompared, update_config
@@ -392,7 +393,9 @@ def _record_batch_size(plan: Plan, size: int) -> None:
 def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
     """The step, compiled for these images before it runs, so that the time for it is no step's."""
     began = time.perf_counter()
-    step = parallel.jit(plan.learner, mesh).lower(state, images).compile()
+    keeps_barriers = plan.encoder.facts.remat and jax.default_backend() == "cpu"
+    options = KEEP_BARRIERS if keeps_barriers else None
+    step = parallel.jit(plan.learner, mesh).lower(state, images).compile(compiler_options=options)
     seconds = time.perf_counter() - began
     tally.add_compilation(seconds)
     plan.log.say(f"compiled the step in {seconds:.1f} s")

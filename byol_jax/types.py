@@ -57,10 +57,12 @@ class EncoderFacts(NamedTuple):
         padding: how its strided layers pad: "torch", or "same", TensorFlow's rule. None where that isn't known.
         traced: what `interop` keeps of a network that was traced from a torch module: its graphs and the names of its
             state dict. None for any other network.
+        remat: whether it computes activations again for its gradient, as `nets.with_remat` makes it.
     """
 
     padding: str | None = None
     traced: Any = None
+    remat: bool = False
 
 
 class Encoder(NamedTuple):

@@ -158,7 +158,10 @@ WRONG = {
         ["--accumulate 8 leaves 1 image of --batch-size 8 a part: give 4 or less"],
     ),
     "no parts": ([*TRAIN, "--accumulate", "0"], ["--accumulate: '0'", "above 0"]),
-    "a dtype that isn't": ([*TRAIN, "--dtype", "bfloat61"], ["--dtype: 'bfloat61'", "float32", "bfloat16 is the nearest"]),
+    "a dtype that isn't": (
+        [*TRAIN, "--dtype", "bfloat61"],
+        ["--dtype: 'bfloat61'", "float32", "bfloat16 is the nearest"],
+    ),
     "remat with a value": ([*TRAIN, "--remat", "4"], ["4"]),
     "decay with plain Adam": ([*TRAIN, "--weight-decay", "0.1"], ["--weight-decay", "adamw"]),
     "warm-up without schedule": ([*TRAIN, "--warmup-steps", "1"], ["--warmup-steps needs --schedule cosine"]),
