@@ -133,11 +133,20 @@ def _rebuild(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
             stream = jax.random.fold_in(key, index)
             state[path] = _with_value(state[path], jax.random.split(stream, shape) if shape else stream)
     module = nnx.merge(snapshot.graph, nnx.from_flat_state(state), copy=True)
-    if key is None:
-        for _, node in nnx.iter_graph(module):
-            if isinstance(node, nnx.RngStream):
-                _recast(node, _refusing_class)
+    for _, node in nnx.iter_graph(module):
+        if key is None and isinstance(node, nnx.RngStream):
+            _recast(node, _refusing_class)
+        if isinstance(node, nnx.BatchNorm):
+            node.promote_dtype = partial(_promote_all_but_statistics, node.promote_dtype)
     return module
+
+
+def _promote_all_but_statistics(promote: Any, arrays: tuple[Any, ...], **options: Any) -> tuple[Any, ...]:
+    """For a batch norm's (x, mean, var, scale, bias): Flax 0.12.8 promotes x to the statistics' float32 too, so that in
+    bfloat16 everything behind the first batch norm was computed in float32. Its linen batch norm doesn't."""
+    x, mean, var, scale, bias = arrays
+    x, scale, bias = promote((x, scale, bias), **options)
+    return x, mean, var, scale, bias
 
 
 class _Output(nnx.Variable):

@@ -8,12 +8,22 @@ import numpy as np
 import optax
 import pytest
 import torch
-from driver_runs import BATCH, DRIVERS, assert_replicated, batches, initial, on_host
+from driver_runs import (
+    assert_replicated,
+    batches,
+    double_and_quickly_compiled,
+    initial,
+    largest_difference,
+    on_host,
+    spread,
+    whole,
+)
 from driver_runs import learner as driven
 from jax.extend import core
 from one_network import WAYS, written
 
-from byol_jax import ConfigurationError, Encoder, Variables, accumulate, make_learner, nets, parallel
+from byol_jax import ConfigurationError, Encoder, Variables, accumulate, make_learner, nets
+from byol_jax.ema import ema_update
 from byol_jax.tree import leaf_names
 from interop import from_torch_module
 
@@ -48,8 +58,19 @@ def learner_in(dtype, name: str, **options):
     return make_learner(ENCODERS[name](), dtype=dtype, **(sizes | given | options))
 
 
-def images(count: int = 16) -> jax.Array:
-    return jax.random.uniform(jax.random.key(1), (count, SIZE, SIZE, 3))
+def images(count: int = 32) -> jax.Array:
+    """Four colours each, blurred. Images of noise are nearly the same once they are averaged: what is left is rounding."""
+    colours = jax.random.uniform(jax.random.key(1), (count, 2, 2, 3))
+    return jax.image.resize(colours, (count, SIZE, SIZE, 3), "linear")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly_compiled():
+    """What is compared is rounding of eight bits; programs compile in half the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def norm(tree) -> float:
@@ -62,7 +83,9 @@ def difference(left, right) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in ("vit", "linen"))) for n in ENCODERS]
+)
 def test_loss_and_gradient_are_near_those_of_float32(name: str) -> None:
     found = {}
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -71,14 +94,11 @@ def test_loss_and_gradient_are_near_those_of_float32(name: str) -> None:
         run = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))
         (value, aux), gradient = run(state.online.params, state, images(), jax.random.key(0))
         found[dtype] = (value, aux, gradient)
-    (wanted, _, slope), (value, aux, gradient) = found.values()
+    (wanted, there, slope), (value, aux, gradient) = found.values()
     assert {leaf.dtype for leaf in jax.tree.leaves((value, gradient, aux.outputs))} == {jnp.dtype("float32")}
-    assert abs(value - wanted) < TOLERANCES["loss"] * EPS
-    assert difference(gradient, slope) < TOLERANCES["gradient"] * EPS
-
-
-TOLERANCES = {"loss": 4, "gradient": 16}
-"""In units of bfloat16's eps. TODO"""
+    assert abs(value - wanted) < 1 * EPS
+    assert difference(aux.outputs.features, there.outputs.features) < 2 * EPS
+    assert difference(gradient, slope) < 16 * EPS, "measured: 7 to 10"
 
 
 def products(jaxpr: core.Jaxpr):
@@ -126,23 +146,24 @@ def test_fifty_steps_over_constant_and_over_large_images_stay_finite_and_float32
 
 
 @pytest.mark.slow
-def test_statistics_are_not_rounded() -> None:
-    """A running mean that moves by a thousandth of itself: bfloat16 would leave it where it is."""
-    learner = learner_in(jnp.bfloat16, "resnet", moving_average_decay=0.9999, optimizer=optax.sgd(1e-4))
+def test_the_target_and_the_statistics_are_not_rounded() -> None:
+    """A target that moves by a ten-thousandth of the way: bfloat16 would leave most of it where it is."""
+    learner = learner_in(jnp.bfloat16, "resnet", moving_average_decay=0.9999, optimizer=optax.sgd(0.1))
     state, step = initial(learner), jax.jit(learner.step)
     for _ in range(2):
         before = state
         state, _ = step(state, images())
-    for old, new in [(before.online, state.online), (before.target, state.target)]:
-        for name, left, right in zip(leaf_names(old), jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-            if jnp.issubdtype(left.dtype, jnp.floating):
-                assert left.dtype == jnp.float32
-                short = right.astype(jnp.bfloat16).astype(jnp.float32)
-                assert right.size < 3 or not np.array_equal(short, right) or np.array_equal(left, right), name
-    moved = [
-        not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (before.target, state.target)), strict=True)
-    ]
-    assert sum(moved) > 0.9 * len(moved)
+    kernels = [one.target.params["encoder"]["conv1"]["kernel"] for one in (before, state)]
+    online = state.online.params["encoder"]["conv1"]["kernel"]
+    np.testing.assert_allclose(kernels[1], ema_update(kernels[0], online, 0.9999), rtol=1e-6)
+    moved = np.abs(kernels[1] - kernels[0])
+    assert np.mean(moved > 0) > 0.5
+    assert moved.max() < EPS / 8 * np.abs(kernels[0]).max()
+    for network in (state.online, state.target):
+        for part, name in (("encoder", "bn1"), ("projector", "1")):
+            for statistic in ("mean", "var"):
+                exact = network.stats[part][name][statistic]
+                assert not np.array_equal(exact, exact.astype(jnp.bfloat16).astype(jnp.float32))
 
 
 def only_float32(makes: str) -> Encoder:
@@ -157,12 +178,12 @@ def only_float32(makes: str) -> Encoder:
             kernel = jnp.ones((3, 3, 3, 4), jnp.float32)
             y = jax.lax.conv_general_dilated(x, kernel, (4, 4), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
             return y.mean((1, 2)), {}
-        return jax.lax.linalg.cholesky(x[:, :3, :3, 0] + 100 * jnp.eye(3, dtype=x.dtype)).reshape(len(x), -1), {}
+        return jnp.abs(jax.lax.fft(x[..., 0], "RFFT", (SIZE,))).reshape(len(x), -1), {}
 
     return Encoder(init, apply, lambda variables=None: ())
 
 
-@pytest.mark.parametrize("makes", ["convolution", "decomposition"])
+@pytest.mark.parametrize("makes", ["convolution", "transform"])
 def test_a_network_that_cannot_be_computed_so_is_refused_by_name(makes: str) -> None:
     options = {"image_size": SIZE, "hidden_layer": -1, "augment_fn": unchanged}
     make_learner(only_float32(makes), **options)
@@ -175,53 +196,50 @@ def test_a_network_that_cannot_be_computed_so_is_refused_by_name(makes: str) -> 
     )
 
 
-def both(name: str = "resnet") -> Encoder:
-    return nets.with_remat(ENCODERS[name]())
+SMALL = nets.small_cnn((8,))
+SHARED = {"encoder": nets.with_remat(SMALL), "hidden_layer": -2, "augment_fn": unchanged, "optimizer": optax.sgd(0.05)}
+"""For `driver_runs`, whose learners are of 16 images of 16 pixels."""
 
 
-SHARED = {"encoder": both(), "hidden_layer": -1, "augment_fn": unchanged, "optimizer": optax.sgd(0.05)}
+@cache
+def moved_whole() -> tuple:
+    """The online parameters before a step in bfloat16 on the whole batch, and how far it moves them."""
+    one = driven(None, **SHARED, dtype=jnp.bfloat16)
+    start = on_host(initial(one).online.params)
+    state, _ = jax.jit(one.step)(initial(one), batches(1)[0])
+    return start, jax.tree.map(np.subtract, on_host(state.online.params), start)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", ["jit", "pmap", "shard_map"])
 def test_every_driver_with_both(driver: str) -> None:
     """Two devices' step is the whole batch's: statistics are sums in another order, so activations round apart."""
-    options, given = SHARED | {"dtype": jnp.bfloat16}, batches(1)[0]
-    one = driven(None, **options)
-    wanted, _ = jax.jit(one.step)(initial(one), given)
-    start = on_host(initial(one).online.params)
-    chosen = jax.devices()[:2]
-    mesh, many = parallel.make_mesh(chosen), driven(None if driver == "jit" else parallel.AXIS, **options)
-    if driver == "pmap":
-        state, _ = parallel.pmap(many, chosen)(parallel.stack(initial(many), 2), parallel.split(given, 2))
-    else:
-        make = {"jit": parallel.jit, "shard_map": parallel.shard_map}.get(driver)
-        make = make or partial(parallel.shard_map, check_vma=False)
-        state, _ = make(many, mesh)(parallel.replicate(initial(many), mesh), parallel.shard(given, mesh))
+    state, _ = spread(driver, 2, batches(1), **SHARED, dtype=jnp.bfloat16)
     state = assert_replicated(driver, 2, state)
-    moved = [jax.tree.map(np.subtract, now.online.params, start) for now in (state, on_host(wanted))]
-    assert difference(*moved) < 4 * EPS
+    assert floats(state) == floats(jax.eval_shape(driven(None, **SHARED, dtype=jnp.bfloat16).init, jax.random.key(0)))
+    start, wanted = moved_whole()
+    assert difference(jax.tree.map(np.subtract, state.online.params, start), wanted) < 4 * EPS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", ["shard_map", "pmap"])
-def test_every_driver_with_remat_gives_the_whole_batchs_numbers(driver: str) -> None:
-    from driver_runs import double_and_quickly_compiled, largest_difference, spread, whole
-
+@pytest.mark.parametrize("driver", ["pmap", "shard_map"])
+def test_every_driver_with_remat_gives_the_numbers_without(driver: str) -> None:
     with double_and_quickly_compiled():
-        wanted, _ = whole(**(SHARED | {"encoder": ENCODERS["resnet"]()}))
+        wanted, _ = whole(**SHARED | {"encoder": SMALL})
         state, _ = spread(driver, 2, **SHARED)
         assert largest_difference(assert_replicated(driver, 2, state), wanted) < 1e-9
 
 
 @pytest.mark.slow
 def test_parts_of_a_batch_with_both() -> None:
-    given, found = batches(1)[0], {}
-    for kind, encoder in (("plain", ENCODERS["resnet"]()), ("remat", both())):
-        learner = accumulate(driven(None, **(SHARED | {"encoder": encoder, "dtype": jnp.bfloat16})), 2)
-        state, metrics = jax.jit(learner.step)(initial(learner), given)
+    """Beside the same parts without remat, in float32; in bfloat16 near that."""
+    found = []
+    for encoder, dtype in ((SMALL, jnp.float32), (SHARED["encoder"], jnp.float32), (SHARED["encoder"], jnp.bfloat16)):
+        learner = accumulate(driven(None, **SHARED | {"encoder": encoder, "dtype": dtype}), 2)
+        state, metrics = jax.jit(learner.step)(initial(learner), batches(1)[0])
         assert metrics["nonfinite"] == 0
         assert set(floats((state, metrics)).values()) == {"float32"}
-        found[kind] = on_host(state.online)
-    assert BATCH % 2 == 0
-    assert difference(found["remat"].params, found["plain"].params) < EPS**2
+        found.append(on_host(state.online.params))
+    plain, again, short = found
+    assert difference(again, plain) < 1e-6
+    assert 1e-6 < difference(short, plain) < EPS
