@@ -59,7 +59,7 @@ def learner_in(dtype, name: str, **options):
 
 
 def images(count: int = 32) -> jax.Array:
-    """Four colours each, blurred. Images of noise are nearly the same once they are averaged: what is left is rounding."""
+    """Four colours each, blurred. Images of noise are nearly the same once they are averaged, but for rounding."""
     colours = jax.random.uniform(jax.random.key(1), (count, 2, 2, 3))
     return jax.image.resize(colours, (count, SIZE, SIZE, 3), "linear")
 
