@@ -83,9 +83,7 @@ def difference(left, right) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in ("vit", "linen"))) for n in ENCODERS]
-)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_loss_and_gradient_are_near_those_of_float32(name: str) -> None:
     found = {}
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -96,9 +94,9 @@ def test_loss_and_gradient_are_near_those_of_float32(name: str) -> None:
         found[dtype] = (value, aux, gradient)
     (wanted, there, slope), (value, aux, gradient) = found.values()
     assert {leaf.dtype for leaf in jax.tree.leaves((value, gradient, aux.outputs))} == {jnp.dtype("float32")}
-    assert abs(value - wanted) < 1 * EPS
-    assert difference(aux.outputs.features, there.outputs.features) < 2 * EPS
-    assert difference(gradient, slope) < 16 * EPS, "measured: 7 to 10"
+    assert abs(value - wanted) < 0.5 * EPS, "measured: up to 0.26"
+    assert difference(aux.outputs.features, there.outputs.features) < 2 * EPS, "measured: up to 1.1"
+    assert difference(gradient, slope) < 24 * EPS, "measured: 7 to 18"
 
 
 def products(jaxpr: core.Jaxpr):
