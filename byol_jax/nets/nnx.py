@@ -137,7 +137,8 @@ def _rebuild(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
         if key is None and isinstance(node, nnx.RngStream):
             _recast(node, _refusing_class)
         if isinstance(node, nnx.BatchNorm):
-            node.promote_dtype = partial(_promote_all_but_statistics, node.promote_dtype)
+            promote: Any = partial(_promote_all_but_statistics, node.promote_dtype)
+            node.promote_dtype = promote
     return module
 
 

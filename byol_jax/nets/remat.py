@@ -29,7 +29,7 @@ from byol_jax.types import Encoder, PyTree, Variables
 
 __all__ = ["KEEP_BARRIERS", "cuts_below", "with_remat"]
 
-KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+KEEP_BARRIERS: dict[str, str | bool] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 """Compiler options for CPUs: XLA:CPU drops the barriers around what is computed again, finds it equal to the first
 computation, and keeps that (jax 0.10.2)."""
 
@@ -88,9 +88,9 @@ def with_remat(encoder: Encoder) -> Encoder:
 
 
 class _Operation(NamedTuple):
-    """An equation, and the numbers of the values that it takes (literals left out) and gives (unused ones left out)."""
+    """A function, and the numbers of the values that it takes (literals left out) and gives (unused ones left out)."""
 
-    equation: Any
+    run: Any
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
@@ -140,7 +140,7 @@ def _run_segment(
     values = dict(zip(inputs, arguments, strict=True))
     for operation in operations:
         given = [values[number] for number in operation.inputs]
-        values |= zip(operation.outputs, jax.core.eval_jaxpr(operation.equation, (), *given), strict=True)
+        values |= zip(operation.outputs, operation.run(*given), strict=True)
     return [values[number] for number in outputs]
 
 
@@ -172,13 +172,14 @@ def _flatten(closed: core.ClosedJaxpr, arguments: int) -> _Program:
             taken = list(dict.fromkeys(taken))
             given_out = [variable for variable in equation.outvars if type(variable) is core.Var]
             alone = core.Jaxpr([], taken, given_out, [equation], equation.effects, jaxpr.debug_info)
+            run = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
             outputs = tuple(range(count, count + len(given_out)))
             count += len(given_out)
             numbers |= zip(given_out, outputs, strict=True)
             program.sizes.update(
                 {number: _bytes(variable.aval) for number, variable in zip(outputs, given_out, strict=True)}
             )
-            program.operations.append(_Operation(alone, tuple(numbers[atom] for atom in taken), outputs))
+            program.operations.append(_Operation(run, tuple(numbers[atom] for atom in taken), outputs))
         return [number_of(atom) for atom in jaxpr.outvars]
 
     program.results.extend(walk(closed, range(arguments)))

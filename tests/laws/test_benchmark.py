@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks import augmentation, compare, growth, operators, pipeline
+from benchmarks import augmentation, compare, growth, operators, pipeline, precision
 from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
 from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -374,3 +374,21 @@ def test_the_benchmark_of_the_pipeline_runs(capsys) -> None:
 def test_a_pass_over_files_has_whole_batches(capsys) -> None:
     assert pipeline.main(["--files", "10", "--batch-size", "4"]) == 2
     assert "--files 10: not a multiple of --batch-size 4" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_precision_has_memory_and_time_of_every_way():
+    fields = asdict(
+        replace(precision.JOBS["resnet18"], network="small_cnn", hidden_layer=-2, image_size=16, batch_size=8)
+    )
+    fields |= {"projection_size": 8, "projection_hidden_size": 16}
+    results = {}
+    for name in precision.CONTENDERS:
+        contender = precision.build(name, fields)
+        contender.step()
+        results[name] = contender.facts() | {"seconds": [[0.5, 0.25]]}
+        assert math.isfinite(results[name]["loss"])
+    text = precision.table({"small_cnn": {"title": "small_cnn", "results": results}}, "today")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows[2:] == list(precision.CONTENDERS)
+    assert text.count("0.2500") == 4
