@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from byol_jax import accumulation, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
@@ -28,6 +27,7 @@ from byol_jax.runs.events import event_writer
 from byol_jax.runs.fingerprint import function_fingerprints
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, truncate_metrics
+from byol_jax.runs.precision import dtype_notes
 from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.runs.spread import EVALUATION_SPREAD, compile_spread, fixed_images, is_due, warning
@@ -128,7 +128,7 @@ def pretrain(
     image_shape = source.images.image_shape if isinstance(source.images, Dataset) else learner.settings.image_shape
     fingerprints = function_fingerprints(learner, learner_options, image_shape)
     record = {"network": None, "learner": learner_options, "fingerprints": fingerprints}
-    notes = _dtype_notes(learner_options.get("dtype", "float32"))
+    notes = dtype_notes(learner, learner_options.get("dtype", "float32"))
     return _run(encoder, learner, source, program, options, record=record, notes=notes)
 
 
@@ -186,27 +186,13 @@ def train_recipe(
     if whole != sized:
         options = learner_arguments(whole, normalize=normalize)
         learner = _make_learner(encoder, program, **options)
-    notes = _dtype_notes(recipe.dtype)
+    notes = dtype_notes(learner, recipe.dtype)
     if recipe.schedule == "cosine" and warmup_steps(whole) > source.total_steps:
         notes.append(f"the warm-up of {warmup_steps(whole)} steps is longer than the run, which ends within it")
     if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
         notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
     record = {"network": network, "learner": to_json(whole)}
     return _run(encoder, learner, source, program, options, record=record, notes=notes)
-
-
-def _dtype_notes(dtype: Any) -> list[str]:
-    """A line about a compute dtype that this platform isn't made for."""
-    if jnp.finfo(dtype).bits >= 32 or jax.default_backend() != "cpu":
-        return []
-    return [SLOW_ON_CPU.format(dtype=jnp.dtype(dtype).name)]
-
-
-SLOW_ON_CPU = (
-    "computing in {dtype} on a CPU is slower than in float32 (1.2 times for a ResNet-18) and saves no memory by itself:"
-    " it is made for TPUs and GPUs"
-)
-"""Measured by benchmarks/precision.py, 32 px, batch 16, one core of an AMD EPYC."""
 
 
 def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:

@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +23,9 @@ from driver_runs import learner as driven
 from jax.extend import core
 from one_network import WAYS, written
 
-from byol_jax import ConfigurationError, Encoder, Variables, accumulate, make_learner, nets
+from byol_jax import ConfigurationError, Encoder, Variables, accumulate, from_linen, make_learner, nets
 from byol_jax.ema import ema_update
+from byol_jax.runs.precision import dtype_notes, wide_products
 from byol_jax.tree import leaf_names
 from interop import from_torch_module
 
@@ -118,6 +120,19 @@ def test_every_product_of_encoder_and_heads_is_in_the_compute_dtype(name: str, d
     found = list(products(traced.jaxpr))
     assert len(found) > 8
     assert set(found) == {(dtype, dtype)}
+
+
+@pytest.mark.parametrize(("own", "wide"), [(None, 0), (jnp.bfloat16, 0), (jnp.float32, 1)])
+def test_a_network_that_has_its_own_dtype_is_said(own, wide: int) -> None:
+    module = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(4, dtype=own), nn.Dense(3, dtype=jnp.bfloat16)])
+    options = {"image_size": SIZE, "hidden_layer": -1, "augment_fn": unchanged, "dtype": jnp.bfloat16}
+    learner = make_learner(from_linen(module, train_argument=None), **options)
+    assert wide_products(learner, jnp.bfloat16) == (wide, 2)
+    notes = dtype_notes(learner, jnp.bfloat16)
+    said = "1 of the encoder's 2 products aren't in bfloat16: the network has them in a wider dtype"
+    assert (said in notes) == bool(wide)
+    assert "on a CPU is slower" in notes[0]
+    assert dtype_notes(learner, "float32") == []
 
 
 def floats(tree) -> dict[str, str]:
