@@ -354,8 +354,9 @@ def make_learner(
         `Learner`, whose methods are pure functions: init, step, loss, online_apply, target_apply, embed, project.
 
     Raises:
-        ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels, or
-            the optimiser holds updates back (`optax.MultiSteps`) or asks for more than a step has (line searches).
+        ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels or
+            doesn't run in `dtype`, or the optimiser holds updates back (`optax.MultiSteps`) or asks for more than a
+            step has (line searches).
         HiddenLayerNotFoundError: no such layer; the message lists those that exist.
 
     Example:

@@ -2,8 +2,9 @@
 
 config.json's "network" is {"name": "resnet18", "channels": 3, "num_classes": 1000}, with other arguments of the
 network's function where it was given any; of a torch module {"name": "torchvision:resnet18", "weights": null,
-"channels": 3}, with "normalize" where its weights want another mean and standard deviation than ImageNet's. A torch
-module is traced once, and kept in the run's folder for where there is no torch.
+"channels": 3}, with "normalize" where its weights want another mean and standard deviation than ImageNet's; of any
+network "remat": true where it has less memory that way. A torch module is traced once, and kept in the run's folder for
+where there is no torch.
 
     make = find_network(options.network, options.weights)          # before data is opened: a wrong name costs nothing
     description, encoder = make(image_size=224, channels=3, seed=0, start=None)

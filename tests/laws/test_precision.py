@@ -10,6 +10,7 @@ import optax
 import pytest
 import torch
 from driver_runs import (
+    DRIVERS,
     assert_replicated,
     batches,
     double_and_quickly_compiled,
@@ -224,7 +225,7 @@ def moved_whole() -> tuple:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_every_driver_with_both(driver: str) -> None:
     """Two devices' step is the whole batch's: statistics are sums in another order, so activations round apart."""
     state, _ = spread(driver, 2, batches(1), **SHARED, dtype=jnp.bfloat16)
