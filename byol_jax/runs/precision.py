@@ -62,8 +62,9 @@ def wide_products(learner: Learner, dtype: Any) -> tuple[int, int]:
 def _dtypes(jaxpr: core.Jaxpr) -> Iterator[Any]:
     """Of every product of floats, the dtype of its first side; in functions inside too."""
     for equation in jaxpr.eqns:
-        dtype = getattr(equation.invars[0].aval, "dtype", None) if equation.invars else None
-        if equation.primitive.name in PRODUCTS and jnp.issubdtype(dtype, jnp.floating):
-            yield dtype
+        if equation.primitive.name in PRODUCTS:
+            first: Any = equation.invars[0].aval
+            if jnp.issubdtype(first.dtype, jnp.floating):
+                yield first.dtype
         for inner in core.jaxprs_in_params(equation.params):
             yield from _dtypes(inner)

@@ -10,6 +10,7 @@ import pytest
 
 from byol_jax.cli.main import main
 from byol_jax.cli.open_run import open_run
+from byol_jax.nets.remat import KEEP_BARRIERS
 from interop import load_state_dict
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,14 @@ def world(tmp_path_factory):
     np.save(root / "colour.npy", np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        given, compile_ = [], jax.stages.Lowered.compile
+        patch.setattr(
+            jax.stages.Lowered,
+            "compile",
+            lambda self, *a, **options: given.append(options) or compile_(self, *a, **options),
+        )
         assert main(["train", "grey.npy", "--out", "whole", "--steps", "4", *NETWORK, *RECIPE, *BOTH]) == 0
+    assert {"compiler_options": KEEP_BARRIERS} in given, "else XLA:CPU undoes remat"
     return root
 
 
