@@ -13,8 +13,6 @@ from byol_jax.cli.open_run import open_run
 from byol_jax.nets.remat import KEEP_BARRIERS
 from interop import load_state_dict
 
-pytestmark = pytest.mark.slow
-
 NETWORK = ["--network", "small_cnn", "--channels", "1"]
 RECIPE = ["--image-size", "16", "--batch-size", "8", "--augment", "none", "--projection-size", "8"]
 RECIPE += ["--projection-hidden-size", "16", "--learning-rate", "0.001", "--checkpoint-every", "1"]
@@ -52,6 +50,7 @@ def leaves(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints" / "00000004").glob("state-*"))
 
 
+@pytest.mark.slow
 def test_a_run_with_both_goes_on_bit_for_bit(train, world: Path) -> None:
     assert train("parts", "--steps", "2", *BOTH).code == 0
     assert train("parts", "--steps", "4", *BOTH, "--resume").code == 0
@@ -62,6 +61,7 @@ def test_a_run_with_both_goes_on_bit_for_bit(train, world: Path) -> None:
     assert log.count("bfloat16 on a CPU is slower") == 1
 
 
+@pytest.mark.long
 def test_another_dtype_or_remat_is_refused_when_a_run_goes_on(train, world: Path) -> None:
     assert train("usual", "--steps", "1").code == 0
     usual = json.loads((world / "usual" / "config.json").read_text())
@@ -81,6 +81,7 @@ def test_another_dtype_or_remat_is_refused_when_a_run_goes_on(train, world: Path
     assert "bfloat16" not in (world / "usual" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_exported_in_float32(call, world: Path, monkeypatch) -> None:
     monkeypatch.chdir(world)
     assert call("embed", "whole", "--data", "grey.npy", "--out", "features.npz").code == 0
@@ -111,6 +112,7 @@ def make():
 """
 
 
+@pytest.mark.long
 def test_a_torch_module_with_both_goes_on_bit_for_bit(call, world: Path, monkeypatch) -> None:
     monkeypatch.chdir(world)
     monkeypatch.syspath_prepend(world)

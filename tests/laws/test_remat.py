@@ -57,8 +57,10 @@ def value_and_gradient(encoder: Encoder, layer: str | int = -1):
         return run(variables.params, images)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long if n in ("vit", "traced") else pytest.mark.slow) for n in ENCODERS],
+)
 def test_outputs_statistics_and_gradients_are_the_encoders_own(name: str) -> None:
     with double_and_quickly_compiled():
         encoder = ENCODERS[name]()
@@ -149,14 +151,14 @@ def kept_bytes(encoder: Encoder) -> int:
     )
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "traced")) for n in DEEP_ENCODERS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "function")) for n in DEEP_ENCODERS])
 def test_less_is_kept_for_the_gradient(name: str) -> None:
     encoder = DEEP_ENCODERS[name]()
     before, after = kept_bytes(encoder), kept_bytes(nets.with_remat(encoder))
     assert after < 0.45 * before, f"{before / 1e6:.2f} MB before, {after / 1e6:.2f} MB after"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_compiled_step_takes_less_memory() -> None:
     """What one checkpoint around the whole encoder doesn't bring: XLA:CPU's own figures."""
 
