@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CheckpointFormatError",
+    "CollapsedError",
     "ConfigurationError",
     "ConversionMismatchError",
     "DamagedCheckpointError",
@@ -42,6 +43,10 @@ class DamagedCheckpointError(ValueError):
 
 class DivergedError(RuntimeError):
     """Training met too many steps in a row whose loss or gradient wasn't finite; the last good state was saved."""
+
+
+class CollapsedError(RuntimeError):
+    """Training was to stop when its projections have collapsed, and they have; the state was saved."""
 
 
 class InteropError(ValueError):

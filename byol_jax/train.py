@@ -17,7 +17,7 @@ from byol_jax import accumulation, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
-from byol_jax.errors import ConfigurationError, DivergedError
+from byol_jax.errors import CollapsedError, ConfigurationError, DataError, DivergedError
 from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
@@ -26,13 +26,15 @@ from byol_jax.runs.environment import rounding_changes
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.fingerprint import function_fingerprints
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
-from byol_jax.runs.metrics import append_metrics, truncate_metrics
+from byol_jax.runs.health import HEALTH_EVERY, compile_health, fixed_images, is_due, raw_images, warning
+from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 from byol_jax.runs.precision import dtype_notes
+from byol_jax.runs.probe import BATCH, Probe, Prober, compile_probe
 from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
-from byol_jax.runs.spread import EVALUATION_SPREAD, compile_spread, fixed_images, is_due, warning
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
+from byol_jax.runs.verdict import CollapseWatch, likely_causes
 from byol_jax.types import Encoder, TrainState
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def pretrain(
     fit: str = "cover",
     layout: str | None = None,
     accumulate: int = 1,
+    health_every: int = HEALTH_EVERY,
+    stop_on_collapse: bool = False,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -86,6 +90,9 @@ def pretrain(
         fit: how a folder's images get one shape, "cover", "contain" or "none", as in `data.open_dataset`.
         layout: of an array, "NHWC" or "NCHW", where its axes leave doubt.
         accumulate: in how many parts each batch is gone through, as by `byol_jax.accumulate`: less memory.
+        health_every: steps between measures in evaluation mode: spread, effective rank, alignment and uniformity of the
+            projections of up to 256 training images. It costs about what 96 images cost in a step.
+        stop_on_collapse: end the run once its projections have collapsed for 200 steps; it is said in any case.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -94,6 +101,7 @@ def pretrain(
     Raises:
         ConfigurationError, DataError, HiddenLayerNotFoundError: before anything is written.
         DivergedError: 20 steps in a row whose loss or gradient wasn't finite; a checkpoint was saved.
+        CollapsedError: with `stop_on_collapse`; a checkpoint was saved.
 
     Example:
         >>> import numpy as np, tempfile, byol_jax
@@ -119,6 +127,8 @@ def pretrain(
         fit=fit,
         layout=layout,
         accumulate=accumulate,
+        health_every=health_every,
+        stop_on_collapse=stop_on_collapse,
     )
     learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
@@ -136,7 +146,8 @@ def pretrain(
 class Program:
     """What a run is told beside what it learns, and its data; each value as in `pretrain`.
 
-    `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on.
+    `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on. `probe` is a
+    labelled set on which the representation is measured on the way.
     """
 
     out: str | Path
@@ -153,6 +164,9 @@ class Program:
     fit: str = "cover"
     layout: str | None = None
     accumulate: int = 1
+    health_every: int = HEALTH_EVERY
+    stop_on_collapse: bool = False
+    probe: Probe | None = None
 
 
 def train_recipe(
@@ -205,6 +219,7 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         batch_size=length.batch_size,
         checkpoint_every=program.checkpoint_every,
         log_every=program.log_every,
+        health_every=program.health_every,
     )
     return open_source(
         data,
@@ -248,12 +263,15 @@ def _run(
             "seed": program.seed,
             **({} if program.fit == "cover" else {"fit": program.fit}),  # earlier runs have no such key, nor
             **({} if program.accumulate == 1 else {"accumulate": program.accumulate}),
+            **({} if program.probe is None else {"probe": program.probe.identity}),
         },
         unimportant={
             "out": str(out),
             "workers": program.workers,
             "checkpoint_every": program.checkpoint_every,
             "log_every": program.log_every,
+            "health_every": program.health_every,
+            "stop_on_collapse": program.stop_on_collapse,
         },
         init_from=weights,
     )
@@ -271,7 +289,7 @@ def _run(
         with TrainingLog(path, total_steps=source.total_steps, show=program.progress and writes) as log:
             for note in [*notes, *doubts] if resumed else notes:
                 log.say(note)
-            plan = Plan(encoder, learner, source, program, paths, log, events)
+            plan = Plan(encoder, learner, source, program, paths, log, events, config)
             state = _train(plan, state, resumed)
     return state
 
@@ -298,6 +316,7 @@ class Plan(NamedTuple):
     paths: RunPaths
     log: TrainingLog
     record_events: Callable[[dict[str, Any]], None] | None
+    config: dict[str, Any]
 
 
 def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
@@ -329,7 +348,9 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     mesh = parallel.make_mesh()
     agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
     done, total = int(state.step), plan.source.total_steps
-    state, step, spread = parallel.replicate(state, mesh), None, None
+    watch = _begin_watch(plan)
+    collapse = watch.verdict  # of a run that goes on: it had collapsed, which is said, and goes on all the same
+    state, step, health, prober = parallel.replicate(state, mesh), None, None, None
     tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
     with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
         stopping = False
@@ -337,7 +358,8 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             images = next(loader)  # [N, H, W, C], over all devices and processes
             if step is None:
                 _record_batch_size(plan, len(images))
-                spread = _measure_evaluation(plan, state, images, tally)
+                health = _measure_health(plan, state, images, tally)
+                prober = _begin_probes(plan, state, images, tally)
                 step = _compile(plan, mesh, state, images, tally)
                 if parallel.is_writer():
                     _keep_network(plan, state, images)
@@ -345,23 +367,53 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             done += 1
             tally.add(metrics, images=len(images))
             plan.log.advance(done)
-            stopping = agree(bool(stop))  # asked once a step: a wish that comes later waits for the next, and is saved
+            has_collapsed = plan.program.stop_on_collapse and watch.verdict is not None and collapse is None
+            stopping = agree(bool(stop) or has_collapsed)  # once a step: a later wish waits for the next, and is saved
             last = stopping or done == total
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
-                if spread is not None and is_due(done, log_every=plan.program.log_every, last=done == total):
-                    row[EVALUATION_SPREAD] = spread(state)
-                _record(plan, row)
+                if health is not None and is_due(
+                    done, log_every=plan.program.log_every, last=done == total, every=plan.program.health_every
+                ):
+                    row |= health(state)
+                _record(plan, row, watch, prober)
+                collapse = collapse and watch.verdict
+            if prober is not None and plan.program.probe and (done % plan.program.probe.every == 0 or done == total):
+                _probe(plan, prober, state, done, tally)
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
+    if done < total and watch.verdict is not None and collapse is None and not stop:
+        raise CollapsedError(
+            f"stopped after step {done} of {total}: {watch.verdict}; the state is saved in"
+            f" {plan.paths.checkpoints / f'{done:08d}'}; {_advise(plan)}"
+        )
     if done < total:
         plan.log.say(f"stopped after step {done} of {total}; {plan.program.advice_when_stopped}")
         raise KeyboardInterrupt
     return state
+
+
+def _begin_watch(plan: Plan) -> CollapseWatch:
+    """The verdict on the rows so far, in the process that writes them; says so where the run had collapsed."""
+    watch = CollapseWatch(plan.learner.settings.projection_size)
+    rows = read_metrics(plan.paths.metrics)[0] if parallel.is_writer() else []
+    for row in rows:
+        watch.add(row)
+    if watch.verdict is not None:
+        stops = "; stop_on_collapse ends it if it recovers and collapses again" * plan.program.stop_on_collapse
+        plan.log.warn(f"this run had {watch.verdict}, and seldom does one recover{stops}")
+    return watch
+
+
+def _advise(plan: Plan) -> str:
+    """The likely causes of a collapse, in words."""
+    init = plan.learner.settings.encoder.init
+    stats = jax.eval_shape(init, jax.random.key(0)).stats
+    return likely_causes(plan.config, has_batch_norm=bool(jax.tree.leaves(stats)))
 
 
 def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
@@ -401,10 +453,10 @@ def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
     keep_network(plan.paths.network, plan.encoder)
 
 
-def _measure_evaluation(
+def _measure_health(
     plan: Plan, state: TrainState, images: jax.Array, tally: Tally
-) -> Callable[[TrainState], float] | None:
-    """The spread of projections in evaluation mode, compiled before the step; None in processes that write nothing."""
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """What evaluation mode says of the projections, compiled before the step; None in processes that write nothing."""
     if not parallel.is_writer():
         return None
     traced, image_shape = plan.encoder.facts.traced, plan.learner.settings.image_shape
@@ -416,22 +468,62 @@ def _measure_evaluation(
         plan.log.say(f"projections in evaluation mode aren't measured: the data has no images of shape {image_shape}")
         return None
     began = time.perf_counter()
-    spread = compile_spread(plan.learner, state, fixed)
+    health = compile_health(plan.learner, state, fixed, raw_images(plan.source.images, images))
     tally.add_compilation(time.perf_counter() - began)
-    return spread
+    return health
 
 
-def _record(plan: Plan, row: dict[str, Any]) -> None:
-    """One row to all who show or keep it."""
+def _begin_probes(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> Prober | None:
+    """What probes the representation, compiled before the step; at step 0 it has probed the starting weights."""
+    probe, traced = plan.program.probe, plan.encoder.facts.traced
+    if probe is None or not parallel.is_writer():
+        return None
+    began = time.perf_counter()
+    any_batch = traced is None or traced.takes_any_batch
+    batch_size = min(len(images), BATCH) if any_batch else len(images)
+    measure = compile_probe(plan.learner, state, probe, batch_size=batch_size)
+    tally.add_compilation(time.perf_counter() - began)
+    prober = Prober(measure, read_metrics(plan.paths.metrics)[0])
+    if int(jax.device_get(state.step)) == 0:
+        _probe(plan, prober, state, 0, tally)
+    return prober
+
+
+def _probe(plan: Plan, prober: Prober, state: TrainState, done: int, tally: Tally) -> None:
+    """One probe, as a row of its own; its time is no step's."""
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    epoch = done / plan.source.epoch_steps if plan.source.epoch_steps else 0.0
+    try:
+        row = prober.row(state, step=done, epoch=epoch)
+    except DataError as error:  # features that aren't finite
+        plan.log.warn(f"no probe after step {done}: {error}")
+    else:
+        append_metrics(plan.paths.metrics, row)
+        if plan.record_events is not None:
+            plan.record_events(row)
+        plan.log.say(prober.sentence)
+    tally.leave_out(time.perf_counter() - began)
+
+
+def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, prober: Prober | None) -> None:
+    """One row to all who show or keep it, and what it says of the run's health."""
+    before = watch.verdict
     if parallel.is_writer():
         append_metrics(plan.paths.metrics, row)
+        watch.add(row)
     if plan.record_events is not None:
         plan.record_events(row)
-    plan.log.report(row)
+    remark = "" if prober is None else prober.remark
+    plan.log.report(row, remark="COLLAPSED" if watch.verdict is not None else remark)
     if row["nonfinite"]:
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
-    if (collapse := warning(row, plan.learner.settings.projection_size)) is not None:
-        plan.log.warn(collapse)
+    if watch.verdict is not None and before is None:
+        plan.log.warn(f"{watch.verdict}; {_advise(plan)}")
+    elif watch.verdict is None and before is not None:
+        plan.log.say(f"no longer collapsed after step {row['step']}")
+    elif watch.verdict is None and (low := warning(row, plan.learner.settings.projection_size)) is not None:
+        plan.log.warn(low)
 
 
 def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from byol_jax.errors import (
+    CollapsedError,
     ConfigurationError,
     DamagedCheckpointError,
     DataError,
@@ -62,7 +63,7 @@ def _verdict(command: str, error: Exception) -> tuple[str, int]:
         return f"{command}: {error}", 2
     if isinstance(error, OSError) and error.filename is not None and error.errno not in NOT_THE_USERS_PATH:
         return f"{command}: {os.fsdecode(error.filename)}: {error.strerror or type(error).__name__}", 2
-    if isinstance(error, DivergedError):
+    if isinstance(error, DivergedError | CollapsedError):
         return f"{command}: failed: {error}", 1
     return f"{command}: failed: {type(error).__name__}: {error} (--debug shows where)", 1
 

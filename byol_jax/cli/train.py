@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_array_layout, add_channels, add_fit, add_network, check_data, check_folder
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.recipe import DEFAULT, Recipe
+
+if TYPE_CHECKING:
+    from byol_jax.runs.probe import Probe
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
     run.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too (needs the extra [logs])")
     run.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode images (2)")
+    _add_watching(parser.add_argument_group("watching it"))
     network = parser.add_argument_group("the network and its images")
     add_network(network, default=DEFAULT.network)
     network.add_argument(
@@ -67,6 +71,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_watching(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--health-every",
+        type=values.positive_int,
+        metavar="N",
+        help="steps between measures of spread, effective rank, alignment and uniformity (1000)",
+    )
+    group.add_argument(
+        "--stop-on-collapse", action="store_true", help="end the run when its projections have collapsed, which is said"
+    )
+    group.add_argument(
+        "--probe",
+        type=values.data_source,
+        metavar="DIR",
+        help="labelled images, as evaluate --data takes them, on which kNN and logistic regression are measured on the"
+        " way; what is trained doesn't see them",
+    )
+    group.add_argument("--probe-every", type=values.positive_int, metavar="N", help="steps between probes (1000)")
+
+
 def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
     problems, recipe = [], recipe_from(options)
@@ -81,7 +105,7 @@ def check(options: argparse.Namespace) -> list[str]:
         )
     if recipe.batch_size < 2:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
-    problems += _check_parts(options.accumulate, recipe.batch_size)
+    problems += _check_parts(options.accumulate, recipe.batch_size) + _check_probe(options)
     problems += check_network(options, network=recipe.network) + check_data(options.data, options)
     return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
 
@@ -93,6 +117,14 @@ def _check_parts(parts: int, batch_size: int) -> list[str]:
         return [
             f"--accumulate {parts} leaves 1 image of --batch-size {batch_size} a part: give {batch_size // 2} or less"
         ]
+    return []
+
+
+def _check_probe(options: argparse.Namespace) -> list[str]:
+    if options.probe is None:
+        return ["--probe-every needs --probe DIR"] if options.probe_every is not None else []
+    if options.probe.lower().endswith(".npy") and not values.is_folder(options.probe):
+        return ["--probe: an .npy has no labels, give an .npz with images and labels or a folder"]
     return []
 
 
@@ -147,6 +179,7 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     data, recipe = _open_array(options, recipe)
     if options.resume:
         recipe = _keep_old_rate(recipe, options.out)
+    probe = None if options.probe is None else _open_probe(options, recipe)
     weights = None
     if options.init_from is not None:
         weights = interop.open_weights(options.init_from, which_weights=options.which_weights, prefix=options.prefix)
@@ -159,6 +192,7 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     warn_of_layer(network.description, recipe.hidden_layer)
     program = train.Program(
         init_from=weights,
+        probe=probe,
         **{name: value for name, value in vars(options).items() if name in PROGRAM and value is not None},
     )
     train.train_recipe(
@@ -182,6 +216,8 @@ PROGRAM = (
     "tensorboard",
     "fit",
     "accumulate",
+    "health_every",
+    "stop_on_collapse",
 )
 """Options that are `train.Program`'s; what isn't given has its default there."""
 
@@ -202,6 +238,39 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
         options.data, size, channels, layout=options.layout, workers=options.workers
     )
     return dataset, replace(recipe, image_size=size, num_channels=channels)
+
+
+def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
+    """The labelled images of `--probe`, split as `byol-jax evaluate` splits them.
+
+    Raises:
+        DataError: they can't be used, or some class has too few; says that it is about the probe.
+    """
+    from byol_jax.cli.images import open_labelled
+    from byol_jax.data import EvaluationImages
+    from byol_jax.errors import DataError
+    from byol_jax.runs.probe import PROBE_EVERY, Probe, check_probe
+
+    try:
+        train, test, names, _ = open_labelled(
+            options.probe,
+            None,
+            seed=options.seed,
+            image_size=recipe.image_size,
+            num_channels=recipe.num_channels,
+            fit="contain" if options.fit == "contain" else "cover",
+            layout=None if values.is_folder(options.probe) else options.layout,
+            workers=options.workers,
+        )
+        check_probe(train.labels, test.labels, names)
+    except DataError as error:
+        raise DataError(f"--probe {options.probe}: {error}") from None
+    every = PROBE_EVERY if options.probe_every is None else options.probe_every
+    identity: dict[str, Any] = {"fit": train.dataset.identity}
+    if test.dataset is not train.dataset:
+        identity["measure"] = test.dataset.identity
+    of, on = (EvaluationImages(part.dataset, part.indices, recipe.image_size) for part in (train, test))
+    return Probe(of, train.labels, on, test.labels, identity | {"every": every}, every, options.seed)
 
 
 def _known_channels(options: argparse.Namespace) -> int | None:

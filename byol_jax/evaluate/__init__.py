@@ -1,9 +1,9 @@
 """Protocols with numbers comparable to published tables, and the controls that give such a number its meaning.
 
 knn.py, linear.py and linear_sgd.py score frozen features, finetune.py trains the network itself; interval.py says how
-sure an accuracy is; collapse.py and components.py look at features without labels; controls.py has the baseline and the
-table of several features beside each other, scores.py every accuracy beside its protocol; extract.py gets features out
-of a network.
+sure an accuracy is; collapse.py and components.py look at features without labels, and so do three pure functions of
+byol_jax/metrics.py; controls.py has the baseline and the table of several features beside each other, scores.py every
+accuracy beside its protocol; extract.py gets features out of a network.
 """
 
 from byol_jax.evaluate.collapse import CollapseResult, collapse
@@ -16,6 +16,7 @@ from byol_jax.evaluate.knn import KNNResult, knn
 from byol_jax.evaluate.linear import LinearProbeResult, linear_probe
 from byol_jax.evaluate.linear_sgd import LinearSGDResult, linear_sgd
 from byol_jax.evaluate.logistic import LogisticFit, fit_logistic
+from byol_jax.metrics import alignment, effective_rank, uniformity
 
 __all__ = [
     "CollapseResult",
@@ -25,10 +26,12 @@ __all__ = [
     "LinearSGDResult",
     "LogisticFit",
     "PrincipalComponents",
+    "alignment",
     "bootstrap_interval",
     "collapse",
     "compare",
     "confusion_matrix",
+    "effective_rank",
     "extract",
     "finetune",
     "fit_logistic",
@@ -38,4 +41,5 @@ __all__ = [
     "linear_sgd",
     "principal_components",
     "raw_pixels",
+    "uniformity",
 ]

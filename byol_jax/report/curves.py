@@ -32,12 +32,14 @@ svg.chart .series { fill: none; stroke: var(--line); stroke-width: 1.75; stroke-
 svg.chart .dot { fill: var(--line); }
 svg.chart .reference { stroke-width: 1.25; stroke-dasharray: 5 4; }
 svg.chart .good { stroke: var(--good); } svg.chart text.good { fill: var(--good); stroke: none; }
+svg.chart .plain { stroke: var(--muted); }
+svg.chart text.plain { stroke: none; }
 svg.chart .bad { stroke: var(--bad); } svg.chart text.bad { fill: var(--bad); stroke: none; }
 """
 
 
 class Reference(NamedTuple):
-    """A level to compare a curve with: its value, its label, and whether a curve there is "good" or "bad"."""
+    """A level to compare a curve with: its value, its label, and whether a curve there is "good", "bad" or "plain"."""
 
     value: float
     label: str

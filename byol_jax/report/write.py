@@ -20,8 +20,10 @@ from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.report.curves import Reference, line_chart
 from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
 from byol_jax.runs.folder import run_paths
+from byol_jax.runs.health import EVALUATION_SPREAD, SETTLED_STEPS
 from byol_jax.runs.metrics import read_metrics
-from byol_jax.runs.spread import EVALUATION_SPREAD, SETTLED_STEPS
+from byol_jax.runs.probe import PROBE_KNN, PROBE_LINEAR
+from byol_jax.runs.verdict import CollapseWatch, likely_causes
 from byol_jax.tree import flatten
 
 __all__ = ["write_report"]
@@ -48,8 +50,28 @@ CURVES = (
         EVALUATION_SPREAD,
         "Feature spread in evaluation mode",
         "",
-        "the same with running statistics, as the network is used; every 1,000 steps, on up to 64 training images",
+        "the same with running statistics, as the network is used, on up to 256 training images",
     ),
+    Curve(
+        "effective_rank",
+        "Effective rank",
+        "",
+        "of the same projections: how many of their dimensions are used (RankMe)",
+    ),
+    Curve(
+        "alignment",
+        "Alignment",
+        "",
+        "squared distance between two views of an image, as directions; in evaluation mode",
+    ),
+    Curve(
+        "uniformity",
+        "Uniformity",
+        "",
+        "0 where all images are alike, near −4 where their directions are spread evenly; in evaluation mode",
+    ),
+    Curve(PROBE_KNN, "kNN accuracy", "%", "on the labelled images of --probe; training doesn't see them", 100.0),
+    Curve(PROBE_LINEAR, "Linear accuracy", "%", "of logistic regression on the features of the same images", 100.0),
     Curve("grad_norm", "Gradient norm", "", "Euclidean, over all trained parameters"),
     Curve("param_norm", "Parameter norm", "", "Euclidean, over the online network"),
     Curve("learning_rate", "Learning rate", "", "of the optimiser"),
@@ -91,7 +113,7 @@ def write_report(run_folder: str | os.PathLike[str], *, title: str | None = None
     nearest = _picture(paths.neighbours, "Nearest neighbours", "test images and their nearest neighbours", notes)
     sections = [
         _summary(rows),
-        _collapse(rows, flatten(config)),
+        _collapse(rows, config),
         "".join(f"<p>Note: {escape(note)}.</p>" for note in notes),
         evaluation_section(evaluation),
         nearest if evaluation else "",
@@ -153,18 +175,30 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _collapse(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
-    """In red, where the last measure in evaluation mode says so; training mode can look healthy all the while."""
+    """In red, what has collapsed: for good, once, or in the last measure of evaluation mode."""
+    size = _projection_size(flatten(config))
+    if size is None:
+        return ""
+    watch = CollapseWatch(round(size))
+    for row in rows:
+        watch.add(row)
+    lines = [f"It was {collapse}; it has recovered." for collapse in watch.ended]
+    if watch.verdict is not None:
+        return "".join(_red(line) for line in [*lines, f"It has {watch.verdict}; {likely_causes(config)}."])
     measured = [row for row in rows if EVALUATION_SPREAD in row]
-    if not measured or measured[-1]["step"] < SETTLED_STEPS:
-        return ""
-    spread = number(measured[-1][EVALUATION_SPREAD])
-    if spread is not None and not _is_low(spread, _spread_levels(config)):
-        return ""
-    how = "aren't finite" if spread is None else f"are all alike (spread {spread:.4g})"
-    return (
-        f'<p class="bad">Collapsed: in evaluation mode, as the network is used, projections of different images {how}.'
-        " Lower the learning rate or the weight decay.</p>"
-    )
+    if measured and measured[-1]["step"] >= SETTLED_STEPS:
+        spread = number(measured[-1][EVALUATION_SPREAD])
+        if spread is None or _is_low(spread, _spread_levels(flatten(config))):
+            how = "aren't finite" if spread is None else f"are all alike (spread {spread:.4g})"
+            lines.append(
+                f"Collapsed: in evaluation mode, as the network is used, projections of different images {how}."
+                " Lower the learning rate or the weight decay."
+            )
+    return "".join(map(_red, lines))
+
+
+def _red(line: str) -> str:
+    return f'<p class="bad">{escape(line)}</p>'
 
 
 def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
@@ -172,7 +206,7 @@ def _charts(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
     for curve in CURVES:
         points = [(row["step"], scale(row.get(curve.key), curve.factor)) for row in rows]
         step, last = next(((step, value) for step, value in reversed(points) if value is not None), (0, None))
-        references = _spread_levels(config) if curve.key in ("feature_std", EVALUATION_SPREAD) else ()
+        references = _levels(curve, rows, config)
         chart = line_chart(points, name=f"{curve.title} by step", references=references)
         if last is None or not chart:
             continue
@@ -189,11 +223,27 @@ def _is_low(spread: float, levels: Sequence[Reference]) -> bool:
     return any(level.kind == "bad" and spread < level.value for level in levels)
 
 
-def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:
-    """The healthy level 1/sqrt(P) and the collapse line, if the configuration has the projections' size P."""
+def _levels(curve: Curve, rows: list[dict[str, Any]], config: dict[str, Any]) -> Sequence[Reference]:
+    """What a curve is compared with: of a spread the even one, of a probe the starting weights'."""
+    if curve.key in ("feature_std", EVALUATION_SPREAD):
+        return _spread_levels(config)
+    if curve.key not in (PROBE_KNN, PROBE_LINEAR):
+        return ()
+    start = next((row[curve.key] for row in rows if row["step"] == 0 and curve.key in row), None)
+    value = scale(start, curve.factor)
+    return () if value is None else (Reference(value, f"starting weights: {value:.1f}", "plain"),)
+
+
+def _projection_size(config: dict[str, Any]) -> float | None:
     sizes = (value for name, value in config.items() if name.rpartition("/")[2] == "projection_size")
     size = number(next(sizes, None))
-    if size is None or size < 1:
+    return None if size is None or size < 1 else size
+
+
+def _spread_levels(config: dict[str, Any]) -> Sequence[Reference]:
+    """The healthy level 1/sqrt(P) and the collapse line, if the configuration has the projections' size P."""
+    size = _projection_size(config)
+    if size is None:
         return ()
     healthy = 1 / math.sqrt(size)
     return (

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 NEVER_COMPARED = frozenset(
-    {"out", "workers", "log_every", "checkpoint_every", "num_processes", "process_id", "coordinator_address"}
+    {"out", "workers", "log_every", "checkpoint_every", "health_every", "stop_on_collapse"}
+    | {"num_processes", "process_id", "coordinator_address"}
 )
 """Keys that have no influence on the result: a run may be moved, and go on with other machines."""
 

@@ -61,11 +61,16 @@ class TrainingLog:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def report(self, row: dict[str, Any]) -> None:
-        """Writes one row of metrics to the log file and shows it: in the moving line, or as a line of its own."""
+    def report(self, row: dict[str, Any], *, remark: str = "") -> None:
+        """Writes one row of metrics to the log file and shows it: in the moving line, or as a line of its own.
+
+        Args:
+            remark: what else is to be seen there, a few words.
+        """
         left = (self._total - row["step"]) * row["seconds_per_step"]
         speed, learning = f"{row['images_per_second']:,.0f}", f"loss {row['loss']:.3f} spread {row['feature_std']:.3f}"
-        text = f"epoch {row['epoch']:.1f} {speed} images/s wait {row['data_wait']:.0%} {learning}"
+        waiting = f"wait {row['data_wait']:.0%} " if not remark else ""  # a terminal's line has room for one of them
+        text = f"epoch {row['epoch']:.1f} {speed} images/s {waiting}{learning}{remark and ' '}{remark}"
         line = f"step {row['step']}/{self._total} {text} {_duration(left)} left"
         self._write(line)
         if self._bar is not None:

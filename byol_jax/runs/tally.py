@@ -78,6 +78,7 @@ class Tally:
         self._fetched: list[_Entry] = []
         self._nonfinite_in_a_row = 0
         self._compile_seconds: float | None = None
+        self._seconds_apart = 0.0
         self._row_time, self._row_waited = clock(), 0.0
 
     def add(self, metrics: dict[str, Any], *, images: int) -> None:
@@ -91,12 +92,17 @@ class Tally:
         """Time that belongs to no step: the next row shows it as `compile_seconds` and leaves it out of the speed."""
         self._compile_seconds = (self._compile_seconds or 0.0) + seconds
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that belongs to no step and is told elsewhere: the next row leaves it out of the speed."""
+        self._seconds_apart += seconds
+
     def row(self, *, waited: float, last: bool = False) -> dict[str, Any] | None:
         """The row that is due after the step entered last, or None: every `log_every` steps and at a divergence.
 
         Numbers are means over the finite steps since the row before, or over all of them where none was finite.
         `nonfinite` is a number of steps. `seconds` is all the time since the row before; `seconds_per_step`,
-        `images_per_second` and `data_wait`, the part of the time spent waiting for images, leave the compilation out.
+        `images_per_second` and `data_wait`, the part of the time spent waiting for images, leave out the compilation,
+        and what `leave_out` was told.
 
         Args:
             waited: seconds that the loop has waited for images since it began.
@@ -122,7 +128,7 @@ class Tally:
         entries, self._fetched = self._fetched, []
         now = self._clock()
         seconds = now - self._row_time
-        running = max(seconds - (self._compile_seconds or 0.0), 1e-9)
+        running = max(seconds - (self._compile_seconds or 0.0) - self._seconds_apart, 1e-9)
         steps = [entry.metrics for entry in entries]
         finite = [step for step in steps if step["nonfinite"] == 0] or steps
         row = {name: float(np.mean([step[name] for step in finite], dtype=np.float64)) for name in steps[0]}
@@ -137,5 +143,5 @@ class Tally:
         }
         if self._compile_seconds is not None:
             row["compile_seconds"] = self._compile_seconds
-        self._row_time, self._row_waited, self._compile_seconds = now, waited, None
+        self._row_time, self._row_waited, self._compile_seconds, self._seconds_apart = now, waited, None, 0.0
         return row

@@ -10,10 +10,20 @@ import pytest
 from optimizer_cases import learner_with, two_layers
 
 from byol_jax import Variables, evaluate, nets, optim, parallel, pretrain, report
+from byol_jax.checkpoint import latest
 from byol_jax.data import evaluation_images, open_dataset
 from byol_jax.data.embedded import fashion_mnist
+from byol_jax.errors import CollapsedError
+from byol_jax.runs.health import (
+    MEASURED_IMAGES,
+    SETTLED_STEPS,
+    compile_health,
+    fixed_images,
+    is_due,
+    raw_images,
+    warning,
+)
 from byol_jax.runs.metrics import read_metrics
-from byol_jax.runs.spread import MEASURED_IMAGES, SETTLED_STEPS, compile_spread, fixed_images, is_due, warning
 
 OPTIONS = {
     "image_size": 2,
@@ -58,6 +68,28 @@ def test_what_training_mode_hides_is_said(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_collapsed_run_stops_where_it_is_asked_to_and_says_so_when_it_goes_on(tmp_path):
+    """Measured after steps 200, 300 and 400: the third is 200 steps after the first, and one step later it ends."""
+    options = OPTIONS | {"out": tmp_path / "run", "log_every": 100, "health_every": 100}
+    with pytest.raises(CollapsedError) as caught:
+        pretrain(blind(), noise(24), steps=600, stop_on_collapse=True, **options)
+    line, log = str(caught.value), (tmp_path / "run" / "train.log").read_text()
+    assert line.startswith("stopped after step 401 of 600: collapsed since step 200: ")
+    assert "in evaluation mode" in line
+    assert f"saved in {latest(tmp_path / 'run' / 'checkpoints')}; likely causes: a batch of 8" in line
+    assert "\n" not in line
+    assert log.count("WARNING: collapsed since step 200") == 1
+    assert [" COLLAPSED " in line for line in log.splitlines() if "step 400/600" in line] == [True]
+    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]] == [100, 200, 300, 400, 401]
+
+    pretrain(blind(), noise(24), steps=600, stop_on_collapse=True, resume=True, **options)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "WARNING: this run had collapsed since step 200" in log
+    assert "done: 600 steps" in log
+    assert '<p class="bad">It has collapsed since step 200' in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_a_run_that_tells_images_apart_has_nothing_red(tmp_path):
     rows, log, page = run_of(tmp_path / "run", two_layers(), SETTLED_STEPS)
     assert rows[-1]["evaluation_feature_std"] > 0.1
@@ -71,19 +103,29 @@ def test_the_measure_is_that_of_evaluate():
     learner = learner_with(optim.lars(0.1))
     state = learner.init(jax.random.key(0))
     images = noise(12)
-    spread = compile_spread(learner, parallel.replicate(state, parallel.make_mesh()), images)
-    expected = evaluate.collapse(learner.project(state, images)).feature_std
-    assert spread(parallel.replicate(state, parallel.make_mesh())) == pytest.approx(expected, rel=1e-5)
+    mesh = parallel.make_mesh()
+    measure = compile_health(learner, parallel.replicate(state, mesh), images, images)
+    found, expected = measure(parallel.replicate(state, mesh)), evaluate.collapse(learner.project(state, images))
+    assert found["evaluation_feature_std"] == pytest.approx(expected.feature_std, rel=1e-5)
+    assert found["effective_rank"] == pytest.approx(expected.effective_rank, rel=1e-4)
     other = state.replace(online=Variables(jax.tree.map(jnp.zeros_like, state.online.params), state.online.stats))
-    assert spread(parallel.replicate(other, parallel.make_mesh())) == 0
+    found = measure(parallel.replicate(other, mesh))
+    assert found == {
+        "evaluation_feature_std": 0,
+        "effective_rank": 1,
+        "alignment": 0,
+        "uniformity": pytest.approx(0, abs=1e-6),
+    }
 
 
 def test_the_images_are_fixed_and_as_an_evaluation_sees_them():
-    dataset = open_dataset(noise(200, side=20), image_size=16)
-    chosen = np.linspace(0, 199, MEASURED_IMAGES).astype(int)
+    dataset = open_dataset(noise(400, side=20), image_size=16)
+    chosen = np.linspace(0, 399, MEASURED_IMAGES).astype(int)
     batch = jnp.zeros((8, 20, 20, 3), np.uint8)
     found = fixed_images(dataset, batch, (16, 16, 3))
     np.testing.assert_array_equal(found, evaluation_images(dataset, chosen, 16))
+    np.testing.assert_array_equal(raw_images(dataset, batch), noise(400, side=20)[chosen])
+    assert len(fixed_images(open_dataset(noise(200, side=16), image_size=16), batch, (16, 16, 3))) == 192
     few = open_dataset(noise(5, side=16), image_size=16)
     np.testing.assert_array_equal(fixed_images(few, batch, (16, 16, 3)), noise(5, side=16))
     assert fixed_images(open_dataset(noise(1, side=16), image_size=16), batch, (16, 16, 3)) is None
@@ -96,9 +138,10 @@ def test_of_an_iterable_its_first_batch_is_measured(dtype):
     given = images if dtype == np.uint8 else (images / 255).astype(dtype)
     found = fixed_images([given], parallel.shard(given, mesh), (16, 16, 3))
     assert found.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
-    np.testing.assert_array_equal(found, given[:MEASURED_IMAGES].astype(found.dtype))
+    np.testing.assert_array_equal(found, given[:64].astype(found.dtype))
+    np.testing.assert_array_equal(raw_images([given], parallel.shard(given, mesh)), found)
     smaller = fixed_images([given], parallel.shard(given, mesh), (8, 8, 3))
-    assert smaller.shape == (MEASURED_IMAGES, 8, 8, 3)
+    assert smaller.shape == (64, 8, 8, 3)
 
 
 @pytest.mark.parametrize(("shape", "network"), [((8, 16, 16, 3), (16, 16, 1)), ((8, 30, 3), (40, 3)), ((8, 30), (16,))])

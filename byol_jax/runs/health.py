@@ -1,0 +1,194 @@
+"""A run's health without labels: measured in evaluation mode on the same few images, again and again while it trains.
+
+    evaluation_feature_std   the spread of the projections: does the network, as it is used, tell images apart?
+    effective_rank           how many of their dimensions are used (RankMe)
+    alignment, uniformity    how near two views of an image are, and how evenly images are spread (Wang and Isola)
+
+The spread that every step reports is that of training mode, where batch norm takes each batch's own mean and variance.
+It can look healthy while with the running statistics, which every use of the network takes, all images look alike.
+Measured beside the step, on one device of process 0; nothing of the training state is changed. The formulas are in
+metrics.py; a collapse that lasts is called so in verdict.py.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byol_jax import data
+from byol_jax.byol import Learner
+from byol_jax.data.dataset import resize
+from byol_jax.evaluate.collapse import HEALTHY_FRACTION
+from byol_jax.metrics import alignment, effective_rank, feature_std, uniformity
+from byol_jax.types import TrainState
+from byol_jax.views import network_input, two_views
+
+__all__ = [
+    "EVALUATION_SPREAD",
+    "HEALTH_EVERY",
+    "MEASURED_IMAGES",
+    "SETTLED_STEPS",
+    "compile_health",
+    "fixed_images",
+    "is_due",
+    "local_state",
+    "raw_images",
+    "warning",
+]
+
+EVALUATION_SPREAD = "evaluation_feature_std"
+"""Its name in metrics.jsonl."""
+
+MEASURED_IMAGES = 256
+"""At most so many, so that the effective rank, which can't exceed them, reaches the usual width of a projection."""
+
+CHUNK = 64
+"""Images that go through the network at once, then two views of each. 256 images cost 768 forward passes; a step on B
+images costs about as much as 8 B of them."""
+
+HEALTH_EVERY = 1000
+"""Steps between measures unless a run says otherwise; the end of a run counts too. 256 images then cost a training on
+batches of 256 less than a thousandth of its time, and one on batches of 8 about a hundredth."""
+
+DRAW = np.uint32(2**32 - 2)
+"""Folded into a run's key for the two views that alignment compares, always the same; no step's number gets there."""
+
+SETTLED_STEPS = 200
+"""Before, running statistics still hold much of what they started from, and nothing is said. Runs that learn well had,
+as a part of the even spread, 0.10 and 0.06 after 10 steps and 0.8 after 100 (ResNet-18 and 50, momentum 0.9); with five
+layers of Flax's batch norm (momentum 0.99) 0.05 after 20, 0.14 after 100, 0.40 after 200 (Fashion-MNIST, batch 32)."""
+
+
+def fixed_images(images: Any, batch: jax.Array, image_shape: tuple[int, ...]) -> np.ndarray | None:
+    """The images that a run is measured on, without augmentation, on the host: [n, *image_shape], n at most 256.
+
+    Of a `Dataset` evenly spaced ones; of an iterable the first ones of its first batch. Above 64 they are a multiple of
+    64.
+
+    Args:
+        images: the run's data.
+        batch: its first batch, on the devices.
+        image_shape: what the network takes.
+
+    Returns:
+        None where they can't be given that shape, or there is one alone.
+    """
+    if isinstance(images, data.Dataset) and len(image_shape) != 3:
+        return None
+    if isinstance(images, data.Dataset):
+        found = data.evaluation_images(images, _chosen(len(images)), (image_shape[0], image_shape[1]))
+    else:
+        found = raw_images(images, batch)  # [n, …]
+        if found.ndim == len(image_shape) + 1 == 4:
+            found = resize(found, (image_shape[0], image_shape[1]))
+    return found if found.shape[1:] == image_shape and len(found) > 1 else None
+
+
+def raw_images(images: Any, batch: jax.Array) -> np.ndarray:
+    """The same images as a step gets them, to be augmented: [n, h, w, C], uint8 or float32; arguments as above."""
+    if isinstance(images, data.Dataset):
+        return images.take(_chosen(len(images)))
+    local = np.concatenate([np.asarray(shard.data) for shard in batch.addressable_shards])
+    local = local[: _count(len(local))]
+    return local if local.dtype == np.uint8 else local.astype(np.float32)
+
+
+def compile_health(
+    learner: Learner, state: TrainState, images: np.ndarray, raw: np.ndarray
+) -> Callable[[TrainState], dict[str, float]]:
+    """`measure(state)`: spread, effective rank, alignment and uniformity of the online network's projections.
+
+    Spread, rank and uniformity are those of `images`; alignment is that of two views of each of `raw`, always the same.
+
+    Args:
+        state: replicated, as the step takes it.
+        images, raw: as `fixed_images` and `raw_images` give them.
+    """
+    s, part = learner.settings, local_state(learner, state)
+    key = jax.random.fold_in(_local_leaf(state.key), DRAW)
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(len(images), dtype=jnp.uint32))
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]  # equal: see `_count`
+    given = [(images[rows], raw[rows], keys[rows]) for rows in chunks]
+
+    def project(part: TrainState, images: jax.Array, raw: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
+        online = learner.evaluation_state(part).online
+        inputs = (network_input(s, images), *two_views(s, raw, keys))
+        return tuple(learner.target_apply(online, some, train=False)[0].projection for some in inputs)
+
+    def numbers(whole: jax.Array, view1: jax.Array, view2: jax.Array) -> dict[str, jax.Array]:  # [n, P] each
+        return {
+            EVALUATION_SPREAD: feature_std(whole),
+            "effective_rank": effective_rank(whole),
+            "alignment": alignment(view1, view2),
+            "uniformity": uniformity(whole),
+        }
+
+    projections = jax.jit(project).lower(part, *given[0]).compile()
+    shape = jax.ShapeDtypeStruct((len(images), s.projection_size), s.storage_dtype)
+    summary = jax.jit(numbers).lower(shape, shape, shape).compile()
+
+    def measure(state: TrainState) -> dict[str, float]:
+        part = local_state(learner, state)
+        parts = [jax.device_get(projections(part, *some)) for some in given]
+        whole = (np.concatenate(column) for column in zip(*parts, strict=True))  # [n, P] each
+        return {name: float(number) for name, number in summary(*whole).items()}
+
+    return measure
+
+
+def is_due(step: int, *, log_every: int, last: bool, every: int = HEALTH_EVERY) -> bool:
+    """Whether the row of `step` has the measures: the first row at or after every `every` steps, and the run's last.
+
+    Example:
+        >>> [step for step in range(300, 3001, 300) if is_due(step, log_every=300, last=False)]
+        [1200, 2100, 3000]
+    """
+    before = (step - 1) // log_every * log_every
+    return last or step // every > before // every
+
+
+def warning(row: dict[str, Any], projection_size: int) -> str | None:
+    """What to say of a row whose projections have collapsed in evaluation mode; None where there is nothing to say.
+
+    Example:
+        >>> row = {"step": 1000, "feature_std": 0.08, "evaluation_feature_std": 0.004}
+        >>> warning(row, 64).partition(":")[0]
+        'collapsed in evaluation mode after step 1000'
+        >>> warning(row | {"step": 100}, 64)
+    """
+    spread, even = row.get(EVALUATION_SPREAD), 1 / math.sqrt(projection_size)
+    if spread is None or row["step"] < SETTLED_STEPS or spread >= HEALTHY_FRACTION * even:
+        return None
+    how = f"all alike, spread {spread:.4f}," if math.isfinite(spread) else "not finite,"
+    return (
+        f"collapsed in evaluation mode after step {row['step']}: projections of different images are {how} where"
+        f" evenly spread ones have {even:.4f}; batch norm hides it in training mode ({row['feature_std']:.4f}); lower"
+        " the learning rate or the weight decay, or see whether running statistics are too slow to follow"
+    )
+
+
+def _chosen(count: int) -> np.ndarray:
+    """Evenly spaced numbers of images, of `count`."""
+    return np.linspace(0, count - 1, _count(count)).astype(int)
+
+
+def _count(available: int) -> int:
+    """How many images are measured: whole chunks of them, or fewer than one."""
+    return available if available < CHUNK else min(available // CHUNK * CHUNK, MEASURED_IMAGES)
+
+
+def local_state(learner: Learner, state: TrainState) -> TrainState:
+    """What evaluation takes of a replicated state, on one device of this process, without a copy."""
+    nothing: Any = None
+    evaluated = learner.settings.evaluation_params is not None
+    opt_state = jax.tree.map(_local_leaf, state.opt_state) if evaluated else nothing
+    return TrainState(nothing, nothing, jax.tree.map(_local_leaf, state.online), nothing, opt_state)
+
+
+def _local_leaf(leaf: jax.Array) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_local_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return leaf.addressable_data(0)
