@@ -19,6 +19,7 @@ from .errors import HiddenLayerNotFoundError as HiddenLayerNotFoundError
 from .loss import normalized_mse as normalized_mse
 from .nets.linen import from_linen as from_linen
 from .nets.nnx import from_nnx as from_nnx
+from .online_probe import with_online_probe as with_online_probe
 from .optim import lars as lars
 from .train import pretrain as pretrain
 from .types import Encoder as Encoder
@@ -60,4 +61,5 @@ __all__ = [
     "presets",
     "pretrain",
     "schedules",
+    "with_online_probe",
 ]

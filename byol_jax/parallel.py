@@ -114,22 +114,24 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def shard(batch: Any, mesh: Mesh) -> jax.Array:
+def shard(batch: Any, mesh: Mesh) -> Any:
     """This process's part of the batch, [n, ...], as a global array spread over the mesh, [n * processes, ...].
 
-    The batch is copied; its memory may be filled with the next one when this returns.
+    Of a batch of several arrays, `(images, labels)`, each is spread so. The batch is copied; its memory may be filled
+    with the next one when this returns.
 
     Raises:
         ConfigurationError: the batch can't be shared evenly among the devices.
     """
-    return shard_in_place(own_batch(batch), mesh)
+    return shard_in_place(jax.tree.map(own_batch, batch, is_leaf=_is_list), mesh)
 
 
-def shard_in_place(batch: Any, mesh: Mesh) -> jax.Array:
+def shard_in_place(batch: Any, mesh: Mesh) -> Any:
     """`shard` without the copy, for a batch that nobody writes to any more: on a CPU its own memory is used."""
     local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
     _check_even(batch, local)
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(AXIS)), np.asarray(batch))
+    spread = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(spread, np.asarray(part)), batch)
 
 
 def stack(tree: Any, count: int) -> Any:
@@ -143,13 +145,13 @@ def unstack(tree: Any) -> Any:
 
 
 def split(batch: Any, count: int) -> Any:
-    """For `pmap`: [N, ...] to [count, N / count, ...].
+    """For `pmap`: [N, ...] to [count, N / count, ...], of each array of the batch.
 
     Raises:
         ConfigurationError: N isn't a multiple of `count`.
     """
     _check_even(batch, count)
-    return batch.reshape(count, -1, *batch.shape[1:])
+    return jax.tree.map(lambda part: part.reshape(count, -1, *part.shape[1:]), batch)
 
 
 def gather(tree: Any) -> Any:
@@ -281,8 +283,14 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def _is_list(part: Any) -> bool:
+    """A list of images is one array; a tuple or a dict is several."""
+    return isinstance(part, list)
+
+
 def _check_even(batch: Any, devices: int) -> None:
-    if batch.shape[0] % devices:
-        raise ConfigurationError(
-            f"a batch of {batch.shape[0]} can't be shared by {devices} devices: use a multiple of {devices}"
-        )
+    for part in jax.tree.leaves(batch):
+        if part.shape[0] % devices:
+            raise ConfigurationError(
+                f"a batch of {part.shape[0]} can't be shared by {devices} devices: use a multiple of {devices}"
+            )

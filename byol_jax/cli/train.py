@@ -264,7 +264,8 @@ def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
         )
         check_probe(train.labels, test.labels, names)
     except DataError as error:
-        raise DataError(f"--probe {options.probe}: {error}") from None
+        where = "" if str(error).startswith(options.probe) else f"{options.probe}: "
+        raise DataError(f"--probe {where}{error}") from None
     every = PROBE_EVERY if options.probe_every is None else options.probe_every
     identity: dict[str, Any] = {"fit": train.dataset.identity}
     if test.dataset is not train.dataset:
