@@ -348,8 +348,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
     mesh = parallel.make_mesh()
     agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
     done, total = int(state.step), plan.source.total_steps
-    watch = _begin_watch(plan)
-    collapse = watch.verdict  # of a run that goes on: it had collapsed, which is said, and goes on all the same
+    watch, collapse = _begin_watch(plan), None
     state, step, health, prober = parallel.replicate(state, mesh), None, None, None
     tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
     with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
@@ -367,17 +366,17 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             done += 1
             tally.add(metrics, images=len(images))
             plan.log.advance(done)
-            has_collapsed = plan.program.stop_on_collapse and watch.verdict is not None and collapse is None
-            stopping = agree(bool(stop) or has_collapsed)  # once a step: a later wish waits for the next, and is saved
+            wish = bool(stop) or collapse is not None
+            stopping = agree(wish)  # asked once a step: a wish that comes later waits for the next, and is saved
             last = stopping or done == total
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
                 if health is not None and is_due(
                     done, log_every=plan.program.log_every, last=done == total, every=plan.program.health_every
                 ):
-                    row |= health(state)
-                _record(plan, row, watch, prober)
-                collapse = collapse and watch.verdict
+                    row |= _timed(tally, health, state)
+                has_begun = _record(plan, row, watch, prober)
+                collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
             if prober is not None and plan.program.probe and (done % plan.program.probe.every == 0 or done == total):
                 _probe(plan, prober, state, done, tally)
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
@@ -386,9 +385,9 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
-    if done < total and watch.verdict is not None and collapse is None and not stop:
+    if done < total and collapse is not None and not stop:
         raise CollapsedError(
-            f"stopped after step {done} of {total}: {watch.verdict}; the state is saved in"
+            f"stopped after step {done} of {total}: {collapse}; the state is saved in"
             f" {plan.paths.checkpoints / f'{done:08d}'}; {_advise(plan)}"
         )
     if done < total:
@@ -473,6 +472,14 @@ def _measure_health(
     return health
 
 
+def _timed(tally: Tally, measure: Callable[[TrainState], dict[str, float]], state: TrainState) -> dict[str, float]:
+    """What is measured, its time being no step's. The row before has waited for the state."""
+    began = time.perf_counter()
+    found = measure(state)
+    tally.leave_out(time.perf_counter() - began)
+    return found
+
+
 def _begin_probes(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> Prober | None:
     """What probes the representation, compiled before the step; at step 0 it has probed the starting weights."""
     probe, traced = plan.program.probe, plan.encoder.facts.traced
@@ -506,8 +513,8 @@ def _probe(plan: Plan, prober: Prober, state: TrainState, done: int, tally: Tall
     tally.leave_out(time.perf_counter() - began)
 
 
-def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, prober: Prober | None) -> None:
-    """One row to all who show or keep it, and what it says of the run's health."""
+def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, prober: Prober | None) -> bool:
+    """One row to all who show or keep it, and what it says of the run's health; True where a collapse has begun."""
     before = watch.verdict
     if parallel.is_writer():
         append_metrics(plan.paths.metrics, row)
@@ -524,6 +531,7 @@ def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, prober: Probe
         plan.log.say(f"no longer collapsed after step {row['step']}")
     elif watch.verdict is None and (low := warning(row, plan.learner.settings.projection_size)) is not None:
         plan.log.warn(low)
+    return watch.verdict is not None and before is None
 
 
 def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:

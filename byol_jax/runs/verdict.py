@@ -17,8 +17,8 @@ __all__ = ["PERSISTENT_STEPS", "Collapse", "CollapseWatch", "likely_causes"]
 PERSISTENT_STEPS = 200
 """A spread that is low in every row for so many steps, two rows at least, is a collapse."""
 
-MODES = {"feature_std": "training", EVALUATION_SPREAD: "evaluation"}
-"""Measures of spread, and the mode of batch norm that each is of."""
+MODES = {"feature_std": ("training", 200), EVALUATION_SPREAD: ("evaluation", SETTLED_STEPS)}
+"""Measures of spread: the mode of batch norm that each is of, and the step from which on it counts."""
 
 HIGH_RATE = 3
 """Times an optimiser's usual rate: above, the rate is named as a likely cause. Adam's usual rate is 3e-4."""
@@ -60,8 +60,8 @@ class CollapseWatch:
     """Takes the rows of a run in their order and says when it counts as collapsed.
 
     That is when `feature_std`, or `evaluation_feature_std`, is below a tenth of 1/sqrt(P) in every row that has it,
-    for 200 steps; rows of the first 200 steps don't count. A row that isn't low ends it. Rows whose spread isn't finite
-    decide nothing.
+    for 200 steps; rows before step 200 don't count, nor those before step 1,000 in evaluation mode. A row that isn't
+    low ends it. Rows whose spread isn't finite decide nothing.
 
     Args:
         projection_size: P.
@@ -89,9 +89,9 @@ class CollapseWatch:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Enters a row: "step", and any of the spreads."""
-        for key, mode in MODES.items():
+        for key, (mode, settled) in MODES.items():
             spread = _number(row.get(key))
-            if spread is None or row["step"] < SETTLED_STEPS:
+            if spread is None or row["step"] < settled:
                 continue
             if spread >= HEALTHY_FRACTION * self._even:
                 self._low.pop(key, None)
