@@ -64,7 +64,7 @@ def pretrain(
     fit: str = "cover",
     layout: str | None = None,
     accumulate: int = 1,
-    health_every: int = HEALTH_EVERY,
+    health_every: int | None = None,
     stop_on_collapse: bool = False,
     **learner_options: Any,
 ) -> TrainState:
@@ -90,8 +90,9 @@ def pretrain(
         fit: how a folder's images get one shape, "cover", "contain" or "none", as in `data.open_dataset`.
         layout: of an array, "NHWC" or "NCHW", where its axes leave doubt.
         accumulate: in how many parts each batch is gone through, as by `byol_jax.accumulate`: less memory.
-        health_every: steps between measures in evaluation mode: spread, effective rank, alignment and uniformity of the
-            projections of up to 256 training images. It costs about what 96 images cost in a step.
+        health_every: steps between measures in evaluation mode of the projections of up to 256 training images: spread,
+            effective rank and uniformity, at the cost of about 32 images in a step; with a number also the alignment of
+            two views, thrice that and a program more to compile. None: 1,000 steps, without alignment.
         stop_on_collapse: end the run once its projections have collapsed for 200 steps; it is said in any case.
         **learner_options: `make_learner`'s other arguments.
 
@@ -164,7 +165,7 @@ class Program:
     fit: str = "cover"
     layout: str | None = None
     accumulate: int = 1
-    health_every: int = HEALTH_EVERY
+    health_every: int | None = None
     stop_on_collapse: bool = False
     probe: Probe | None = None
 
@@ -219,7 +220,7 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         batch_size=length.batch_size,
         checkpoint_every=program.checkpoint_every,
         log_every=program.log_every,
-        health_every=program.health_every,
+        **({} if program.health_every is None else {"health_every": program.health_every}),
     )
     return open_source(
         data,
@@ -371,8 +372,9 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             last = stopping or done == total
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
+                every = plan.program.health_every or HEALTH_EVERY
                 if health is not None and is_due(
-                    done, log_every=plan.program.log_every, last=done == total, every=plan.program.health_every
+                    done, log_every=plan.program.log_every, last=done == total, every=every
                 ):
                     row |= _timed(tally, health, state)
                 has_begun = _record(plan, row, watch, prober)
@@ -467,7 +469,8 @@ def _measure_health(
         plan.log.say(f"projections in evaluation mode aren't measured: the data has no images of shape {image_shape}")
         return None
     began = time.perf_counter()
-    health = compile_health(plan.learner, state, fixed, raw_images(plan.source.images, images))
+    raw = None if plan.program.health_every is None else raw_images(plan.source.images, images)
+    health = compile_health(plan.learner, state, fixed, raw)
     tally.add_compilation(time.perf_counter() - began)
     return health
 

@@ -76,7 +76,7 @@ def _add_watching(group: argparse._ArgumentGroup) -> None:
         "--health-every",
         type=values.positive_int,
         metavar="N",
-        help="steps between measures of spread, effective rank, alignment and uniformity (1000)",
+        help="steps between measures of spread, effective rank, uniformity and, where it is given, alignment (1000)",
     )
     group.add_argument(
         "--stop-on-collapse", action="store_true", help="end the run when its projections have collapsed, which is said"

@@ -121,6 +121,8 @@ def test_the_measure_is_that_of_evaluate():
     found, expected = measure(parallel.replicate(state, mesh)), evaluate.collapse(learner.project(state, images))
     assert found["evaluation_feature_std"] == pytest.approx(expected.feature_std, rel=1e-5)
     assert found["effective_rank"] == pytest.approx(expected.effective_rank, rel=1e-4)
+    without = compile_health(learner, parallel.replicate(state, mesh), images)(parallel.replicate(state, mesh))
+    assert without == {name: found[name] for name in ("evaluation_feature_std", "effective_rank", "uniformity")}
     other = state.replace(online=Variables(jax.tree.map(jnp.zeros_like, state.online.params), state.online.stats))
     found = measure(parallel.replicate(other, mesh))
     assert found == {
