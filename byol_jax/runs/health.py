@@ -24,7 +24,7 @@ from byol_jax.data.dataset import resize
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.metrics import alignment, effective_rank, feature_std, uniformity
 from byol_jax.types import TrainState
-from byol_jax.views import network_input, two_views
+from byol_jax.views import network_input, sample_keys, two_views
 
 __all__ = [
     "EVALUATION_SPREAD",
@@ -111,10 +111,9 @@ def compile_health(
         images, raw: as `fixed_images` and `raw_images` give them.
     """
     s, part = learner.settings, local_state(learner, state)
-    key = jax.random.fold_in(_local_leaf(state.key), DRAW)
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(len(images), dtype=jnp.uint32))
+    arrays = (images,) if raw is None else (images, raw, sample_keys(s, _draw_key(state), len(images)))
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]  # equal: see `_count`
-    given = [(images[rows], *(() if raw is None else (raw[rows], keys[rows]))) for rows in chunks]
+    given = [tuple(array[rows] for array in arrays) for rows in chunks]
 
     def project(part: TrainState, images: jax.Array, *views: jax.Array) -> tuple[jax.Array, ...]:
         online = learner.evaluation_state(part).online
@@ -171,6 +170,10 @@ def warning(row: dict[str, Any], projection_size: int) -> str | None:
         f" evenly spread ones have {even:.4f}; batch norm hides it in training mode ({row['feature_std']:.4f}); lower"
         " the learning rate or the weight decay, or see whether running statistics are too slow to follow"
     )
+
+
+def _draw_key(state: TrainState) -> jax.Array:
+    return jax.random.fold_in(_local_leaf(state.key), DRAW)
 
 
 def _chosen(count: int) -> np.ndarray:

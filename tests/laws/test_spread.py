@@ -217,33 +217,3 @@ def test_runs_that_learn_are_never_called_collapsed(tmp_path, share, figure):
         cases=len(cases),
         result=f"{min(spreads):.2f} to {max(spreads):.2f} of the even spread, line at 0.1",
     )
-
-
-@pytest.mark.long
-def test_traced_networks_that_learn_are_never_called_collapsed(tmp_path, share, figure):
-    """Their many batch norms of momentum 0.01 take 600 steps to settle: evaluation mode is judged from step 1,000 on.
-
-    Measured every 50 steps, so that a verdict could come early.
-    """
-    import torch
-    from torchvision import models
-
-    from interop import from_torch_module
-
-    images = fashion_mnist()[0][:2000].reshape(-1, 28, 28, 1).repeat(3, axis=-1)
-    lowest, cases = [], share([("mobilenet_v3_small", "avgpool"), ("shufflenet_v2_x0_5", "conv5")])
-    for name, layer in cases:
-        torch.manual_seed(0)
-        encoder = from_torch_module(getattr(models, name)(weights=None), image_size=28)
-        out, options = tmp_path / name, {"image_size": 28, "hidden_layer": layer, "projection_hidden_size": 512}
-        sizes = {"steps": 1100, "batch_size": 32, "log_every": 50, "health_every": 50, "progress": False}
-        pretrain(encoder, images, out=out, **sizes, **options)
-        rows, _ = read_metrics(out / "metrics.jsonl")
-        lowest += [16 * row["feature_std"] for row in rows] + [16 * rows[-1]["evaluation_feature_std"]]
-        assert "ollapsed" not in (out / "train.log").read_text()
-        assert 'class="bad">' not in (out / "report.html").read_text()
-    figure(
-        "traced networks at Adam's usual rate, 1,100 steps: none is called collapsed",
-        cases=len(cases),
-        result=f"at least {min(lowest):.2f} of the even spread in training mode, and at the end in evaluation mode",
-    )
