@@ -110,7 +110,7 @@ RECORDED = {
         [0.036, 0.141, 0.088, 0.603, 0.011],
     ),
 }
-"""Traced networks, torchvision's and timm's, on Fashion-MNIST at 32 px, batches of 32 and of the transformer 16 (its run
+"""Traced networks, torchvision's and timm's, on Fashion-MNIST at 32 px, batches of 32, the transformer 16 (its run
 was stopped): spread every 50 steps, as a part of the even one, in training mode and in evaluation mode."""
 
 
