@@ -80,7 +80,7 @@ def copy_on_device(array: Any, device: Any = None) -> Any:
     from jax.core import Tracer
 
     placed = array if isinstance(array, jax.Array) else jax.device_put(array, device)
-    return placed if isinstance(placed, Tracer) else jax.device_put(placed, placed.sharding, may_alias=False)
+    return placed if isinstance(placed, Tracer) else jax.device_put(placed, may_alias=False)
 
 
 def fresh_array(values: np.ndarray, sharding: Any) -> Any:

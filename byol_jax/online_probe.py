@@ -96,9 +96,8 @@ def with_online_probe(learner: Learner, num_classes: int) -> Learner:
     def loss(params: Any, state: TrainState, batch: Any, key: jax.Array) -> tuple[jax.Array, LossAux]:
         images, labels = _images_and_labels(batch)
         value, aux = learner.loss(params, state, images, key)
-        features = lax.optimization_barrier(lax.stop_gradient(aux.outputs.features))[
-            ::2
-        ]  # [N, D], view 1's: rows alternate
+        both_views = lax.optimization_barrier(lax.stop_gradient(aux.outputs.features))  # [2N, D], rows alternate
+        features = both_views[::2]  # [N, D], view 1's
         losses, right = _classify(params[CLASSIFIER], features, labels)  # [N] each
         own = jnp.mean(losses)
         told = mean_over(lax.stop_gradient((own, jnp.mean(right))), s.axis_name)

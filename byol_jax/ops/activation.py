@@ -22,8 +22,8 @@ def gelu(x: jax.Array) -> jax.Array:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> gelu(jnp.array([-1.0, 0.0, 1.0])).round(4).tolist()
-        [-0.15870000422000885, 0.0, 0.8413000106811523]
+        >>> [round(y, 3) for y in gelu(jnp.array([-1.0, 0.0, 1.0])).tolist()]
+        [-0.159, 0.0, 0.841]
 
     Source: Hendrycks and Gimpel, arXiv:1606.08415, equation 1; `torch.nn.GELU`.
     """

@@ -26,6 +26,7 @@ from benchmarks.summary import Summary, order, ratio, summarise
 from benchmarks.table import workload_table
 from benchmarks.workloads import QUICK, WORKLOADS, Resnet, from_json
 from byol_jax import nets
+from byol_jax.ops import conv
 from tests.source_code import ROOT
 
 FILES = ["command.txt", "machine.json", "raw.json", "table.md"]
@@ -79,11 +80,13 @@ def test_forward_pass_is_torchvisions_figure(name, weights):
 
 
 @pytest.mark.slow
-def test_step_is_jaxs_own_count_within_five_percent():
+def test_step_is_jaxs_own_count_within_five_percent(monkeypatch):
     """jax counts element-wise work too, hence more.
 
     On small maps, where convolutions multiply patches, it counts the padding's zeros: with 160 pixels there are none.
+    Winograd's form, which has other sums, is left out.
     """
+    monkeypatch.setattr(conv, "suits_winograd", lambda *convolution: False)
     workload = replace(QUICK, batch_size=16, image_size=160)
     assert isinstance(workload.network, Resnet)
     step, state, images = jax_step(nets.resnet(workload.network.stages, block=workload.network.block), workload)

@@ -137,7 +137,7 @@ def test_pretrain_fetches_metrics_where_it_logs_and_waits_for_old_ones_alone(tmp
             seen.append(("step", count))
             return state, {name: Watched(value, count, seen) for name, value in metrics.items()}
 
-        return SimpleNamespace(lower=lambda *words: SimpleNamespace(compile=lambda: stepping))
+        return SimpleNamespace(lower=lambda *words: SimpleNamespace(compile=lambda compiler_options: stepping))
 
     monkeypatch.setattr(train.parallel, "jit", watched)
     images = np.random.default_rng(0).integers(0, 256, (19, *SHAPE), np.uint8)
