@@ -106,9 +106,7 @@ def _jax_step(encoder: Any, workload: Workload, watch: Stopwatch) -> Contender:
         now["state"], now["metrics"] = jax.block_until_ready(compiled(now["state"], images))
 
     def facts() -> dict[str, Any]:
-        cost = compiled.cost_analysis()
-        counted = cost.get("flops") if isinstance(cost, dict) else None
-        return {"loss": float(now["metrics"]["loss"]), "flops": counted, **_jax_memory()}
+        return {"loss": float(now["metrics"]["loss"]), **_jax_memory()}
 
     return Contender(step, jax_device(), facts, watch.seconds)
 

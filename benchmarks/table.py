@@ -111,8 +111,6 @@ def peaks(results: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def _floor_line(results: dict[str, dict[str, Any]], flops: dict[str, int], floors: dict[str, float]) -> str:
-    counted = next((results[name]["flops"] for name in ("byol_jax", "traced") if results.get(name, {}).get("flops")), 0)
-    analysis = f"; jax's cost analysis, element-wise work included: {counted / 1e9:.2f}" if counted else ""
     reached = peaks(results)
     each = ", ".join(
         f"{floor:.4f} s at the {reached[name] / 1e9:,.0f} GFLOP/s of {name}'s matrix multiply"
@@ -121,9 +119,9 @@ def _floor_line(results: dict[str, dict[str, Any]], flops: dict[str, int], floor
     padded = f"{flops['with_padding'] / 1e9:.2f}"
     if "inside" in flops:
         inside = f"{flops['inside'] / 1e9:.2f}"
-        count = f"{inside} GFLOP a step in closed form ({padded} with multiplications by the padding's zeros{analysis})"
+        count = f"{inside} GFLOP a step in closed form ({padded} with multiplications by the padding's zeros)"
     else:
-        count = f"{padded} GFLOP a step as torch counts them, multiplications by the padding's zeros included{analysis}"
+        count = f"{padded} GFLOP a step as torch counts them, multiplications by the padding's zeros included"
     return f"Floor: {count}: {each}. The column compares minima to the lower one."
 
 

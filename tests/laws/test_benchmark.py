@@ -133,7 +133,7 @@ def made_up(seconds, **more):
 
 def test_table_of_made_up_numbers():
     results = {
-        "byol_jax": made_up([1.0, 2.0, 3.0], flops=120e9),
+        "byol_jax": made_up([1.0, 2.0, 3.0]),
         "eager": made_up([2.0, 4.0, 6.0]),
         "peak jax": made_up([1.0, 0.5, 2.0], flops=100e9),
         "peak torch": made_up([4.0, 2.0, 8.0], flops=100e9),
@@ -155,7 +155,7 @@ def test_table_of_made_up_numbers():
 
 
 def test_the_floor_of_a_network_without_a_closed_form():
-    results = {"traced": made_up([1.0, 2.0], flops=9e9), "peak jax": made_up([1.0, 2.0], flops=100e9)}
+    results = {"traced": made_up([1.0, 2.0]), "peak jax": made_up([1.0, 2.0], flops=100e9)}
     assert "50.00 GFLOP a step as torch counts them" in workload_table("made up", results, {"with_padding": 50 * 10**9})
 
 
@@ -311,7 +311,6 @@ def test_quick_run_writes_everything(tmp_path):
         assert 0 < results[name]["loss"] < 8
         assert all(math.isfinite(results[name][f"{what}_seconds"]) for what in ("build", "first_step"))
         assert 0 < sum(results[name]["phase_seconds"].values()) <= results[name]["build_seconds"]
-    assert results["byol_jax"]["flops"] > raw["quick"]["flops"]["inside"]
 
 
 def test_the_table_of_augmentations_counts_an_image_once_and_a_step_as_its_batches() -> None:
