@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     raw = {name: _measure(name, options) for name in networks}
     machine["load_average"].append(os.getloadavg())
     text = table(raw, machine["before"], time.strftime("%Y-%m-%d"))
-    report(options, text, command=f"{COMMAND} {machine['before']}", names=["network"], raw=raw, machine=machine)
+    report(options, text, command=f"{COMMAND} {options.before}", names=["network"], raw=raw, machine=machine)
     return 0
 
 
@@ -109,7 +110,8 @@ def _measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
             results[build] = _answer(network, build, processes[build]) | {"seconds": []}
         for turn in range(options.rounds):
             for build in order([*processes], turn):
-                print(options.chunk, file=processes[build].stdin, flush=True)
+                with suppress(BrokenPipeError):  # the answer that is missing says more
+                    print(options.chunk, file=processes[build].stdin, flush=True)
                 results[build]["seconds"].append(_answer(network, build, processes[build])["seconds"])
     finally:
         for process in processes.values():
@@ -134,7 +136,7 @@ def _answer(network: str, build: str, process: subprocess.Popen) -> dict[str, An
 
 def table(raw: dict[str, dict[str, Any]], before: str, date: str) -> str:
     """Markdown: a line for each network."""
-    rows = [["network", "before s/step", "now", "now / before", "until the first step", "now"]]
+    rows = [["network", "before s/step", "now", "now / before", "until the first step, started first", "now, second"]]
     for name, results in raw.items():
         old, new = (
             summarise([one for turn in results[build]["seconds"] for one in turn]) for build in ("before", "now")

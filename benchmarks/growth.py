@@ -153,6 +153,7 @@ def build(name: str, fields: dict[str, Any]) -> Contender:
     batch = 64 if fields["name"] == "devices" else sizes["batch"]
     flags = f"--xla_force_host_platform_device_count={sizes['devices']}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"  # read when JAX looks for devices
+    os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
     from byol_jax import nets, parallel

@@ -51,6 +51,7 @@ def make_step(job: dict[str, Any]) -> Any:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints, in C too, goes to stderr
     job = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")  # an older version's, of libraries that have moved on
     with contextlib.redirect_stdout(sys.stderr):

@@ -98,7 +98,10 @@ def _run(options: argparse.Namespace) -> int:
     raw, machine = measure_rates(jobs, CONTENDERS, options, builder="benchmarks.precision")
     facts = {name: {"title": jobs[name].title, "results": results} for name, results in raw.items()}
     machine["device"] = next(iter(next(iter(raw.values())).values()))["device"]
-    names = ["network", *(name for name in ("image_size", "batch_size") if getattr(options, name) is not None)]
+    names = [
+        "network",
+        *(name for name in ("hidden_layer", "image_size", "batch_size") if getattr(options, name) is not None),
+    ]
     text = table(facts, time.strftime("%Y-%m-%d"))
     report(options, text, command=COMMAND, names=names, raw=facts, machine=machine)
     return 0

@@ -284,8 +284,8 @@ def wait_for_all(what: str) -> None:
 
 
 def _is_list(part: Any) -> bool:
-    """A list of images is one array; a tuple or a dict is several."""
-    return isinstance(part, list)
+    """A list of images is one array; a tuple, a dict, or a list of arrays that differ in shape is several."""
+    return isinstance(part, list) and len({np.shape(item) for item in part}) <= 1
 
 
 def _check_even(batch: Any, devices: int) -> None:

@@ -29,7 +29,7 @@ from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
 from byol_jax.runs.health import HEALTH_EVERY, compile_health, fixed_images, is_due, raw_images, warning
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 from byol_jax.runs.precision import dtype_notes
-from byol_jax.runs.probe import BATCH, Probe, Prober, compile_probe
+from byol_jax.runs.probe import BATCH, Probe, Prober, make_probe
 from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.runs.stop import stop_on_signals
@@ -379,17 +379,19 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                     row |= _timed(tally, health, state)
                 has_begun = _record(plan, row, watch, prober)
                 collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
-            if prober is not None and plan.program.probe and (done % plan.program.probe.every == 0 or done == total):
-                _probe(plan, prober, state, done, tally)
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
+            if prober is not None and not stopping and (done % prober.every == 0 or done == total):
+                _probe(plan, prober, state, done, tally)
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
-    if done < total and collapse is not None and not stop:
+    has_collapsed, is_asked = (parallel.agreement(mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop)))
+    if has_collapsed and not is_asked:
+        found = "the run has collapsed, as process 0 says" if collapse is None else collapse
         raise CollapsedError(
-            f"stopped after step {done} of {total}: {collapse}; the state is saved in"
+            f"stopped after step {done} of {total}: {found}; the state is saved in"
             f" {plan.paths.checkpoints / f'{done:08d}'}; {_advise(plan)}"
         )
     if done < total:
@@ -429,8 +431,10 @@ def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
 
 def _record_batch_size(plan: Plan, size: int) -> None:
     """Of an iterable the size is known by its first batch; config.json says null before."""
-    if plan.source.batch_size is None and parallel.is_writer():
-        update_config(plan.paths.root, batch_size=size)
+    if plan.source.batch_size is None:
+        plan.config["batch_size"] = size
+        if parallel.is_writer():
+            update_config(plan.paths.root, batch_size=size)
 
 
 def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
@@ -484,16 +488,14 @@ def _timed(tally: Tally, measure: Callable[[TrainState], dict[str, float]], stat
 
 
 def _begin_probes(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> Prober | None:
-    """What probes the representation, compiled before the step; at step 0 it has probed the starting weights."""
+    """What probes the representation; at step 0 it has probed the starting weights."""
     probe, traced = plan.program.probe, plan.encoder.facts.traced
     if probe is None or not parallel.is_writer():
         return None
-    began = time.perf_counter()
     any_batch = traced is None or traced.takes_any_batch
     batch_size = min(len(images), BATCH) if any_batch else len(images)
-    measure = compile_probe(plan.learner, state, probe, batch_size=batch_size)
-    tally.add_compilation(time.perf_counter() - began)
-    prober = Prober(measure, read_metrics(plan.paths.metrics)[0])
+    measure = make_probe(plan.learner, probe, batch_size=batch_size)
+    prober = Prober(measure, read_metrics(plan.paths.metrics)[0], every=probe.every)
     if int(jax.device_get(state.step)) == 0:
         _probe(plan, prober, state, 0, tally)
     return prober

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--remat",
         action="store_true",
-        help="keep few activations and compute the others again for the gradient: less memory, about a third more work",
+        help="keep few activations and compute the others again for the gradient: less memory, a quarter more work",
     )
     add_recipe(parser)
     processes = parser.add_argument_group("several processes (the same command in each, but for --process-id)")
@@ -76,7 +76,8 @@ def _add_watching(group: argparse._ArgumentGroup) -> None:
         "--health-every",
         type=values.positive_int,
         metavar="N",
-        help="steps between measures of spread, effective rank, uniformity and, where it is given, alignment (1000)",
+        help="steps between measures of spread, effective rank, uniformity and, where it is given, alignment; they come"
+        " with the next row that is logged (1000)",
     )
     group.add_argument(
         "--stop-on-collapse", action="store_true", help="end the run when its projections have collapsed, which is said"

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
+from flax.nnx.nn.dtypes import promote_dtype
 
 from byol_jax.errors import ConfigurationError, HiddenLayerNotFoundError, nearest
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer
@@ -136,7 +137,7 @@ def _rebuild(snapshot: _Snapshot, variables: Variables, key: Any) -> nnx.Module:
     for _, node in nnx.iter_graph(module):
         if key is None and isinstance(node, nnx.RngStream):
             _recast(node, _refusing_class)
-        if isinstance(node, nnx.BatchNorm):
+        if isinstance(node, nnx.BatchNorm) and node.promote_dtype is promote_dtype:
             promote: Any = partial(_promote_all_but_statistics, node.promote_dtype)
             node.promote_dtype = promote
     return module

@@ -98,7 +98,9 @@ def resnet(
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         return compiled(key, tuple(image_shape))
 
-    return Encoder(init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(padding=padding))
+    return Encoder(
+        init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(padding=padding, remat=remat)
+    )
 
 
 def resnet18(**options: Any) -> Encoder:

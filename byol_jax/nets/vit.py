@@ -21,7 +21,7 @@ from byol_jax.ops.fan_out import fan_out
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import at_least_float32
 from byol_jax.tree import unflatten
-from byol_jax.types import Encoder, Variables
+from byol_jax.types import Encoder, EncoderFacts, Variables
 
 __all__ = ["resize_positions", "vit", "vit_b16", "vit_b32", "vit_l16", "vit_s16"]
 
@@ -88,7 +88,7 @@ def vit(
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         return compiled(key, tuple(image_shape))
 
-    return Encoder(init, partial(_apply, net), lambda variables=None: net.names())
+    return Encoder(init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(remat=remat))
 
 
 def vit_s16(**options: Any) -> Encoder:

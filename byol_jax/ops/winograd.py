@@ -11,7 +11,8 @@ that by the kernel (jax 0.10.2, 2026-11-30):
     16 × 14 × 14 × 256     37 and 20        39 and 20        40 and 24
     16 × 4 × 4 × 512       12.7 and 9.1     12.7 and 11.2    14.4 and 8.3
 
-Each takes 0.3 s to compile, where XLA's takes 0.05 s. On other platforms XLA's own convolution stands here.
+Each takes 0.3 s to compile, where XLA's takes 0.05 s. A pixel that isn't finite may make NaN where the plain
+sum is infinite. On other platforms XLA's own convolution stands here.
 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", arXiv:1509.09308, section 4.1.
 """
@@ -60,6 +61,7 @@ def suits_winograd(x: jax.Array, geometry: Geometry, outputs: int) -> bool:
         and min(x.shape[3], outputs) >= _FEWEST_CHANNELS
         and 16 * rows * columns <= _LARGEST_SHARE * 9 * geometry.pixels
         and x.dtype in (jnp.float32, jnp.float64)
+        and x.shape[0] != 0
         and all(0 <= pad <= 2 for pads in geometry.pads for pad in pads)
     )
 
@@ -122,11 +124,11 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, case: _Case) -> jax.Array:
     def sum_tiles(x: jax.Array, dy: jax.Array) -> jax.Array:
         seen = _transform_images(x, geometry.pads, rows, columns)
         dy = jnp.pad(dy, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
-        dy = dy.reshape(len(dy), rows, 2, columns, 2, -1)
+        dy = dy.reshape(dy.shape[0], rows, 2, columns, 2, -1)
         there = _spread(_spread(dy, 2, 0), 4, 1)  # [4, 4, N, rows, columns, O]
         return _sum(axes, _by_groups(seen, groups), _by_groups(there, groups), groups)
 
-    parts = _parts(len(x), rows * columns * max(x.shape[3], dy.shape[3]) * x.dtype.itemsize, case.devices)
+    parts = _parts(x.shape[0], rows * columns * max(x.shape[3], dy.shape[3]) * x.dtype.itemsize, case.devices)
     if parts == 1:
         weights = sum_tiles(x, dy)
     else:
@@ -152,10 +154,10 @@ def _correlate(
         seen = _transform_images(x, pads, rows, columns)
         products = _sum(axes, _by_groups(seen, case.groups), weights, case.groups).reshape(*seen.shape[:5], -1)
         y = _gather(_gather(products, 0), 1)  # [2, 2, N, rows, columns, O]
-        y = y.transpose(2, 3, 0, 4, 1, 5).reshape(len(x), 2 * rows, 2 * columns, -1)
+        y = y.transpose(2, 3, 0, 4, 1, 5).reshape(x.shape[0], 2 * rows, 2 * columns, -1)
         return y[:, : outputs[0], : outputs[1]]
 
-    parts = _parts(len(x), rows * columns * x.shape[3] * x.dtype.itemsize, case.devices)
+    parts = _parts(x.shape[0], rows * columns * x.shape[3] * x.dtype.itemsize, case.devices)
     if parts == 1:
         return correlate(x)
     one = jax.eval_shape(correlate, _part(x, parts, 0))
@@ -163,12 +165,15 @@ def _correlate(
     y = lax.fori_loop(
         0, parts, lambda i, y: lax.dynamic_update_index_in_dim(y, correlate(_part(x, parts, i)), i, 1), start
     )
-    return y.reshape(len(x), *one.shape[1:])
+    return y.reshape(x.shape[0], *one.shape[1:])
 
 
 def _parts(images: int, size: int, devices: int) -> int:
     """In how many parts the images are taken, each of the same number, so that a part's transform, of 16 · `size` bytes
-    an image, stays in a core's cache. Each device has as many images of every part."""
+    an image, stays in a core's cache. Each device has as many images of every part. A number that isn't known yet, of
+    `jax.export`, is one part."""
+    if not isinstance(images, int):
+        return 1
     own = images // devices if images % devices == 0 else images
     together = max(1, min(own, _CACHED // (16 * size)))
     while own % together:

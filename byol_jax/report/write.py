@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
+from byol_jax.recipe import DEFAULT
 from byol_jax.report.curves import Reference, line_chart
 from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
 from byol_jax.runs.folder import run_paths
@@ -235,8 +236,9 @@ def _levels(curve: Curve, rows: list[dict[str, Any]], config: dict[str, Any]) ->
 
 
 def _projection_size(config: dict[str, Any]) -> float | None:
+    """`pretrain` keeps the options that it was given; the others have `make_learner`'s defaults."""
     sizes = (value for name, value in config.items() if name.rpartition("/")[2] == "projection_size")
-    size = number(next(sizes, None))
+    size = number(next(sizes, DEFAULT.projection_size if config else None))
     return None if size is None or size < 1 else size
 
 

@@ -20,7 +20,9 @@ SLOW_ON_CPU = (
 )
 """Measured by benchmarks/precision.py, 32 px, batch 16, one core of an AMD EPYC."""
 
-PRODUCTS = ("conv_general_dilated", "dot_general")
+OWN_PRODUCTS = ("winograd_convolution", "depthwise_convolution", "grouped_convolution")
+"""Primitives of byol_jax.ops, whose inside isn't seen."""
+PRODUCTS = ("conv_general_dilated", "dot_general", *OWN_PRODUCTS)
 
 
 def dtype_notes(learner: Learner, dtype: Any) -> list[str]:

@@ -21,7 +21,7 @@ from byol_jax.evaluate.scores import Labelled, knn_scores, logistic_scores
 from byol_jax.runs.health import local_state
 from byol_jax.types import TrainState
 
-__all__ = ["PROBE_EVERY", "PROBE_KNN", "PROBE_LINEAR", "Probe", "Prober", "check_probe", "compile_probe"]
+__all__ = ["PROBE_EVERY", "PROBE_KNN", "PROBE_LINEAR", "Probe", "Prober", "check_probe", "make_probe"]
 
 PROBE_KNN, PROBE_LINEAR = "probe_knn", "probe_linear"
 """Their names in metrics.jsonl."""
@@ -78,20 +78,16 @@ def check_probe(train_labels: np.ndarray, test_labels: np.ndarray, class_names: 
             )
 
 
-def compile_probe(
-    learner: Learner, state: TrainState, probe: Probe, *, batch_size: int
-) -> Callable[[TrainState], dict[str, float]]:
+def make_probe(learner: Learner, probe: Probe, *, batch_size: int) -> Callable[[TrainState], dict[str, float]]:
     """`measure(state)`: accuracies in [0, 1] of kNN and of logistic regression, and the seconds that it took.
 
     Args:
-        state: replicated, as the step takes it.
-        batch_size: images at a time.
+        batch_size: images at a time; the last ones may be fewer.
 
     Raises (when it measures):
         DataError: features aren't finite.
     """
-    shape = jax.ShapeDtypeStruct((batch_size, *probe.train[:1].shape[1:]), probe.train[:1].dtype)
-    embed = jax.jit(learner.embed).lower(local_state(learner, state), shape).compile()
+    embed = jax.jit(learner.embed)
 
     def measure(state: TrainState) -> dict[str, float]:
         began = time.perf_counter()
@@ -113,8 +109,9 @@ class Prober:
     """Rows of a run's probes, and what a person is told of them.
 
     Args:
-        measure: as `compile_probe` gives it.
+        measure: as `make_probe` gives it.
         rows: those of the run so far, which may have probes among them.
+        every: steps between probes.
 
     Example:
         >>> prober = Prober(lambda state: state, [{"step": 0, "probe_knn": 0.4, "probe_linear": 0.5}])
@@ -126,7 +123,14 @@ class Prober:
         'kNN 61.0%'
     """
 
-    def __init__(self, measure: Callable[[TrainState], dict[str, float]], rows: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        measure: Callable[[TrainState], dict[str, float]],
+        rows: Sequence[dict[str, Any]] = (),
+        *,
+        every: int = PROBE_EVERY,
+    ) -> None:
+        self.every = every
         found = [row for row in rows if PROBE_KNN in row]
         self._measure = measure
         self._last = found[-1] if found else None

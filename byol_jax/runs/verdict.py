@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
+from byol_jax.presets import known
 from byol_jax.recipe import LEARNING_RATES
 from byol_jax.runs.health import EVALUATION_SPREAD, SETTLED_STEPS
 
@@ -21,7 +22,7 @@ MODES = {"feature_std": ("training", 200), EVALUATION_SPREAD: ("evaluation", SET
 """Measures of spread: the mode of batch norm that each is of, and the step from which on it counts."""
 
 HIGH_RATE = 3
-"""Times an optimiser's usual rate: above, the rate is named as a likely cause. Adam's usual rate is 3e-4."""
+"""Times an optimiser's usual rate: above, the rate is named as a likely cause, if no preset has it. Adam's is 3e-4."""
 SMALL_BATCH = 64
 """Images a step, in a part where it has parts. The paper's accuracy falls by 2 points from 256 to 128 images, by 12 to
 64 (arXiv:2006.07733, section 5, figure 3a)."""
@@ -119,7 +120,10 @@ def likely_causes(config: Mapping[str, Any], *, has_batch_norm: bool | None = No
     learner = learner if isinstance(learner, Mapping) else {}
     optimizer, rate = learner.get("optimizer"), _number(learner.get("learning_rate"))
     usual = LEARNING_RATES.get(optimizer) if isinstance(optimizer, str) else None
-    is_high = rate is not None and usual is not None and rate > HIGH_RATE * usual
+    published = {
+        preset.base_learning_rate for preset in (one.preset for one in known()) if preset.optimizer == optimizer
+    }
+    is_high = rate is not None and usual is not None and rate > HIGH_RATE * usual and rate not in published
     if is_high:
         causes.append(f"a learning rate of {rate:g}, {optimizer}'s usual one is {usual:g}: try a tenth")
     batch, parts = _number(config.get("batch_size")), _number(config.get("accumulate")) or 1

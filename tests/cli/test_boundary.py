@@ -57,8 +57,9 @@ def test_anything_else_is_one(capsys, error):
     ]
 
 
-def test_divergence_speaks_for_itself(capsys):
-    assert _ends_with(capsys, errors.DivergedError("20 steps; lower the rate")) == (
+@pytest.mark.parametrize("kind", [errors.DivergedError, errors.CollapsedError])
+def test_a_run_that_went_wrong_speaks_for_itself(capsys, kind):
+    assert _ends_with(capsys, kind("20 steps; lower the rate")) == (
         1,
         ["byol-jax train: failed: 20 steps; lower the rate"],
     )

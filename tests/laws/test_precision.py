@@ -26,7 +26,7 @@ from one_network import WAYS, written
 
 from byol_jax import ConfigurationError, Encoder, Variables, accumulate, from_linen, make_learner, nets
 from byol_jax.ema import ema_update
-from byol_jax.runs.precision import dtype_notes, wide_products
+from byol_jax.runs.precision import PRODUCTS, dtype_notes, wide_products
 from byol_jax.tree import leaf_names
 from interop import from_torch_module
 
@@ -106,7 +106,7 @@ def test_loss_and_gradient_are_near_those_of_float32(name: str) -> None:
 def products(jaxpr: core.Jaxpr):
     """The dtypes of both sides of every product, inside every function."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+        if equation.primitive.name in PRODUCTS:
             yield tuple(atom.aval.dtype.name for atom in equation.invars)
         for inner in core.jaxprs_in_params(equation.params):
             yield from products(inner)
@@ -265,3 +265,13 @@ def test_parts_of_a_batch_with_both() -> None:
     plain, again, short = found
     assert difference(again, plain) < 1e-6
     assert 1e-6 < difference(short, plain) < 3 * EPS  # Adam's first step has the size of no gradient: 1.4 measured
+
+
+def test_convolutions_in_forms_of_our_own_are_counted() -> None:
+    """3×3 ones on 64 channels, and grouped ones: stem, and two blocks of three with one shortcut."""
+    encoder = nets.resnet((1, 1), block="bottleneck", groups=2, width_per_group=32, num_classes=None, dtype=jnp.float32)
+    learner = make_learner(encoder, image_size=32, hidden_layer=-1, dtype=jnp.bfloat16)
+    assert wide_products(learner, jnp.bfloat16) == (9, 9)
+    encoder = nets.resnet((1,), num_classes=None, dtype=jnp.float32)
+    learner = make_learner(encoder, image_size=32, hidden_layer=-1, dtype=jnp.bfloat16)
+    assert wide_products(learner, jnp.bfloat16) == (3, 3)

@@ -4,6 +4,7 @@ import re
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -138,3 +139,13 @@ def test_over_devices_it_is_the_same(monkeypatch, cached, check_vma):
     assert not re.search(
         "all-gather|all-to-all|collective-permute", program.as_text()
     )  # the images stay where they are
+
+
+def test_a_batch_that_is_empty_or_not_known_yet():
+    """`jax.export` with a number of images that is left open is one program for all of them."""
+    x, kernel = numbers(3, 8, 8, 64, dtype=np.float32), numbers(3, 3, 64, 64, dtype=np.float32)
+    convolve = partial(conv2d, kernel=kernel, padding=1)
+    assert convolve(x[:0]).shape == (0, 8, 8, 64)
+    (images,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(jax.jit(convolve))(jax.ShapeDtypeStruct((images, 8, 8, 64), jnp.float32))
+    np.testing.assert_allclose(exported.call(x), convolve(x), rtol=1e-5, atol=1e-4)
