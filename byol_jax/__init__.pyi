@@ -8,6 +8,7 @@ from . import parallel as parallel
 from . import presets as presets
 from . import schedules as schedules
 from .accumulation import accumulate as accumulate
+from .batchnorm_groups import with_batchnorm_groups as with_batchnorm_groups
 from .byol import Learner as Learner
 from .byol import encoder_variables as encoder_variables
 from .byol import make_learner as make_learner
@@ -61,5 +62,6 @@ __all__ = [
     "presets",
     "pretrain",
     "schedules",
+    "with_batchnorm_groups",
     "with_online_probe",
 ]

@@ -11,10 +11,13 @@ Several processes run the same program over one mesh: each calls `initialize` fi
 (a signal to stop, its options) is settled between them by `agreement`, `check_same` and `wait_for_all`.
 """
 
+import contextlib
 import hashlib
 import json
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +26,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.byol import Learner
-from byol_jax.errors import ConfigurationError
+from byol_jax.errors import ConfigurationError, one_line
 from byol_jax.memory import fresh_array, own_batch
 from byol_jax.types import TrainState
 
@@ -172,39 +175,84 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def initialize(*, num_processes: int, process_id: int, coordinator_address: str, timeout_seconds: int = 60) -> None:
+def initialize(
+    *,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    coordinator_address: str | None = None,
+    all_devices: bool = False,
+    timeout_seconds: int = 60,
+    wait_seconds: int = 300,
+) -> None:
     """Joins this process to the others; to be called before anything touches a device.
+
+    What is None is found by `jax.distributed`, where SLURM, Open MPI, a TPU pod or a Kubernetes job started the
+    processes; what is given wins.
 
     A process that dies takes the others with it, with a message on stderr and an exit code that isn't 0: at once where
     it was process 0, else when it was silent for `timeout_seconds`. Signals are left to the program: JAX's
-    preemption service, which would swallow SIGTERM, stays off.
+    preemption service, which would swallow SIGTERM, stays off; until all have come, Ctrl-C ends the process at once.
 
     Args:
         num_processes: how many there are, at least 1; with 1 nothing is done.
         process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
         coordinator_address: "host:port" that all can reach.
+        all_devices: this process takes all GPUs that it sees. Otherwise, where SLURM or Open MPI started it, JAX takes
+            the one with the process's number on its machine.
         timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
             for the others'. JAX's own defaults are 100 and 300.
+        wait_seconds: how long the others are waited for at the start; JAX's own default.
 
     Raises:
-        ConfigurationError: numbers out of range, or an address without a port.
+        ConfigurationError: numbers out of range, an address without a port, nothing found for what is None, or others
+            that didn't come in time.
     """
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise ConfigurationError(f"process {process_id} of {num_processes}: expected 0 <= process_id < num_processes")
-    if timeout_seconds < 1:
-        raise ConfigurationError(f"timeout_seconds={timeout_seconds}: expected at least 1")
-    if num_processes == 1:
+    count, number = num_processes, process_id
+    if (count is not None and count < 1) or (number is not None and not 0 <= number < (count or number + 1)):
+        raise ConfigurationError(f"process {number} of {count}: expected 0 <= process_id < num_processes")
+    for name, seconds in {"timeout_seconds": timeout_seconds, "wait_seconds": wait_seconds}.items():
+        if seconds < 1:
+            raise ConfigurationError(f"{name}={seconds}: expected at least 1")
+    if count == 1:
         return
-    if ":" not in coordinator_address:
+    if coordinator_address is not None and ":" not in coordinator_address:
         raise ConfigurationError(f"coordinator_address={coordinator_address!r}: expected host:port")
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        coordinator_address,
-        num_processes,
-        process_id,
-        heartbeat_timeout_seconds=timeout_seconds,
-        shutdown_timeout_seconds=timeout_seconds,
-    )
+    try:
+        with _ctrl_c_at_once():
+            jax.distributed.initialize(
+                coordinator_address,
+                count,
+                number,
+                local_device_ids=[] if all_devices else None,  # none named: none left out
+                initialization_timeout=wait_seconds,
+                heartbeat_timeout_seconds=timeout_seconds,
+                shutdown_timeout_seconds=timeout_seconds,
+            )
+    except ValueError as error:
+        raise ConfigurationError(
+            f"no processes found to join ({one_line(error, at_most=200)}): give num_processes, process_id and"
+            " coordinator_address"
+        ) from error
+    except (RuntimeError, KeyError) as error:
+        who = "this process" if count is None else f"process {number} of {count}"
+        raise ConfigurationError(
+            f"{who} can't join the others ({one_line(error, at_most=200)}): start all of them within {wait_seconds} s,"
+            " with a coordinator_address that all can reach"
+        ) from error
+
+
+@contextlib.contextmanager
+def _ctrl_c_at_once() -> Iterator[None]:
+    """While inside, Ctrl-C isn't left to Python, which would hear of it when the call into C++ has returned."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 def agreement(mesh: Mesh, *, delay: int) -> Callable[[bool], bool]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from byol_jax import accumulation, checkpoint, parallel, report
+from byol_jax import accumulation, batchnorm_groups, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
@@ -66,6 +66,7 @@ def pretrain(
     accumulate: int = 1,
     health_every: int | None = None,
     stop_on_collapse: bool = False,
+    batchnorm_group: int | None = None,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -94,6 +95,8 @@ def pretrain(
             effective rank and uniformity, at the cost of about 32 images in a step; with a number also the alignment of
             two views, thrice that and a program more to compile. None: 1,000 steps, without alignment.
         stop_on_collapse: end the run once its projections have collapsed for 200 steps; it is said in any case.
+        batchnorm_group: over how many devices batch norm takes its statistics, a divisor of their number; None: over
+            all. As by `byol_jax.with_batchnorm_groups`.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -130,6 +133,7 @@ def pretrain(
         accumulate=accumulate,
         health_every=health_every,
         stop_on_collapse=stop_on_collapse,
+        batchnorm_group=batchnorm_group,
     )
     learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
@@ -148,7 +152,7 @@ class Program:
     """What a run is told beside what it learns, and its data; each value as in `pretrain`.
 
     `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on. `probe` is a
-    labelled set on which the representation is measured on the way.
+    labelled set on which the representation is measured on the way. `remarks` are the log's first lines.
     """
 
     out: str | Path
@@ -168,6 +172,8 @@ class Program:
     health_every: int | None = None
     stop_on_collapse: bool = False
     probe: Probe | None = None
+    remarks: Sequence[str] = ()
+    batchnorm_group: int | None = None
 
 
 def train_recipe(
@@ -211,7 +217,18 @@ def train_recipe(
 
 
 def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:
-    return accumulation.accumulate(make_learner(encoder, **options), program.accumulate)
+    learner = batchnorm_groups.with_batchnorm_groups(make_learner(encoder, **options), _groups(program))
+    return accumulation.accumulate(learner, program.accumulate)
+
+
+def _groups(program: Program) -> int:
+    """In how many groups batch norm sees a batch."""
+    size, devices = program.batchnorm_group, jax.device_count()
+    if size is None:
+        return 1
+    if size < 1 or devices % size:
+        raise ConfigurationError(f"batchnorm_group={size}: expected a divisor of the number of devices, {devices}")
+    return devices // size
 
 
 def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_channels: Any) -> Source:
@@ -222,7 +239,7 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         log_every=program.log_every,
         **({} if program.health_every is None else {"health_every": program.health_every}),
     )
-    return open_source(
+    source = open_source(
         data,
         length,
         image_size=image_size,
@@ -233,6 +250,15 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         known=run_paths(program.out).images if program.resume else None,
         show=program.progress,
     )
+    if _groups(program) > 1:
+        batchnorm_groups.check_groups(_part_size(source, program), _groups(program))
+    return source
+
+
+def _part_size(source: Source, program: Program) -> int:
+    """Images that a network sees at once, over all devices and processes."""
+    size = source.images.batch_size * jax.process_count() if source.batch_size is None else source.batch_size
+    return size // program.accumulate
 
 
 def _run(
@@ -253,6 +279,7 @@ def _run(
     weights = None if program.init_from is None else interop.open_weights(program.init_from)
     state = state if weights is None else weights.start(encoder, state)
     writes = parallel.is_writer()
+    remarks = [*program.remarks, *_said_of_groups(source, program)]
     events = event_writer(run_paths(out).tensorboard) if program.tensorboard and writes else None
     config = run_config(
         **record,
@@ -264,6 +291,7 @@ def _run(
             "seed": program.seed,
             **({} if program.fit == "cover" else {"fit": program.fit}),  # earlier runs have no such key, nor
             **({} if program.accumulate == 1 else {"accumulate": program.accumulate}),
+            **({} if _groups(program) == 1 else {"batchnorm_groups": _groups(program)}),
             **({} if program.probe is None else {"probe": program.probe.identity}),
         },
         unimportant={
@@ -288,11 +316,18 @@ def _run(
                 export_encoder(paths.exported / START, encoder, encoder_variables(state), say=lambda line: None)
         path = paths.log if writes else None
         with TrainingLog(path, total_steps=source.total_steps, show=program.progress and writes) as log:
-            for note in [*notes, *doubts] if resumed else notes:
+            for note in [*remarks, *notes, *doubts] if resumed else [*remarks, *notes]:
                 log.say(note)
             plan = Plan(encoder, learner, source, program, paths, log, events, config)
             state = _train(plan, state, resumed)
     return state
+
+
+def _said_of_groups(source: Source, program: Program) -> list[str]:
+    groups = _groups(program)
+    if groups == 1:
+        return []
+    return [f"batch norm sees {groups} groups of {_part_size(source, program) // groups} images, each by itself"]
 
 
 def _doubts(out: str | Path, config: dict[str, Any]) -> list[str]:

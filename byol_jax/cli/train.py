@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from byol_jax.cli import values
 from byol_jax.cli.common import add_array_layout, add_channels, add_fit, add_network, check_data, check_folder
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
+from byol_jax.cli.processes import Given, Processes, find_launch, find_processes, join
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
+from byol_jax.errors import ConfigurationError
 from byol_jax.recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="parts of a batch, gone through one after another with the memory of one; batch norm sees a part (1)",
     )
+    run.add_argument(
+        "--batchnorm-group",
+        type=positive,
+        metavar="N",
+        help="devices (replicas) over which batch norm takes its statistics, a divisor of their number (all)",
+    )
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
     run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
@@ -63,8 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep few activations and compute the others again for the gradient: less memory, a quarter more work",
     )
     add_recipe(parser)
-    processes = parser.add_argument_group("several processes (the same command in each, but for --process-id)")
-    processes.add_argument("--num-processes", type=positive, metavar="N", help="how many processes train together")
+    processes = parser.add_argument_group(
+        "several processes (the same command in each, but for --process-id; found without these where srun, mpirun of"
+        " Open MPI 4, a TPU pod or an indexed Kubernetes job starts them)"
+    )
+    processes.add_argument(
+        "--num-processes", type=positive, metavar="N", help="how many processes train together; 1: this one, alone"
+    )
     processes.add_argument("--process-id", type=whole, metavar="I", help="this process's number, from 0")
     processes.add_argument(
         "--coordinator-address", type=_address, metavar="A", help="host:port of process 0, which all can reach"
@@ -152,28 +165,21 @@ def run(options: argparse.Namespace) -> int:
         options={**recipe.network_options, **({"remat": True} if options.remat else {})},
         run=options.out if options.resume else None,
     )
-    if options.num_processes is None or options.num_processes == 1:
-        _train(options, recipe, make_network)
-    else:
+    processes = _processes(options)
+    if processes.count != 1:
         _keep_stdout_for_results()
-        _train_together(options, recipe, make_network)
-    if not options.process_id:
+    remark = join(processes, command="byol-jax train")
+    _train(options, recipe, make_network, remarks=(remark,) if remark else ())
+    from byol_jax import parallel
+
+    if parallel.is_writer():
         print(options.out)
     return 0
 
 
-def _train_together(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., NamedNetwork]) -> None:
-    from byol_jax import parallel
-
-    parallel.initialize(
-        num_processes=options.num_processes,
-        process_id=options.process_id,
-        coordinator_address=options.coordinator_address,
-    )
-    _train(options, recipe, make_network)
-
-
-def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., NamedNetwork]) -> None:
+def _train(
+    options: argparse.Namespace, recipe: Recipe, make_network: Callable[..., NamedNetwork], *, remarks: tuple[str, ...]
+) -> None:
     import interop
     from byol_jax import train
 
@@ -194,6 +200,7 @@ def _train(options: argparse.Namespace, recipe: Recipe, make_network: Callable[.
     program = train.Program(
         init_from=weights,
         probe=probe,
+        remarks=remarks,
         **{name: value for name, value in vars(options).items() if name in PROGRAM and value is not None},
     )
     train.train_recipe(
@@ -219,6 +226,7 @@ PROGRAM = (
     "accumulate",
     "health_every",
     "stop_on_collapse",
+    "batchnorm_group",
 )
 """Options that are `train.Program`'s; what isn't given has its default there."""
 
@@ -312,21 +320,24 @@ def _keep_stdout_for_results() -> None:
     sys.stdout = os.fdopen(results, "w", encoding=sys.stdout.encoding)
 
 
+def _processes(options: argparse.Namespace) -> Processes:
+    given = Given(options.num_processes, options.process_id, options.coordinator_address)
+    return find_processes(given, None if given.count == 1 else find_launch(os.environ))
+
+
 def _check_processes(options: argparse.Namespace, batch_size: int) -> list[str]:
-    count, number, address = options.num_processes, options.process_id, options.coordinator_address
-    if count is None:
-        named = {"--process-id": number, "--coordinator-address": address}
-        return [f"{option} needs --num-processes" for option, value in named.items() if value is not None]
-    problems = []
-    if count > 1 and (number is None or address is None):
-        needed = {"--process-id": number, "--coordinator-address": address}
-        lacking = [option for option, value in needed.items() if value is None]
-        problems.append(f"--num-processes {count} needs {' and '.join(lacking)}")
-    if number is not None and number >= count:
-        problems.append(f"--process-id {number} must be below --num-processes {count}")
-    if batch_size % count:
-        problems.append(f"--batch-size {batch_size} must be a multiple of --num-processes {count}")
-    return problems
+    try:
+        processes = _processes(options)
+    except ConfigurationError as error:
+        return [str(error), *_check_share(options.num_processes, batch_size, "--num-processes")]
+    found = f"the number of processes that {processes.found_by} started," if processes.found_by else "--num-processes"
+    return _check_share(processes.count, batch_size, found)
+
+
+def _check_share(count: int | None, batch_size: int, of: str) -> list[str]:
+    if count is None or batch_size % count == 0:
+        return []
+    return [f"--batch-size {batch_size} must be a multiple of {of} {count}"]
 
 
 def _address(word: str) -> str:

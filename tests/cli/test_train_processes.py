@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from training_processes import alone, finish, said, together, wait_for_step
+from training_processes import alone, finish, open_mpi, said, slurm, together, wait_for_step
 
 from byol_jax import checkpoint
 from byol_jax.runs.metrics import read_metrics
@@ -91,6 +91,26 @@ def test_two_processes_make_the_run_of_one(photos: Path, cache: Path, tmp_path: 
         result="one folder, written by process 0; largest difference of any number in the checkpoints"
         f" {max(found.values()):.1e}",
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("launcher", "name"), [(slurm, "SLURM"), (open_mpi, "Open MPI")])
+def test_processes_find_each_other(launcher, name: str, photos: Path, cache: Path, tmp_path: Path) -> None:
+    told, found = tmp_path / "told", tmp_path / "found"
+    with together(told, photos, "--steps", 2, cache=cache, devices=1) as processes:
+        assert finish(processes, 200)[0] == [0, 0], said(told, 0) + said(told, 1)
+    with together(found, photos, "--steps", 2, cache=cache, devices=1, launcher=launcher) as processes:
+        codes, outputs = finish(processes, 200)
+    assert codes == [0, 0], said(found, 0) + said(found, 1)
+    assert outputs == [f"{found}\n", ""]
+    assert [row["loss"] for row in rows(found)] == [row["loss"] for row in rows(told)]
+    assert difference(found, told) == 0
+    for number in (0, 1):
+        assert f"byol-jax train: process {number} of 2, started by {name}: waiting for the others" in said(
+            found, number
+        )
+    line = f"process 0 of 2, started by {name}; process 0 is at 127.0.0.1:6"
+    assert (found / "train.log").read_text().count(line) == said(found, 0).count(line) == 1
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SIZES = "--network small_cnn --image-size 16 --batch-size 16 --projection-size 8 --projection-hidden-size 16"
@@ -45,23 +45,60 @@ def alone(out: Path, data: Path, *options: object, devices: int, cache: Path) ->
     )
 
 
+def slurm(number: int, count: int, port: int) -> dict[str, str]:
+    """What srun sets, of a job on this machine, for which JAX takes this port: 61440 and the job's number mod 4096."""
+    step = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": count, "SLURM_STEP_TASKS_PER_NODE": count}
+    task = {"SLURM_NTASKS": count, "SLURM_PROCID": number, "SLURM_LOCALID": number}
+    return {name: str(value) for name, value in {"SLURM_JOB_ID": port - 61440, **step, **task}.items()}
+
+
+def open_mpi(number: int, count: int, port: int) -> dict[str, str]:
+    """What mpirun of Open MPI 4 sets; JAX's port is 61440 and the job's number, a multiple of 4096, by 4096."""
+    task = {"SIZE": count, "RANK": number, "LOCAL_RANK": number, "LOCAL_SIZE": count}
+    uri = {"OMPI_MCA_orte_hnp_uri": f"{(port - 61440) * 4096}.0;tcp://127.0.0.1,10.0.0.1:34911"}
+    return uri | {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in task.items()}
+
+
+def _free_port(lowest: int = 0) -> int:
+    """Any port, or one that is at least `lowest`."""
+    for port in range(lowest, 65536) if lowest else (0,):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return free.getsockname()[1]
+    raise OSError("no port is free")
+
+
 @contextlib.contextmanager
 def together(
-    out: Path, data: Path, *options: object, own: tuple = ((), ()), devices: int = 4, cache: Path
+    out: Path,
+    data: Path,
+    *options: object,
+    own: tuple = ((), ()),
+    devices: int = 4,
+    cache: Path,
+    launcher: Callable[[int, int, int], dict[str, str]] | None = None,
 ) -> Iterator[list[subprocess.Popen]]:
-    """One process for each of `own`, its own options; whatever happens, none is left."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    shared = ("--num-processes", len(own), "--coordinator-address", address, *options)
+    """One process for each of `own`, its own options; whatever happens, none is left.
+
+    With a `launcher` they are told by its variables who they are, else by options.
+    """
+    port = _free_port() if launcher is None else _free_port(61440 + os.getpid() % 4000)  # a worker has its own
     logs = [out.with_name(f"{out.name}.{number}.log") for number in range(len(own))]
     with contextlib.ExitStack() as opened:
         processes = []
         for number, (log, extra) in enumerate(zip(logs, own, strict=True)):
             file = opened.enter_context(log.open("w"))
-            words = command(out, data, *shared, "--process-id", number, *extra)
+            if launcher is None:
+                who, variables = ("--num-processes", len(own), "--process-id", number), {}
+                who += ("--coordinator-address", f"127.0.0.1:{port}")
+            else:
+                who, variables = (), launcher(number, len(own), port)
             process = subprocess.Popen(
-                words, env=environment(devices, cache), stdout=subprocess.PIPE, stderr=file, text=True
+                command(out, data, *who, *options, *extra),
+                env=environment(devices, cache) | variables,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
             )
             opened.callback(process.wait)
             opened.callback(process.kill)

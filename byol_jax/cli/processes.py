@@ -1,0 +1,282 @@
+"""Which processes train together: those that the options name, or those that something started beside this one.
+
+What is read here are variables that SLURM, Open MPI, TPU pods and Kubernetes set, and on a TPU machine its metadata
+server. How the processes meet is left to jax.distributed, which knows the same four: see `parallel.initialize`.
+"""
+
+import glob
+import http.client
+import importlib.util
+import re
+import sys
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from byol_jax.errors import ConfigurationError
+
+__all__ = ["ALONE", "Given", "Launch", "Processes", "find_launch", "find_processes", "join"]
+
+SLURM_STEP = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+"""What srun sets for each of its processes, and what jax.distributed looks for; a batch script has a part of them."""
+
+OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
+"""Where mpirun itself listens, by which jax.distributed finds process 0. Open MPI 5 no longer sets it: issue 14576 of
+jax-ml/jax."""
+
+PCI_VENDORS, GOOGLE = "/sys/bus/pci/devices/*/vendor", "0x1ae0"
+"""How JAX sees whether a machine may have TPU chips."""
+
+METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
+METADATA_SECONDS = 5
+
+
+class Given(NamedTuple):
+    """The three options; None: not given."""
+
+    count: int | None = None
+    number: int | None = None
+    address: str | None = None
+
+
+class Launch(NamedTuple):
+    """What started this process, and how many beside it.
+
+    Attributes:
+        name: of what started them.
+        count, number: how many there are and which this one is; None: only jax.distributed finds out.
+        has_address: whether jax.distributed finds out where process 0 is.
+        one_a_machine: each has a machine to itself, and with it all devices there.
+        remark: what a person should know.
+    """
+
+    name: str
+    count: int | None
+    number: int | None
+    has_address: bool = True
+    one_a_machine: bool = False
+    remark: str = ""
+
+
+class Processes(NamedTuple):
+    """Who trains together.
+
+    Attributes:
+        count, number, address: as for `parallel.initialize`.
+        found_by: what started them; empty where the options say it all.
+        all_devices: whether this process takes every device of its machine.
+        remark: a line for a person; empty for none.
+    """
+
+    count: int | None
+    number: int | None
+    address: str | None = None
+    found_by: str = ""
+    all_devices: bool = False
+    remark: str = ""
+
+
+ALONE = Processes(1, 0)
+
+
+def find_processes(given: Given, launch: Launch | None) -> Processes:
+    """Who trains together. What the options say wins; what they leave out is what the launcher says.
+
+    Raises:
+        ConfigurationError: options that don't fit together, or contradict the launcher while they leave something to
+            it; or something is said by neither.
+
+    Example:
+        >>> find_processes(Given(), Launch("SLURM", 4, 3)).number
+        3
+        >>> find_processes(Given(count=1, number=0), Launch("SLURM", 4, 3)) == ALONE
+        True
+    """
+    count, number, address = given
+    if count is not None and number is not None and number >= count:
+        raise ConfigurationError(f"--process-id {number} must be below --num-processes {count}")
+    if count == 1:
+        return ALONE
+    alone = launch is None or launch.count == 1
+    if alone and given == Given():
+        return ALONE if launch is None else ALONE._replace(remark=launch.remark)
+    all_devices = launch is not None and launch.one_a_machine
+    if None not in given:
+        return Processes(*given, all_devices=all_devices)
+    if launch is None or alone or (launch.count is None and given != Given()):
+        raise ConfigurationError(_lacking(given))
+    _check_agreement(given, launch)
+    if address is None and not launch.has_address:
+        raise ConfigurationError(
+            f"{launch.name} started {launch.count} processes and doesn't say where process 0 is: give all of them"
+            " --coordinator-address HOST:PORT, its host and a free port; or --num-processes 1 to train alone"
+        )
+    return Processes(launch.count, launch.number, address, launch.name, all_devices, launch.remark)
+
+
+def _lacking(given: Given) -> str:
+    named = {"--process-id": given.number, "--coordinator-address": given.address}
+    if given.count is None:
+        return "; ".join(f"{option} needs --num-processes" for option, value in named.items() if value is not None)
+    lacking = [option for option, value in named.items() if value is None]
+    return f"--num-processes {given.count} needs {' and '.join(lacking)}"
+
+
+def _check_agreement(given: Given, launch: Launch) -> None:
+    said = {"--num-processes": (given.count, launch.count), "--process-id": (given.number, launch.number)}
+    for option, (value, found) in said.items():
+        if value not in (None, found):
+            raise ConfigurationError(
+                f"{option} {value}, but {launch.name} says {found}: give --num-processes, --process-id and"
+                " --coordinator-address, or none of them"
+            )
+
+
+def find_launch(environ: Mapping[str, str]) -> Launch | None:
+    """What started this process with others, in the order in which jax.distributed looks; None: nothing that is known.
+
+    Raises:
+        ConfigurationError: its variables contradict each other or aren't numbers.
+
+    Example:
+        >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}).count
+        2
+    """
+    for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes):
+        launch = look(environ)
+        if launch is not None:
+            _check_numbers(launch)
+            return launch
+    return None
+
+
+def _check_numbers(launch: Launch) -> None:
+    count, number = launch.count, launch.number
+    if count is not None and number is not None and not 0 <= number < count:
+        raise ConfigurationError(
+            f"{launch.name} says that this is process {number} of {count}, counted from 0: its variables are of another"
+            " job; give --num-processes 1 to train alone"
+        )
+
+
+def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
+    if not {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= environ.keys():
+        return None
+    count, number = (_integer(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK"))
+    alone_here = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    return Launch("Open MPI", count, number, has_address=OPEN_MPI_ADDRESS in environ, one_a_machine=alone_here)
+
+
+def _slurm(environ: Mapping[str, str]) -> Launch | None:
+    """The step counts, not the job: a shell in an allocation of four tasks is a step of one, and waits for nobody."""
+    if "SLURM_JOB_ID" not in environ:
+        return None
+    tasks = _integer(environ, "SLURM_NTASKS") if "SLURM_NTASKS" in environ else 1
+    if not all(name in environ for name in SLURM_STEP):
+        return Launch("SLURM", 1, 0, remark=_said_of_slurm(tasks))
+    count = _integer(environ, "SLURM_STEP_NUM_TASKS") if "SLURM_STEP_NUM_TASKS" in environ else tasks
+    if count == 1:
+        return Launch("SLURM", 1, 0, remark=_said_of_slurm(tasks))
+    machines = re.sub(r"\(x\d+\)", "", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # 1(x3) is 1,1,1
+    return Launch("SLURM", count, _integer(environ, "SLURM_PROCID"), one_a_machine=set(machines.split(",")) == {"1"})
+
+
+def _said_of_slurm(tasks: int) -> str:
+    if tasks == 1:
+        return ""
+    return (
+        f"SLURM gave the job {tasks} tasks, and this process was started by itself: it trains alone;"
+        f" srun -n {tasks} byol-jax train … trains in all of them"
+    )
+
+
+def _tpu_pod(environ: Mapping[str, str]) -> Launch | None:
+    """On Google Kubernetes Engine the variables say which hosts there are, elsewhere the machine's metadata server."""
+    hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
+    slices = environ.get("MEGASCALE_NUM_SLICES")
+    if hosts is None:
+        if "TPU_SKIP_MDS_QUERY" in environ or not _may_have_chips():
+            return None
+        server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
+        hosts = _ask(server, "worker-network-endpoints")
+        found = re.search(r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _ask(server, "tpu-env"), re.MULTILINE)
+        slices = slices or (found and found[1])
+    several = "," in hosts or (slices or "1") != "1"
+    return Launch("a TPU pod", None, None, one_a_machine=True) if several else None
+
+
+def _may_have_chips() -> bool:
+    return any(Path(path).read_text().strip() == GOOGLE for path in glob.glob(PCI_VENDORS))
+
+
+def _ask(server: str, attribute: str) -> str:
+    """What the metadata server says; nothing where there is none, or it doesn't know."""
+    request = urllib.request.Request(METADATA.format(server, attribute), headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=METADATA_SECONDS) as answer:
+            return answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _kubernetes(environ: Mapping[str, str]) -> Launch | None:
+    """A pod of an indexed job; any other pod, a notebook's for instance, trains alone."""
+    if not {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environ.keys():
+        return None
+    if importlib.util.find_spec("kubernetes") is None:
+        return Launch(
+            "Kubernetes", 1, 0, remark="a pod of an indexed job trains alone without the package kubernetes: jax[k8s]"
+        )
+    return Launch("Kubernetes", None, None)
+
+
+def _integer(environ: Mapping[str, str], name: str) -> int:
+    word = environ[name]
+    if not word.isdecimal():
+        raise ConfigurationError(f"{name}={word!r} in the environment: expected a whole number; unset it")
+    return int(word)
+
+
+def join(processes: Processes, *, command: str) -> str:
+    """Joins this process to the others; says on stderr what it waits for. Returns a line about them, for the log.
+
+    Raises:
+        ConfigurationError: as `parallel.initialize`.
+    """
+    if processes.count == 1:
+        return processes.remark
+    from byol_jax import parallel
+
+    if processes.found_by:
+        where = f"process {processes.number} of {processes.count}, " if processes.count is not None else ""
+        print(
+            f"{command}: {where}started by {processes.found_by}: waiting for the others"
+            " (--num-processes 1 trains alone)",
+            file=sys.stderr,
+            flush=True,
+        )
+    parallel.initialize(
+        num_processes=processes.count,
+        process_id=processes.number,
+        coordinator_address=processes.address,
+        all_devices=processes.all_devices,
+    )
+    if not processes.found_by:
+        return ""
+    import jax
+
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}, started by {processes.found_by}; process 0 is at"
+        f" {_coordinator_address()}"
+    )
+
+
+def _coordinator_address() -> str:
+    """Where jax.distributed has found process 0; it has no public name for it."""
+    try:
+        from jax._src.distributed import global_state
+
+        return global_state.coordinator_address or "an unknown address"
+    except (ImportError, AttributeError):
+        return "an unknown address"

@@ -1,0 +1,224 @@
+"""Who trains together: what the options say, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
+
+import http.server
+import subprocess
+import sys
+import threading
+from itertools import product
+from pathlib import Path
+
+import pytest
+from training_processes import open_mpi, slurm
+
+from byol_jax import ConfigurationError
+from byol_jax.cli import processes
+from byol_jax.cli.main import main
+from byol_jax.cli.processes import ALONE, Given, Launch, Processes, find_launch, find_processes
+
+SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
+"""What salloc gives to a shell, and sbatch to a script, of a job of four tasks."""
+
+STEP = slurm(0, 4, 61447) | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+"""srun -n 4, on two nodes."""
+
+
+def without(variables: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("variables", "launch"),
+    [
+        ({}, None),
+        ({"PATH": "/bin", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, None),
+        (STEP, Launch("SLURM", 4, 0)),
+        (STEP | {"SLURM_PROCID": "3"}, Launch("SLURM", 4, 3)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, Launch("SLURM", 4, 0, one_a_machine=True)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x3),2"}, Launch("SLURM", 4, 0)),
+        (without(STEP, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"), Launch("SLURM", 4, 0)),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "2"}, Launch("SLURM", 2, 0)),
+        (slurm(0, 1, 61447), Launch("SLURM", 1, 0)),
+        (SHELL | {"SLURM_NTASKS": "1"}, Launch("SLURM", 1, 0)),
+        ({"SLURM_JOB_ID": "7"}, Launch("SLURM", 1, 0)),
+        (open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
+        (open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Launch("Open MPI", 2, 1, one_a_machine=True)),
+        (without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri"), Launch("Open MPI", 2, 1, has_address=False)),
+        (STEP | open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Launch("a TPU pod", None, None, one_a_machine=True)),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, Launch("a TPU pod", None, None, one_a_machine=True)),
+        (
+            {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"},
+            Launch("a TPU pod", None, None, one_a_machine=True),
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+    ],
+)
+def test_what_started_a_process(variables: dict[str, str], launch: Launch | None) -> None:
+    assert find_launch(variables) == launch
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [SHELL, SHELL | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, STEP | {"SLURM_STEP_NUM_TASKS": "1"}],
+    ids=["salloc", "sbatch without srun", "an interactive step"],
+)
+def test_a_shell_in_an_allocation_waits_for_nobody_and_says_so(variables: dict[str, str]) -> None:
+    launch = find_launch(variables)
+    assert launch is not None
+    assert launch.count == 1
+    found = find_processes(Given(), launch)
+    assert found == ALONE._replace(remark=found.remark)
+    assert found.remark.startswith("SLURM gave the job 4 tasks, and this process was started by itself")
+    assert "srun -n 4 byol-jax train" in found.remark
+
+
+@pytest.mark.parametrize("launcher", [slurm, open_mpi])
+def test_jax_reads_the_same_from_the_environment(launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = pytest.importorskip("jax._src.clusters", reason="JAX's own detection has no public name")
+    for number in range(3):
+        variables = launcher(number, 3, 61447)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        launch = find_launch(variables)
+        address, *theirs, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, 1
+        )
+        assert launch is not None
+        assert theirs == [launch.count, launch.number]
+        assert (address, devices) == ("127.0.0.1:61447", [number])
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_pod_of_an_indexed_job_is_one_of_several(
+    indexed: bool, installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object() if installed else None)
+    variables = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} | ({"JOB_COMPLETION_INDEX": "0"} if indexed else {})
+    launch = find_launch(variables)
+    if not indexed:
+        assert launch is None
+    elif installed:
+        assert launch == Launch("Kubernetes", None, None)
+    else:
+        assert launch is not None
+        assert launch.count == 1
+        assert "jax[k8s]" in launch.remark
+
+
+@pytest.fixture
+def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A machine that may have TPU chips, and its metadata server: {attribute: text}, filled by the test."""
+    (tmp_path / "vendor").write_text("0x1ae0\n")
+    monkeypatch.setattr(processes, "PCI_VENDORS", str(tmp_path / "vendor"))
+    known: dict[str, str] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = known.get(self.path.rpartition("/")[2])
+            self.send_response(404 if text is None or self.headers["Metadata-Flavor"] != "Google" else 200)
+            self.end_headers()
+            self.wfile.write((text or "").encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            del format, arguments
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield known, {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("known", "several"),
+    [
+        ({}, False),
+        ({"worker-network-endpoints": "unknown:unknown:10.0.0.2"}, False),
+        ({"worker-network-endpoints": "unknown:unknown:10.0.0.2,unknown:unknown:10.0.0.3"}, True),
+        ({"worker-network-endpoints": "10.0.0.2", "tpu-env": "ZONE: 'a'\nMEGASCALE_NUM_SLICES: '2'\n"}, True),
+        ({"worker-network-endpoints": "10.0.0.2", "tpu-env": "ZONE: 'a'\nMEGASCALE_NUM_SLICES: '1'\n"}, False),
+    ],
+)
+def test_a_tpu_machine_asks_its_metadata_server(metadata, known: dict[str, str], several: bool) -> None:
+    texts, variables = metadata
+    texts.update(known)
+    launch = find_launch(variables)
+    assert (launch is not None) == several
+    assert find_launch(variables | {"TPU_SKIP_MDS_QUERY": "1"}) is None
+
+
+def test_no_metadata_server_is_no_pod(metadata) -> None:
+    assert find_launch({"GCE_METADATA_IP": "127.0.0.1:1"}) is None
+
+
+ADDRESS = "10.0.0.1:1234"
+LAUNCHES = (None, Launch("SLURM", 2, 1), Launch("SLURM", 1, 0), Launch("a TPU pod", None, None, one_a_machine=True))
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_options_win(launch: Launch | None) -> None:
+    all_devices = launch is not None and launch.one_a_machine
+    given = Given(3, 2, ADDRESS)
+    assert find_processes(given, launch) == Processes(3, 2, ADDRESS, all_devices=all_devices)
+    for number, address in product((None, 0), (None, ADDRESS)):
+        assert find_processes(Given(1, number, address), launch) == ALONE
+
+
+@pytest.mark.parametrize("given", [Given(), Given(2), Given(None, 1), Given(2, 1), Given(None, None, ADDRESS)])
+def test_what_the_options_leave_out_the_launcher_says(given: Given) -> None:
+    wanted = Processes(2, 1, given.address, "SLURM")
+    assert find_processes(given, Launch("SLURM", 2, 1)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "launch", "words"),
+    [
+        (Given(3), Launch("SLURM", 2, 1), "--num-processes 3, but SLURM says 2"),
+        (Given(None, 0), Launch("SLURM", 2, 1), "--process-id 0, but SLURM says 1"),
+        (Given(2, 2), Launch("SLURM", 2, 1), "--process-id 2 must be below --num-processes 2"),
+        (Given(), Launch("Open MPI", 2, 1, has_address=False), "Open MPI started 2 processes and doesn't say where"),
+        (Given(2), None, "--num-processes 2 needs --process-id and --coordinator-address"),
+        (Given(2, 0), Launch("SLURM", 1, 0), "--num-processes 2 needs --coordinator-address"),
+        (Given(None, 0), Launch("a TPU pod", None, None), "--process-id needs --num-processes"),
+        (Given(None, None, ADDRESS), None, "--coordinator-address needs --num-processes"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(given: Given, launch: Launch | None, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as error:
+        find_processes(given, launch)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (STEP | {"SLURM_PROCID": "4"}, "SLURM says that this is process 4 of 4"),
+        (STEP | {"SLURM_NTASKS": "four"}, "SLURM_NTASKS='four' in the environment: expected a whole number"),
+        (open_mpi(0, 3, 61447), "--batch-size 256 must be a multiple of the number of processes that Open MPI started"),
+        (without(open_mpi(0, 2, 61447), "OMPI_MCA_orte_hnp_uri"), "--coordinator-address HOST:PORT"),
+    ],
+)
+def test_a_broken_environment_is_one_line(
+    variables: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+    assert main(["train", "fashion-mnist", "--out", str(out), "--steps", "1"]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+    assert not out.exists()
+
+
+def test_looking_loads_nothing() -> None:
+    code = (
+        "import os, sys; from byol_jax.cli.processes import find_launch; find_launch(os.environ);"
+        " print(sorted({'jax', 'numpy', 'optax'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
