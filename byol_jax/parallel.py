@@ -12,9 +12,11 @@ Several processes run the same program over one mesh: each calls `initialize` fi
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,11 +203,12 @@ def initialize(
             the one with the process's number on its machine.
         timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
             for the others'. JAX's own defaults are 100 and 300.
-        wait_seconds: how long the others are waited for at the start; JAX's own default.
+        wait_seconds: how long the others are waited for at the start; then JAX ends the process with a message on
+            stderr. Its own default.
 
     Raises:
-        ConfigurationError: numbers out of range, an address without a port, nothing found for what is None, or others
-            that didn't come in time.
+        ConfigurationError: numbers out of range, an address without a port, nothing found for what is None, or an
+            address that can't be served.
     """
     count, number = num_processes, process_id
     if (count is not None and count < 1) or (number is not None and not 0 <= number < (count or number + 1)):
@@ -215,8 +218,8 @@ def initialize(
             raise ConfigurationError(f"{name}={seconds}: expected at least 1")
     if count == 1:
         return
-    if coordinator_address is not None and ":" not in coordinator_address:
-        raise ConfigurationError(f"coordinator_address={coordinator_address!r}: expected host:port")
+    if coordinator_address is not None:
+        _check_address(coordinator_address, serves=number == 0)
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _ctrl_c_at_once():
@@ -240,6 +243,25 @@ def initialize(
             f"{who} can't join the others ({one_line(error, at_most=200)}): start all of them within {wait_seconds} s,"
             " with a coordinator_address that all can reach"
         ) from error
+
+
+def _check_address(address: str, *, serves: bool) -> None:
+    """The form of an address, and whether its port is free here; with one in use jaxlib 0.10.2 crashes."""
+    _, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigurationError(f"coordinator_address={address!r}: expected host:port")
+    if not serves or not socket.has_ipv6:
+        return
+    with socket.socket(socket.AF_INET6) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a connection that is gone is none
+        try:
+            tried.bind(("::", int(port)))  # where JAX serves, whatever the host
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise ConfigurationError(
+                    f"coordinator_address={address!r}: port {port} can't be served here ({error.strerror}): give"
+                    " another"
+                ) from error
 
 
 @contextlib.contextmanager

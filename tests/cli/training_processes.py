@@ -59,7 +59,7 @@ def open_mpi(number: int, count: int, port: int) -> dict[str, str]:
     return uri | {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in task.items()}
 
 
-def _free_port(lowest: int = 0) -> int:
+def free_port(lowest: int = 0) -> int:
     """Any port, or one that is at least `lowest`."""
     for port in range(lowest, 65536) if lowest else (0,):
         with socket.socket() as free, contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def together(
 
     With a `launcher` they are told by its variables who they are, else by options.
     """
-    port = _free_port() if launcher is None else _free_port(61440 + os.getpid() % 4000)  # a worker has its own
+    port = free_port() if launcher is None else free_port(61440 + os.getpid() % 4000)  # a worker has its own
     logs = [out.with_name(f"{out.name}.{number}.log") for number in range(len(own))]
     with contextlib.ExitStack() as opened:
         processes = []

@@ -105,7 +105,10 @@ def test_a_process_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
         ({"process_id": 2}, "process 2 of 2"),
         ({"num_processes": 0}, "of 0"),
         ({"coordinator_address": "here"}, "host:port"),
+        ({"coordinator_address": "here:http"}, "host:port"),
+        ({"coordinator_address": "here:65536"}, "host:port"),
         ({"timeout_seconds": 0}, "timeout_seconds=0"),
+        ({"wait_seconds": 0}, "wait_seconds=0"),
     ],
 )
 def test_a_wrong_start_is_one_line(changed: dict, words: str) -> None:
@@ -113,6 +116,33 @@ def test_a_wrong_start_is_one_line(changed: dict, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as error:
         parallel.initialize(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    """JAX would crash."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=r"can't be served here .*in use") as error:
+            parallel.initialize(num_processes=2, process_id=0, coordinator_address=address)
+    assert "\n" not in str(error.value)
+
+
+def test_where_nothing_started_processes_there_are_none_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_MCA_orte_hnp_uri", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    code = "from byol_jax import parallel; parallel.initialize()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "ConfigurationError: no processes found to join" in done.stderr
+    assert "give num_processes, process_id and coordinator_address" in done.stderr
 
 
 def test_one_process_agrees_with_itself_at_once() -> None:

@@ -1,6 +1,7 @@
 """Who trains together: what the options say, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
 
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from training_processes import open_mpi, slurm
+from training_processes import free_port, open_mpi, slurm
 
 from byol_jax import ConfigurationError
 from byol_jax.cli import processes
@@ -212,6 +213,34 @@ def test_a_broken_environment_is_one_line(
     assert words in printed.err
     assert printed.err.count("\n") == 1
     assert not printed.out
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_come_are_one_line(number: int, tmp_path: Path) -> None:
+    """SLURM's variables of two tasks, one of which was started."""
+    code = (
+        "import sys; from byol_jax.cli import processes; from byol_jax.cli.main import main;"
+        " processes.WAIT_SECONDS = 1; sys.exit(main(sys.argv[1:]))"
+    )
+    out, variables = tmp_path / "run", slurm(number, 2, free_port(61440 + os.getpid() % 4000))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "fashion-mnist", "--out", str(out), "--steps", "1"],
+        env=os.environ | variables | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines() == [
+        f"byol-jax train: process {number} of 2, started by SLURM: waiting for the others (--num-processes 1 trains"
+        " alone)",
+        f"byol-jax train: process {number} of 2 has waited 1 s for the others: start all of them, where they can reach"
+        " process 0; or give --num-processes 1 to train alone",
+    ]
+    assert not done.stdout
     assert not out.exists()
 
 
