@@ -1,6 +1,7 @@
 """Who trains together: what the options say, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -8,13 +9,15 @@ import threading
 from itertools import product
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from training_processes import free_port, open_mpi, slurm
 
 from byol_jax import ConfigurationError
 from byol_jax.cli import processes
 from byol_jax.cli.main import main
-from byol_jax.cli.processes import ALONE, Given, Launch, Processes, find_launch, find_processes
+from byol_jax.cli.processes import ALONE, Given, Launch, Processes, find_launch, find_processes, join
 
 SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
 """What salloc gives to a shell, and sbatch to a script, of a job of four tasks."""
@@ -242,6 +245,63 @@ def test_processes_that_do_not_come_are_one_line(number: int, tmp_path: Path) ->
     ]
     assert not done.stdout
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_run_in_an_interactive_step_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And batch norm in groups, from the command line."""
+    for name, value in (STEP | {"SLURM_STEP_NUM_TASKS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    out, sizes = tmp_path / "run", ["--batch-size", "32", "--projection-size", "8", "--projection-hidden-size", "16"]
+    words = ["train", str(tmp_path / "images.npy"), "--out", str(out), "--network", "small_cnn", *sizes]
+    assert main([*words, "--steps", "1", "--augment", "none", "--batchnorm-group", "3"]) == 2
+    assert "batchnorm_group=3: expected a divisor of the number of devices, 8" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "--steps", "1", "--augment", "none", "--batchnorm-group", "4"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}\n"
+    log = (out / "train.log").read_text()
+    assert "SLURM gave the job 4 tasks, and this process was started by itself: it trains alone" in log
+    assert "batch norm sees 2 groups of 16 images" in log
+    config = json.loads((out / "config.json").read_text())
+    assert config["batchnorm_groups"] == 2
+    assert not {"remarks", "batchnorm_group", "num_processes"} & set(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "seen"), [("None", "0"), ("[]", "all")])
+def test_jax_leaves_out_no_device_where_none_is_named(devices: str, seen: str) -> None:
+    """What `all_devices` rests on: under SLURM JAX takes one GPU a process unless it is told which."""
+    code = (
+        "import jax; jax.config.update('jax_enable_preemption_service', False);"
+        f" jax.distributed.initialize(local_device_ids={devices}); print(jax.config.read('jax_cuda_visible_devices'))"
+    )
+    variables = slurm(0, 1, free_port(61440 + os.getpid() % 4000)) | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert done.stdout == f"{seen}\n"
+
+
+@pytest.mark.parametrize("one_a_machine", [False, True])
+def test_a_process_with_a_machine_to_itself_takes_all_its_devices(
+    one_a_machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: told.update(options, given=given))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    found = find_processes(Given(), Launch("SLURM", 2, 1, one_a_machine=one_a_machine))
+    assert join(found, command="byol-jax train").startswith("process 0 of 1, started by SLURM; process 0 is at")
+    assert told["given"] == (None, 2, 1)
+    assert told["local_device_ids"] == ([] if one_a_machine else None)
 
 
 def test_looking_loads_nothing() -> None:
