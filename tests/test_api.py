@@ -18,7 +18,7 @@ PUBLIC += [f"byol_jax.{name}" for name in ("nets", "augment", "schedules", "pres
 PUBLIC += ["byol_jax.evaluate", "byol_jax.data"]
 
 SLOW_EXAMPLES = ("train", "byol", "report", "nets", "augment", "evaluate", "data", "ops", "weights", "learners")
-SLOW_EXAMPLES += ("accumulation", "online_probe")
+SLOW_EXAMPLES += ("accumulation", "batchnorm_groups", "online_probe")
 """Rooms whose examples compile something."""
 TORCH_EXAMPLES = ("interop.arrays", "interop.optimizers.state", "interop.trace.")
 """How modules begin whose examples use torch."""

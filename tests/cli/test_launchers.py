@@ -80,17 +80,17 @@ def test_a_shell_in_an_allocation_waits_for_nobody_and_says_so(variables: dict[s
 @pytest.mark.parametrize("launcher", [slurm, open_mpi])
 def test_jax_reads_the_same_from_the_environment(launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     clusters = pytest.importorskip("jax._src.clusters", reason="JAX's own detection has no public name")
+    theirs = {slurm: clusters.SlurmCluster, open_mpi: clusters.OmpiCluster}[launcher]
     for number in range(3):
         variables = launcher(number, 3, 61447)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         launch = find_launch(variables)
-        address, *theirs, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            None, None, None, None, None, 1
-        )
         assert launch is not None
-        assert theirs == [launch.count, launch.number]
-        assert (address, devices) == ("127.0.0.1:61447", [number])
+        assert (theirs.get_process_count(), theirs.get_process_id()) == (launch.count, launch.number) == (3, number)
+        assert theirs.is_env_present()
+    monkeypatch.delenv("SLURM_STEP_NODELIST" if launcher is slurm else "OMPI_MCA_orte_hnp_uri")
+    assert not theirs.is_env_present(), "then find_launch counts one, or sees no address"
 
 
 @pytest.mark.parametrize("indexed", [False, True])

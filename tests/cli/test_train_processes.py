@@ -93,9 +93,14 @@ def test_two_processes_make_the_run_of_one(photos: Path, cache: Path, tmp_path: 
     )
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("launcher", "name"), [(slurm, "SLURM"), (open_mpi, "Open MPI")])
-def test_processes_find_each_other(launcher, name: str, photos: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [
+        pytest.param(slurm, "SLURM", marks=pytest.mark.long),
+        pytest.param(open_mpi, "Open MPI", marks=pytest.mark.long(tenth=False)),
+    ],
+)
+def test_processes_find_each_other(launcher, name: str, photos: Path, cache: Path, tmp_path: Path, figure) -> None:
     told, found = tmp_path / "told", tmp_path / "found"
     with together(told, photos, "--steps", 2, cache=cache, devices=1) as processes:
         assert finish(processes, 200)[0] == [0, 0], said(told, 0) + said(told, 1)
@@ -111,6 +116,11 @@ def test_processes_find_each_other(launcher, name: str, photos: Path, cache: Pat
         )
     line = f"process 0 of 2, started by {name}; process 0 is at 127.0.0.1:6"
     assert (found / "train.log").read_text().count(line) == said(found, 0).count(line) == 1
+    figure(
+        f"two processes with {name}'s variables and no options, against two that are told by options",
+        cases=1,
+        result="they find each other; checkpoints bit-identical",
+    )
 
 
 @pytest.mark.long

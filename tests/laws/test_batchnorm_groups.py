@@ -33,6 +33,7 @@ from byol_jax import (
 )
 from byol_jax.batchnorm_groups import check_groups
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.views import sample_keys
 
 STATE, METRICS = 1e-9, 1e-6
 """Allowed differences: of float64, and of metrics, which are float32."""
@@ -179,6 +180,23 @@ def test_devices_send_no_rows_and_a_group_waits_only_for_its_own() -> None:
         assert set(sent) <= {"all-reduce", "all-reduce-start"}, f"{groups} groups: {set(sent)}"
         sums[groups] = len(re.findall(r"replica_groups=(\S+)", text)), len(sent)
     assert sums[4][1] < sums[1][1]
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_are_in_groups_too() -> None:
+    """The loss of an accumulated step is the mean over parts of the grouped learner's."""
+    made = learner(None, augment_fn=light, dtype=jnp.float32)
+    grouped, (batch,) = with_batchnorm_groups(made, 4), batches(1, uneven=True)
+    state = initial(grouped)
+    keys = sample_keys(made.settings, jax.random.fold_in(state.key, state.step), len(batch))
+    _, metrics = jax.jit(accumulate(grouped, 2).step)(state, batch)
+
+    def mean_loss(some):
+        loss = jax.jit(some.loss)
+        return np.mean([loss(state.online.params, state, batch[part::2], keys[part::2])[0] for part in (0, 1)])
+
+    np.testing.assert_allclose(metrics["loss"], mean_loss(grouped), rtol=1e-5)
+    assert abs(mean_loss(grouped) - mean_loss(made)) > 1e-3
 
 
 def test_one_group_is_the_learner_itself() -> None:
