@@ -200,7 +200,8 @@ def initialize(
         process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
         coordinator_address: "host:port" that all can reach.
         all_devices: this process takes all GPUs that it sees. Otherwise, where SLURM or Open MPI started it, JAX takes
-            the one with the process's number on its machine.
+            the one with the process's number on its machine. (`byol-jax train` says so where a process has a machine
+            to itself.)
         timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
             for the others'. JAX's own defaults are 100 and 300.
         wait_seconds: how long the others are waited for at the start; then JAX ends the process with a message on
@@ -209,6 +210,9 @@ def initialize(
     Raises:
         ConfigurationError: numbers out of range, an address without a port, nothing found for what is None, or an
             address that can't be served.
+
+    Example:
+        >>> initialize(num_processes=1)
     """
     count, number = num_processes, process_id
     if (count is not None and count < 1) or (number is not None and not 0 <= number < (count or number + 1)):
@@ -237,7 +241,7 @@ def initialize(
             f"no processes found to join ({one_line(error, at_most=200)}): give num_processes, process_id and"
             " coordinator_address"
         ) from error
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, OSError, ImportError) as error:  # those that look ask servers, by other packages
         who = "this process" if count is None else f"process {number} of {count}"
         raise ConfigurationError(
             f"{who} can't join the others ({one_line(error, at_most=200)}): start all of them within {wait_seconds} s,"

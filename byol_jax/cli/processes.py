@@ -53,7 +53,8 @@ class Launch(NamedTuple):
         name: of what started them.
         count, number: how many there are and which this one is; None: only jax.distributed finds out.
         has_address: whether jax.distributed finds out where process 0 is.
-        one_a_machine: each has a machine to itself, and with it all devices there.
+        all_devices: whether each takes all devices that it sees: it has a machine to itself, or is shown one GPU alone.
+            JAX would take the one with the process's number on its machine.
         remark: what a person should know.
     """
 
@@ -61,7 +62,7 @@ class Launch(NamedTuple):
     count: int | None
     number: int | None
     has_address: bool = True
-    one_a_machine: bool = False
+    all_devices: bool = False
     remark: str = ""
 
 
@@ -71,7 +72,7 @@ class Processes(NamedTuple):
     Attributes:
         count, number, address: as for `parallel.initialize`.
         found_by: what started them; empty where the options say it all.
-        all_devices: whether this process takes every device of its machine.
+        all_devices: as in `Launch`.
         remark: a line for a person; empty for none.
     """
 
@@ -107,7 +108,7 @@ def find_processes(given: Given, launch: Launch | None) -> Processes:
     alone = launch is None or launch.count == 1
     if alone and given == Given():
         return ALONE if launch is None else ALONE._replace(remark=launch.remark)
-    all_devices = launch is not None and launch.one_a_machine
+    all_devices = launch is not None and launch.all_devices
     if None not in given:
         return Processes(*given, all_devices=all_devices)
     if launch is None or alone or (launch.count is None and given != Given()):
@@ -118,7 +119,7 @@ def find_processes(given: Given, launch: Launch | None) -> Processes:
             f"{launch.name} started {launch.count} processes and doesn't say where process 0 is: give all of them"
             " --coordinator-address HOST:PORT, its host and a free port; or --num-processes 1 to train alone"
         )
-    return Processes(launch.count, launch.number, address, launch.name, all_devices, launch.remark)
+    return Processes(launch.count, launch.number, address, launch.name, all_devices)
 
 
 def _lacking(given: Given) -> str:
@@ -170,8 +171,8 @@ def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
     if not {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= environ.keys():
         return None
     count, number = (_integer(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK"))
-    alone_here = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-    return Launch("Open MPI", count, number, has_address=OPEN_MPI_ADDRESS in environ, one_a_machine=alone_here)
+    all_devices = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or _is_shown_one_gpu(environ)
+    return Launch("Open MPI", count, number, has_address=OPEN_MPI_ADDRESS in environ, all_devices=all_devices)
 
 
 def _slurm(environ: Mapping[str, str]) -> Launch | None:
@@ -180,12 +181,19 @@ def _slurm(environ: Mapping[str, str]) -> Launch | None:
         return None
     tasks = _integer(environ, "SLURM_NTASKS") if "SLURM_NTASKS" in environ else 1
     if not all(name in environ for name in SLURM_STEP):
-        return Launch("SLURM", 1, 0, remark=_said_of_slurm(tasks))
+        return Launch("SLURM", 1, 0, all_devices=True, remark=_said_of_slurm(tasks))
     count = _integer(environ, "SLURM_STEP_NUM_TASKS") if "SLURM_STEP_NUM_TASKS" in environ else tasks
     if count == 1:
-        return Launch("SLURM", 1, 0, remark=_said_of_slurm(tasks))
+        return Launch("SLURM", 1, 0, all_devices=True, remark=_said_of_slurm(tasks))
     machines = re.sub(r"\(x\d+\)", "", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # 1(x3) is 1,1,1
-    return Launch("SLURM", count, _integer(environ, "SLURM_PROCID"), one_a_machine=set(machines.split(",")) == {"1"})
+    all_devices = set(machines.split(",")) == {"1"} or _is_shown_one_gpu(environ)
+    return Launch("SLURM", count, _integer(environ, "SLURM_PROCID"), all_devices=all_devices)
+
+
+def _is_shown_one_gpu(environ: Mapping[str, str]) -> bool:
+    """As with srun --gpus-per-task=1, where process 3 of a machine would look for GPU 3 and see GPU 0: issue 28194."""
+    shown = environ.get("CUDA_VISIBLE_DEVICES", "")
+    return shown not in ("", "-1", "NoDevFiles") and "," not in shown
 
 
 def _said_of_slurm(tasks: int) -> str:
@@ -209,11 +217,15 @@ def _tpu_pod(environ: Mapping[str, str]) -> Launch | None:
         found = re.search(r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _ask(server, "tpu-env"), re.MULTILINE)
         slices = slices or (found and found[1])
     several = "," in hosts or (slices or "1") != "1"
-    return Launch("a TPU pod", None, None, one_a_machine=True) if several else None
+    return Launch("a TPU pod", None, None, all_devices=True) if several else None
 
 
 def _may_have_chips() -> bool:
-    return any(Path(path).read_text().strip() == GOOGLE for path in glob.glob(PCI_VENDORS))
+    for path in glob.glob(PCI_VENDORS):
+        with contextlib.suppress(OSError):  # of a container that may not look
+            if Path(path).read_text().strip() == GOOGLE:
+                return True
+    return False
 
 
 def _ask(server: str, attribute: str) -> str:

@@ -38,22 +38,26 @@ def without(variables: dict[str, str], *names: str) -> dict[str, str]:
         ({"TPU_SKIP_MDS_QUERY": "1"}, None),
         (STEP, Launch("SLURM", 4, 0)),
         (STEP | {"SLURM_PROCID": "3"}, Launch("SLURM", 4, 3)),
-        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, Launch("SLURM", 4, 0, one_a_machine=True)),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, Launch("SLURM", 4, 0, all_devices=True)),
         (STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x3),2"}, Launch("SLURM", 4, 0)),
+        (STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, Launch("SLURM", 4, 0)),
+        (STEP | {"CUDA_VISIBLE_DEVICES": ""}, Launch("SLURM", 4, 0)),
+        (STEP | {"CUDA_VISIBLE_DEVICES": "0"}, Launch("SLURM", 4, 0, all_devices=True)),
+        (open_mpi(1, 2, 61447) | {"CUDA_VISIBLE_DEVICES": "GPU-8a"}, Launch("Open MPI", 2, 1, all_devices=True)),
         (without(STEP, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"), Launch("SLURM", 4, 0)),
         (STEP | {"SLURM_STEP_NUM_TASKS": "2"}, Launch("SLURM", 2, 0)),
-        (slurm(0, 1, 61447), Launch("SLURM", 1, 0)),
-        (SHELL | {"SLURM_NTASKS": "1"}, Launch("SLURM", 1, 0)),
-        ({"SLURM_JOB_ID": "7"}, Launch("SLURM", 1, 0)),
+        (slurm(0, 1, 61447), Launch("SLURM", 1, 0, all_devices=True)),
+        (SHELL | {"SLURM_NTASKS": "1"}, Launch("SLURM", 1, 0, all_devices=True)),
+        ({"SLURM_JOB_ID": "7"}, Launch("SLURM", 1, 0, all_devices=True)),
         (open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
-        (open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Launch("Open MPI", 2, 1, one_a_machine=True)),
+        (open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Launch("Open MPI", 2, 1, all_devices=True)),
         (without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri"), Launch("Open MPI", 2, 1, has_address=False)),
         (STEP | open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Launch("a TPU pod", None, None, one_a_machine=True)),
-        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, Launch("a TPU pod", None, None, one_a_machine=True)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Launch("a TPU pod", None, None, all_devices=True)),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, Launch("a TPU pod", None, None, all_devices=True)),
         (
             {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"},
-            Launch("a TPU pod", None, None, one_a_machine=True),
+            Launch("a TPU pod", None, None, all_devices=True),
         ),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
     ],
@@ -159,12 +163,12 @@ def test_no_metadata_server_is_no_pod(metadata) -> None:
 
 
 ADDRESS = "10.0.0.1:1234"
-LAUNCHES = (None, Launch("SLURM", 2, 1), Launch("SLURM", 1, 0), Launch("a TPU pod", None, None, one_a_machine=True))
+LAUNCHES = (None, Launch("SLURM", 2, 1), Launch("SLURM", 1, 0), Launch("a TPU pod", None, None, all_devices=True))
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_options_win(launch: Launch | None) -> None:
-    all_devices = launch is not None and launch.one_a_machine
+    all_devices = launch is not None and launch.all_devices
     given = Given(3, 2, ADDRESS)
     assert find_processes(given, launch) == Processes(3, 2, ADDRESS, all_devices=all_devices)
     for number, address in product((None, 0), (None, ADDRESS)):
@@ -291,17 +295,17 @@ def test_jax_leaves_out_no_device_where_none_is_named(devices: str, seen: str) -
     assert done.stdout == f"{seen}\n"
 
 
-@pytest.mark.parametrize("one_a_machine", [False, True])
-def test_a_process_with_a_machine_to_itself_takes_all_its_devices(
-    one_a_machine: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("all_devices", [False, True])
+def test_a_process_takes_all_its_devices_or_leaves_it_to_jax(
+    all_devices: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: told.update(options, given=given))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    found = find_processes(Given(), Launch("SLURM", 2, 1, one_a_machine=one_a_machine))
+    found = find_processes(Given(), Launch("SLURM", 2, 1, all_devices=all_devices))
     assert join(found, command="byol-jax train").startswith("process 0 of 1, started by SLURM; process 0 is at")
     assert told["given"] == (None, 2, 1)
-    assert told["local_device_ids"] == ([] if one_a_machine else None)
+    assert told["local_device_ids"] == ([] if all_devices else None)
 
 
 def test_looking_loads_nothing() -> None:
