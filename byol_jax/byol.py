@@ -106,7 +106,8 @@ class Learner:
 
         Args:
             state: as `init` or the last step gave it; may be donated.
-            images: [N, H, W, C], uint8 or floating in [0, 1]; under a mapped axis this device's part of the batch.
+            images: [N, H, W, C], uint8, uint16 or floating in [0, 1], or of the learner's `value_range`; under a mapped
+                axis this device's part of the batch.
 
         Returns:
             The new state, and float32 scalars: loss, grad_norm, param_norm, decay, feature_std, nonfinite. Both are
@@ -139,7 +140,7 @@ class Learner:
         Args:
             params: as `state.online.params`; encoder, projector and predictor.
             state: everything else that the loss depends on: statistics and the target.
-            images: [N, H, W, C], uint8 or floating in [0, 1], not augmented.
+            images: [N, H, W, C], as `step` takes them, not augmented.
             key: the step's, `fold_in(state.key, state.step)`; or for each image its own, [N], where the images are a
                 part of the step's (`views.sample_keys`).
 
@@ -210,7 +211,7 @@ class Learner:
         Of the online network at the parameters of `evaluation_state`.
 
         Args:
-            images: [N, H, W, C], uint8 or floating in [0, 1], not normalised.
+            images: [N, H, W, C], as `step` takes them, not augmented or normalised.
             which: "online" or "target", the network.
 
         Raises:
@@ -314,6 +315,7 @@ def make_learner(
     moving_average_decay: float | Callable = 0.99,
     augment_fn: Callable | None = None,
     augment_fn2: Callable | None = None,
+    value_range: tuple[Any, Any] | None = None,
     normalize: Any = "auto",
     use_momentum: bool = True,
     simplicial_embeddings: bool = False,
@@ -337,6 +339,8 @@ def make_learner(
         moving_average_decay: the target's decay in [0, 1], or a schedule step → decay.
         augment_fn: `(key, image) -> image` for one float image [H, W, C] in [0, 1]; default `augment.simclr`.
         augment_fn2: the second view's; default the first with another key.
+        value_range: (low, high) of raw images, one number or one a channel: they become 0 and 1, linearly, and what
+            lies outside is clipped. None: uint8 is divided by 255, uint16 by 65,535, and floats are in [0, 1] already.
         normalize: (mean, std) after augmentation; None; "auto": ImageNet's with the default augmentation on 3 channels.
         use_momentum: False is SimSiam: the target is the online network itself, without gradient.
         simplicial_embeddings: byol-pytorch 0.9.1's default projector (32 simplices of 8, temperature 0.1).
@@ -377,6 +381,7 @@ def make_learner(
         moving_average_decay=moving_average_decay,
         augment_fn=augment_fn,
         augment_fn2=augment_fn2,
+        value_range=value_range,
         normalize=normalize,
         use_momentum=use_momentum,
         simplicial_embeddings=simplicial_embeddings,

@@ -50,6 +50,8 @@ LEARNING_RATES = {"adam": 3e-4, "adamw": 3e-4, "lars": 0.2, "sgd": 0.03}
 WEIGHT_DECAYS = {"adam": 0.0, "adamw": 1e-4, "lars": 1.5e-6, "sgd": 0.0}
 """AdamW's is optax's own; LARS's the paper's for 1000 epochs."""
 
+ValueRange = tuple[tuple[float, ...], tuple[float, ...]]
+
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -70,6 +72,9 @@ class Recipe:
         image_size, num_channels: what the network sees, in pixels and channels.
         normalize: (mean, standard deviation) for each channel, of images in [0, 1]; None; or "auto", which is what the
             network's weights were trained with, ImageNet's where nothing is known of them, and None for grey images.
+        value_range: (low, high) of raw images, one number or one a channel each, as in `make_learner`; None, as there,
+            but for a folder of grey images of 16 bits "auto"; "auto" or "percentile:P": found from the images when a
+            run begins (runs/value_range.py), and until then no range.
         augmentation: the set's name in `augment`, or "none".
         views: how the two views share batch-norm statistics; as in `make_learner`.
         epochs, steps: the run's length.
@@ -112,6 +117,7 @@ class Recipe:
     warmup_steps: int | None = None
     scale_learning_rate: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
+    value_range: ValueRange | str | None = None
 
 
 DEFAULT = Recipe(
@@ -196,6 +202,7 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         "views": None if recipe.views == "concatenated" else recipe.views,
         "scale_learning_rate": True if recipe.optimizer == "lars" and recipe.scale_learning_rate else None,
         "dtype": None if recipe.dtype == "float32" else recipe.dtype,
+        "value_range": _known_range(recipe) and _lists(_known_range(recipe)),
     }
     in_steps = recipe.warmup_epochs is None and recipe.warmup_fraction is None
     return {
@@ -251,7 +258,7 @@ def from_json(
         network=network,
         hidden_layer=learner["hidden_layer"],
         image_size=image_size,
-        normalize=normalize if normalize in ("auto", None) else (tuple(normalize[0]), tuple(normalize[1])),
+        normalize=normalize if normalize in ("auto", None) else _tuples(normalize),
         augmentation=learner["augment"],
         views=learner.get("views", "concatenated"),
         epochs=epochs,
@@ -268,6 +275,7 @@ def from_json(
         warmup_steps=learner.get("warmup_steps"),
         scale_learning_rate=learner["optimizer"] != "lars" or learner.get("scale_learning_rate", False),
         dtype=learner.get("dtype", "float32"),
+        value_range=_tuples(learner["value_range"]) if "value_range" in learner else None,
     )
 
 
@@ -299,6 +307,7 @@ def learner_arguments(recipe: Recipe, *, normalize: Any = None) -> dict[str, Any
         "use_momentum": recipe.use_momentum,
         "augment_fn": view1,
         "augment_fn2": view2,
+        "value_range": _known_range(recipe),
         "normalize": mean_std(recipe.num_channels, normalize) if recipe.normalize == "auto" else recipe.normalize,
         "views": recipe.views,
         "optimizer": optimizer(recipe),
@@ -416,5 +425,14 @@ def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
         raise ConfigurationError(f"recipe: {what} {name!r} is not one of {', '.join(known)}")
 
 
-def _lists(normalize: MeanStd | None) -> list[list[float]] | None:
-    return None if normalize is None else [list(part) for part in normalize]
+def _known_range(recipe: Recipe) -> ValueRange | None:
+    """The recipe's value range; None for one that is still to be found from the images."""
+    return None if isinstance(recipe.value_range, str) else recipe.value_range
+
+
+def _lists(pair: MeanStd | ValueRange | None) -> list[list[float]] | None:
+    return None if pair is None else [list(part) for part in pair]
+
+
+def _tuples(pair: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(pair[0]), tuple(pair[1])

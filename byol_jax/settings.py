@@ -63,6 +63,7 @@ class Settings:
         hidden_layer: the encoder's layer that gives the features: a dotted name, or -1.
         image_shape: one network input's, (H, W, C).
         augment1, augment2: `(key, image) -> image`, for view 1 and view 2.
+        value_range: (low, high) of raw images, which become 0 and 1, each [1] or [C]; None: by their dtype.
         mean_std: what network inputs are normalised with, after the augmentation; None: not at all.
         decay: from the step (int32) to the target's decay; 0 without momentum.
         optimizer: the optax transformation.
@@ -83,6 +84,7 @@ class Settings:
     projection_size: int
     augment1: Callable[[jax.Array, jax.Array], jax.Array]
     augment2: Callable[[jax.Array, jax.Array], jax.Array]
+    value_range: tuple[np.ndarray, np.ndarray] | None
     mean_std: tuple[np.ndarray, np.ndarray] | None
     decay: Callable[[jax.Array], Any]
     optimizer: optax.GradientTransformation
@@ -118,6 +120,7 @@ class Options:
     moving_average_decay: float | Callable
     augment_fn: Callable | None
     augment_fn2: Callable | None
+    value_range: Any
     normalize: Any
     use_momentum: bool
     simplicial_embeddings: bool
@@ -172,6 +175,7 @@ class Options:
             projection_size=width,
             augment1=augment1,
             augment2=self.augment_fn2 or augment1,
+            value_range=_value_range(self.value_range, shape[-1]),
             mean_std=_mean_std(self.normalize, shape[-1], is_default=not has_augmentation),
             decay=_decay(self.moving_average_decay if self.use_momentum else 0.0),
             optimizer=self.optimizer,
@@ -409,6 +413,23 @@ def _used_parameters(encoder: Encoder, layer: Any, variables: Variables, shape: 
 
     images = jax.ShapeDtypeStruct((2, *shape), dtype)
     return optim.find_dependence(features, _cast(variables, dtype).params, variables.stats, images)
+
+
+def _value_range(given: Any, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(low, high) of the raw images, each [1] or [C], checked as float32 sees them."""
+    if given is None:
+        return None
+    try:
+        low, high = (np.asarray(part, np.float64).reshape(-1) for part in given)
+    except (TypeError, ValueError):
+        low = high = np.zeros(0)
+    fits = all(part.size in (1, channels) and np.isfinite(part).all() for part in (low, high))
+    if not fits or not (low.astype(np.float32) < high.astype(np.float32)).all():
+        raise ConfigurationError(
+            f"value_range={given!r}: expected None or finite (low, high) with low < high, each one number or"
+            f" {channels}, one a channel"
+        )
+    return low, high
 
 
 def _mean_std(normalize: Any, channels: int, *, is_default: bool) -> tuple[np.ndarray, np.ndarray] | None:

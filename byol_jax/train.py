@@ -7,7 +7,7 @@ out, and a run that was stopped goes on as if it had never stopped. What is writ
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from byol_jax import accumulation, batchnorm_groups, checkpoint, parallel, repor
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
+from byol_jax.data.ranges import parse_rule
 from byol_jax.errors import CollapsedError, ConfigurationError, DataError, DivergedError
 from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
@@ -34,6 +35,7 @@ from byol_jax.runs.progress import TrainingLog
 from byol_jax.runs.source import LISTED, Length, Source, open_source
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
+from byol_jax.runs.value_range import FoundRange, check_dtype, find_range, stored_range
 from byol_jax.runs.verdict import CollapseWatch, likely_causes
 from byol_jax.types import Encoder, TrainState
 
@@ -67,14 +69,15 @@ def pretrain(
     health_every: int | None = None,
     stop_on_collapse: bool = False,
     batchnorm_group: int | None = None,
+    value_range: Any = None,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
 
     Args:
         encoder: the network.
-        data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8 or floating in
-            [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`.
+        data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8, uint16 or
+            floating in [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`.
         out: the run's folder. One that isn't empty is refused without `resume` or `overwrite`.
         image_size: as in `make_learner`.
         epochs, steps: how long; exactly one of them. An epoch leaves out the last, incomplete batch.
@@ -97,6 +100,10 @@ def pretrain(
         stop_on_collapse: end the run once its projections have collapsed for 200 steps; it is said in any case.
         batchnorm_group: over how many devices batch norm takes its statistics, a divisor of their number; None: over
             all. As by `byol_jax.with_batchnorm_groups`.
+        value_range: (low, high) of raw images, as in `make_learner`, with which floats may have any finite values; or
+            "auto" or "percentile:P": the percentiles 100 - P and P of each channel (auto: P = 99.9) in 256 images drawn
+            by `seed`, found once and kept. None: "auto" for a folder of grey images of 16 bits, else as in
+            `make_learner`.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -135,16 +142,26 @@ def pretrain(
         stop_on_collapse=stop_on_collapse,
         batchnorm_group=batchnorm_group,
     )
+    if isinstance(value_range, str):
+        parse_rule(value_range)  # a wrong one is said before a folder is looked through
+    elif value_range is not None:
+        learner_options["value_range"] = value_range
     learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
     length = Length(steps, epochs, batch_size, parts=accumulate)
-    source = _open(data, length, program, image_size=image_size, num_channels=num_channels)
+    any_range = value_range is not None
+    source = _open(data, length, program, image_size=image_size, num_channels=num_channels, any_range=any_range)
+    found = _find_range(value_range, source, program)
+    if found.value_range is not None:
+        learner_options["value_range"] = found.value_range
+    if found.rule is not None:
+        learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     options = learner_options | {"image_size": image_size}
     image_shape = source.images.image_shape if isinstance(source.images, Dataset) else learner.settings.image_shape
     fingerprints = function_fingerprints(learner, learner_options, image_shape)
     record = {"network": None, "learner": learner_options, "fingerprints": fingerprints}
     notes = dtype_notes(learner, learner_options.get("dtype", "float32"))
-    return _run(encoder, learner, source, program, options, record=record, notes=notes)
+    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -197,11 +214,15 @@ def train_recipe(
     options = learner_arguments(sized, normalize=normalize)
     learner = _make_learner(encoder, program, **options)  # a wrong layer is said before a folder is looked through
     length = Length(recipe.steps, recipe.epochs, recipe.batch_size, every_image, program.accumulate)
-    source = _open(data, length, program, image_size=recipe.image_size, num_channels=recipe.num_channels)
+    any_range = recipe.value_range is not None
+    sizes = {"image_size": recipe.image_size, "num_channels": recipe.num_channels}
+    source = _open(data, length, program, **sizes, any_range=any_range)
+    found = _find_range(recipe.value_range, source, program)
     steps_per_epoch = len(source.images) / recipe.batch_size
     whole = size_for_run(
         recipe, total_steps=source.total_steps, steps_per_epoch=steps_per_epoch, batch_size=recipe.batch_size
     )
+    whole = replace(whole, value_range=found.value_range)
     if recipe.warmup_steps is not None:
         check_warmup(whole)
     if whole != sized:
@@ -213,7 +234,7 @@ def train_recipe(
     if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
         notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
     record = {"network": network, "learner": to_json(whole)}
-    return _run(encoder, learner, source, program, options, record=record, notes=notes)
+    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
 
 
 def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:
@@ -231,7 +252,23 @@ def _groups(program: Program) -> int:
     return devices // size
 
 
-def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_channels: Any) -> Source:
+def _find_range(wanted: Any, source: Source, program: Program) -> FoundRange:
+    """The run's value range: as it began where it goes on.
+
+    Raises:
+        ConfigurationError: also where the probe's images have another dtype, and so other numbers.
+    """
+    stored = stored_range(program.out) if program.resume else None
+    found = find_range(wanted, source.images, seed=program.seed, stored=stored)
+    if found.value_range is not None and program.probe is not None:
+        for part in (program.probe.train, program.probe.test):
+            check_dtype(part.dataset.dtype, source.dtype, what="--probe")
+    return found
+
+
+def _open(
+    data: Any, length: Length, program: Program, *, image_size: Any, num_channels: Any, any_range: bool
+) -> Source:
     check_at_least(
         1,
         batch_size=length.batch_size,
@@ -249,6 +286,7 @@ def _open(data: Any, length: Length, program: Program, *, image_size: Any, num_c
         workers=program.workers,
         known=run_paths(program.out).images if program.resume else None,
         show=program.progress,
+        any_range=any_range,
     )
     if _groups(program) > 1:
         batchnorm_groups.check_groups(_part_size(source, program), _groups(program))
@@ -269,6 +307,7 @@ def _run(
     options: dict[str, Any],
     *,
     record: dict[str, Any],
+    found: FoundRange,
     notes: Sequence[str] = (),
 ) -> TrainState:
     """Opens the run's folder and trains. `options` are `make_learner`'s; `record` is what config.json says of them."""
@@ -283,7 +322,7 @@ def _run(
     events = event_writer(run_paths(out).tensorboard) if program.tensorboard and writes else None
     config = run_config(
         **record,
-        data=source.identity,
+        data=source.identity | ({} if found.value_range is None else {"dtype": source.dtype}),
         training={
             "image_size": options["image_size"],
             "steps": source.total_steps,
@@ -293,6 +332,7 @@ def _run(
             **({} if program.accumulate == 1 else {"accumulate": program.accumulate}),
             **({} if _groups(program) == 1 else {"batchnorm_groups": _groups(program)}),
             **({} if program.probe is None else {"probe": program.probe.identity}),
+            **found.facts,
         },
         unimportant={
             "out": str(out),
@@ -318,6 +358,8 @@ def _run(
         with TrainingLog(path, total_steps=source.total_steps, show=program.progress and writes) as log:
             for note in [*remarks, *notes, *doubts] if resumed else [*remarks, *notes]:
                 log.say(note)
+            if found.sentence is not None:
+                (log.warn if found.is_narrow else log.say)(found.sentence)
             plan = Plan(encoder, learner, source, program, paths, log, events, config)
             state = _train(plan, state, resumed)
     return state
@@ -358,7 +400,7 @@ class Plan(NamedTuple):
 def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
     """From the first step, or the newest checkpoint, to weights and a report."""
     said = plan.source.say_skipped(plan.log.say)
-    plan.source.say_doubts(plan.log.say)
+    plan.source.say_doubts(plan.log.say, has_range=plan.learner.settings.value_range is not None)
     if resumed:
         state = _restore(plan, like=state)
     state = _loop(plan, state)

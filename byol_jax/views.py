@@ -16,7 +16,15 @@ from byol_jax.ops.precision import standard_promotion
 from byol_jax.settings import Settings
 from byol_jax.types import Images
 
-__all__ = ["dropout_key", "network_input", "sample_keys", "sample_views", "two_views", "unit_range"]
+__all__ = [
+    "dropout_key",
+    "network_input",
+    "normalize_images",
+    "sample_keys",
+    "sample_views",
+    "two_views",
+    "unit_range",
+]
 
 DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
@@ -88,7 +96,15 @@ def _draw(
 
 def network_input(s: Settings, images: Images) -> jax.Array:
     """Raw images [N, H, W, C] as the network takes them in evaluation: floats in [0, 1], normalised, not augmented."""
-    images = unit_range(s, images)
+    return normalize_images(s, unit_range(s, images))
+
+
+def normalize_images(s: Settings, images: jax.Array) -> jax.Array:
+    """Floats in [0, 1], [N, H, W, C], as the network takes them: what `unit_range` gives, augmented or not.
+
+    Raises:
+        ConfigurationError: images of another size than the network's.
+    """
     if images.shape[1:] != s.image_shape:
         raise ConfigurationError(f"images of shape {images.shape[1:]}, expected {s.image_shape}: resize them first")
     return _normalize(s, images)
@@ -110,17 +126,27 @@ def _is_an_array_of_keys(key: jax.Array) -> bool:
 
 
 def unit_range(s: Settings, images: Images) -> jax.Array:
-    """uint8 becomes float / 255; floats keep their values, in the storage dtype."""
+    """Raw images as floats in [0, 1], in the storage dtype, which is float32 or wider.
+
+        with a value range      min(max((x - low) / (high - low), 0), 1)      uint8, uint16 and floats alike
+        without                 x / 255 for uint8, x / 65535 for uint16; floats keep their values
+
+    Raises:
+        ConfigurationError: another rank, number of channels or dtype.
+    """
     images = jnp.asarray(images)
     if images.ndim != 1 + len(s.image_shape) or images.shape[-1] != s.image_shape[-1]:
         raise ConfigurationError(
             f"a batch of shape {images.shape}: expected [N, {', '.join(map(str, s.image_shape))}], channels last"
         )
-    if images.dtype == jnp.uint8:
-        return images.astype(s.storage_dtype) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ConfigurationError(f"images of dtype {images.dtype}: expected uint8, or floating in [0, 1]")
-    return images.astype(s.storage_dtype)
+    is_whole = images.dtype in (jnp.uint8, jnp.uint16)
+    if not is_whole and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ConfigurationError(f"images of dtype {images.dtype}: expected uint8, uint16, or floating in [0, 1]")
+    floats = images.astype(s.storage_dtype)
+    if s.value_range is not None:
+        low, high = (jnp.asarray(part, s.storage_dtype) for part in s.value_range)  # [1] or [C] each
+        return jnp.clip((floats - low) / (high - low), 0, 1)
+    return floats / int(jnp.iinfo(images.dtype).max) if is_whole else floats
 
 
 def _normalize(s: Settings, images: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ __all__ = [
     "add_network",
     "add_output",
     "add_run",
+    "add_value_range",
     "add_which",
     "check_data",
     "check_folder",
@@ -79,12 +80,29 @@ def add_fit(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     )
 
 
+def add_value_range(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--value-range`."""
+    parser.add_argument(
+        "--value-range",
+        type=values.value_range,
+        metavar="RANGE",
+        help="which numbers of the images become 0 and 1: LOW:HIGH (one a channel with commas between); auto, the"
+        " percentiles 0.1 and 99.9 of each channel in 256 images; percentile:P, others (auto for a folder of grey"
+        " images of 16 bits; else 0:255 of 8 bits, 0:65535 of 16, and floats as they are)",
+    )
+
+
 def check_data(data: str, options: argparse.Namespace) -> list[str]:
     """What is wrong with the options that say how `data` is read, those of them that the command has."""
     channels, layout, fit = (getattr(options, name, None) for name in ("channels", "layout", "fit"))
     folder, problems = values.is_folder(data), []
     if folder and channels not in (None, 1, 3):
         problems.append(f"--channels {channels}: image files give 1 or 3; give other channels as an array (.npy)")
+    given = getattr(options, "value_range", None)
+    if isinstance(given, tuple) and len(given[0]) not in (1, channels or (3 if folder else len(given[0]))):
+        problems.append(
+            f"--value-range: {len(given[0])} ranges for images of {channels or 3} channels: give one, or one a channel"
+        )
     if layout is not None and (folder or data == values.EMBEDDED):
         problems.append(f"--layout {layout}: only .npy and .npz files have a layout")
     if fit is not None and not folder:

@@ -17,6 +17,7 @@ from byol_jax.cli.common import (
     add_fit,
     add_network,
     add_output,
+    add_value_range,
     add_which,
     check_data,
     check_output,
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_channels(network)
     add_fit(network)
+    add_value_range(network)
     add_hidden_layer(network)
 
 
@@ -78,7 +80,8 @@ def check(options: argparse.Namespace) -> list[str]:
     elif options.run is not None and options.network is not None:
         problems.append("give either RUN or --network, not both")
     elif options.run is not None:
-        problems += needs_network(options, "weights", "init_from", "image_size", "channels", "fit", "hidden_layer")
+        of_network = ("weights", "init_from", "image_size", "channels", "fit", "value_range", "hidden_layer")
+        problems += needs_network(options, *of_network)
     elif options.project or options.which != "online":
         problems.append(f"{'--project' if options.project else '--which target'} needs RUN: a network has no such part")
     return problems + check_network(options, network=options.network)
@@ -143,7 +146,9 @@ def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSourc
         fit=trained.evaluation_fit,
         layout=options.layout,
         workers=options.workers,
+        **trained.reading,
     )
+    trained.check_images(dataset, options.data)
     function = trained.projection() if options.project else trained.embedding()
     return FeatureSource(function, trained.state, dataset, trained.image_size)
 
@@ -151,7 +156,7 @@ def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSourc
 def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureSource:
     import jax
 
-    from byol_jax.cli.images import open_training_images
+    from byol_jax.cli.images import open_training_images, say_range
     from byol_jax.cli.open_network import open_network
 
     make_network = find_network(options.network, options.weights)
@@ -163,8 +168,10 @@ def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureS
         fit=options.fit or "cover",
         layout=options.layout,
         workers=options.workers,
+        value_range=options.value_range,
     )
-    network = open_network(options, make_network, image_size=image_size, channels=channels)
+    value_range = say_range(options.value_range, dataset, seed=0)
+    network = open_network(options, make_network, image_size=image_size, channels=channels, value_range=value_range)
     return FeatureSource(jax.jit(network.learner.embed), network.state, dataset, image_size)
 
 

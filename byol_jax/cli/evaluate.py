@@ -151,7 +151,10 @@ def run(options: argparse.Namespace) -> int:
         fit=opened.evaluation_fit,
         layout=options.layout,
         workers=options.workers,
+        **opened.reading,
     )
+    for part in (train, test):
+        opened.check_images(part.dataset, options.data)
     measured = measure(options, opened, train, test, class_names)
     for dataset in {id(part.dataset): part.dataset for part in (train, test)}.values():
         say_late(dataset)

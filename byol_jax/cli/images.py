@@ -4,6 +4,7 @@ Which of a folder's files can't be used is said on stderr, as `byol-jax train` s
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 
 from byol_jax.cli.values import is_folder
 from byol_jax.data import Dataset, EvaluationImages, open_dataset
+from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import DataError, one_line
 from byol_jax.evaluate import extract, raw_pixels
 from byol_jax.runs.progress import progress_bar
 from byol_jax.runs.source import say_skipped
+from byol_jax.runs.value_range import find_range
 
 __all__ = [
     "LabelledImages",
@@ -26,6 +29,7 @@ __all__ = [
     "open_training_images",
     "pixels_of",
     "say_late",
+    "say_range",
 ]
 
 IMAGE_SIZE = 224
@@ -54,8 +58,15 @@ def open_images(
     fit: str = "cover",
     layout: str | None = None,
     workers: int = 2,
+    dtype: str | None = None,
+    value_range: Any = None,
 ) -> Dataset:
-    """`open_dataset` with a bar for folders, which take a while to be looked through; says what was skipped."""
+    """`open_dataset` with a bar for folders, which take a while to be looked through; says what was skipped.
+
+    Args:
+        dtype: of a folder's images, as there; arrays have their own.
+        value_range: what is known of the images' range, numbers or a rule; None: nothing.
+    """
     with progress_bar("looking through images") as update:
         dataset = open_dataset(
             str(source),
@@ -66,7 +77,13 @@ def open_images(
             layout=layout,
             workers=workers,
             progress=update,
+            dtype=dtype if is_folder(str(source)) else None,
+            any_range=value_range is not None or is_folder(str(source)),
         )
+    if dataset.narrow is not None and value_range is None and dataset.range_is_known and is_folder(str(source)):
+        warnings.warn(
+            f"{source}: {dataset.narrow}", ImageWarning, stacklevel=2
+        )  # of grey files it is found: find_range
     say_skipped(dataset.skipped, _say)
     return dataset
 
@@ -79,6 +96,14 @@ def say_late(dataset: Dataset) -> tuple[str, ...]:
     late = [(name, reason) for name, reason in dataset.skipped if name in set(dataset.names or ())]
     say_skipped(late, _say)
     return tuple(name for name, _ in late)
+
+
+def say_range(wanted: Any, dataset: Dataset, *, seed: int) -> Any:
+    """The value range of images without a run, as `find_range` has it; says what was found."""
+    found = find_range(wanted, dataset, seed=seed)
+    if found.sentence is not None:
+        _say(("warning: " if found.is_narrow else "") + found.sentence)
+    return found.value_range
 
 
 def _say(line: str) -> None:
@@ -154,10 +179,12 @@ def features_of(
     return features.astype(np.float32, copy=False)
 
 
-def pixels_of(dataset: Dataset, indices: np.ndarray, *, image_size: int | tuple[int, int]) -> np.ndarray:
-    """The images themselves, resized and flattened, [len(indices), H W C] float32 in [0, 1]."""
-    images = EvaluationImages(dataset, indices, image_size)
-    return np.concatenate([raw_pixels(images[start : start + 256]) for start in range(0, len(indices), 256)])
+def pixels_of(
+    dataset: Dataset, indices: np.ndarray, *, image_size: int | tuple[int, int], value_range: Any = None
+) -> np.ndarray:
+    """The images themselves, resized and flattened, [len(indices), H W C] float32 in [0, 1], by the range given."""
+    images, starts = EvaluationImages(dataset, indices, image_size), range(0, len(indices), 256)
+    return np.concatenate([raw_pixels(images[start : start + 256], value_range) for start in starts])
 
 
 def _with_labels(dataset: Dataset, indices: np.ndarray, labels: np.ndarray | None = None) -> LabelledImages:

@@ -17,6 +17,7 @@ from byol_jax.cli.images import LabelledImages, features_of, pixels_of
 from byol_jax.cli.networks import starts_random
 from byol_jax.cli.open_run import Run
 from byol_jax.data import EvaluationImages, evaluation_images
+from byol_jax.data.ranges import to_unit
 from byol_jax.errors import DataError
 from byol_jax.evaluate import scores
 from byol_jax.evaluate.linear import validation_rows
@@ -129,7 +130,8 @@ def _features(
 def _pixels(opened: Run, train: LabelledImages, test: LabelledImages) -> scores.Labelled:
     """The images themselves, small, with their labels."""
     height, width = (min(side, CONTROL_PIXELS) for side in image_sides(opened.image_size))
-    of, on = (pixels_of(part.dataset, part.indices, image_size=(height, width)) for part in (train, test))
+    options = {"image_size": (height, width), "value_range": opened.learner.settings.value_range}
+    of, on = (pixels_of(part.dataset, part.indices, **options) for part in (train, test))
     return scores.Labelled(of, train.labels, on, test.labels)
 
 
@@ -201,9 +203,11 @@ def _draw_neighbours(
     for name, data in features.items():
         nearest = _nearest(data.train, data.test[rows], min(NEAREST, len(train.labels)))  # [N, k]
         found = evaluation_images(train.dataset, train.indices[nearest.ravel()], opened.image_size)
+        found = to_unit(found, opened.learner.settings.value_range)
         alike = train.labels[nearest] == test.labels[rows][:, None]
         blocks[name.replace("_", " ")] = found.reshape(*nearest.shape, *found.shape[1:]), alike
-    neighbours_grid(evaluation_images(test.dataset, test.indices[rows], opened.image_size), blocks, path)
+    looked_up = evaluation_images(test.dataset, test.indices[rows], opened.image_size)
+    neighbours_grid(to_unit(looked_up, opened.learner.settings.value_range), blocks, path)
 
 
 def _nearest(train: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:

@@ -47,6 +47,7 @@ def open_network(
     image_size: int | tuple[int, int],
     channels: int,
     seed: int = 0,
+    value_range: Any = None,
 ) -> NetworkAlone:
     """The network of `--network`, with the weights of `--weights`, `--init-from` or `seed`.
 
@@ -72,6 +73,7 @@ def open_network(
         use_momentum=False,
         num_channels=channels,
         augment_fn=view,
+        value_range=value_range,
         normalize=mean_std(channels, network.get("normalize")),
         optimizer=optax.identity(),
     )

@@ -10,9 +10,11 @@ import jax
 from byol_jax import checkpoint, recipe
 from byol_jax.byol import Learner, make_learner
 from byol_jax.cli.networks import encoder_from
+from byol_jax.data import Dataset
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.config import read_config
 from byol_jax.runs.folder import run_paths
+from byol_jax.runs.value_range import check_dtype
 from byol_jax.types import Encoder, TrainState
 
 __all__ = ["Run", "open_run"]
@@ -40,6 +42,24 @@ class Run(NamedTuple):
     def evaluation_fit(self) -> str:
         """How image files get one shape: as in training, but for "none" by the centre, as evaluations take it."""
         return "contain" if self.config.get("fit") == "contain" else "cover"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its images are read, for `open_images`: in the depth that it was trained in, and with its range."""
+        dtype = (self.config.get("data") or {}).get("dtype")
+        return {
+            "dtype": "uint16" if dtype == "uint16" else "uint8",
+            "value_range": self.learner.settings.value_range,
+        }
+
+    def check_images(self, dataset: Dataset, what: str) -> None:
+        """Returns where a dataset's numbers mean what they meant in training.
+
+        Raises:
+            DataError: the run has a value range, and the images another dtype.
+        """
+        if self.learner.settings.value_range is not None:
+            check_dtype(dataset.dtype, (self.config.get("data") or {}).get("dtype"), what=what)
 
     def embedding(self) -> Callable[[TrainState, jax.Array], jax.Array]:
         """A compiled function from a state and images to features [N, D] of the network asked for."""

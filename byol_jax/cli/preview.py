@@ -12,6 +12,7 @@ from byol_jax.cli.common import (
     add_fit,
     add_network,
     add_output,
+    add_value_range,
     check_data,
     check_output,
     folder_for,
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_channels(parser)
     add_array_layout(parser)
     add_fit(parser)
+    add_value_range(parser)
     add_augment(parser, "the random changes")
     add_network(parser)
     add_hidden_layer(parser)
@@ -57,23 +59,37 @@ def run(options: argparse.Namespace) -> int:
     """Draws the picture; prints its name, and with `--network` what the network makes of such images."""
     import jax
 
-    from byol_jax.cli.images import open_training_images, say_late
+    from byol_jax.cli.images import open_training_images, say_late, say_range
     from byol_jax.cli.open_network import open_network, summary
     from byol_jax.data import epoch_order
+    from byol_jax.data.ranges import to_unit
     from byol_jax.runs.pictures import sample_grid
 
     make_network = find_network(options.network, options.weights) if options.network else None
     dataset, image_size, channels = open_training_images(
-        options.data, options.image_size, options.channels, fit=options.fit or "cover", layout=options.layout
+        options.data,
+        options.image_size,
+        options.channels,
+        fit=options.fit or "cover",
+        layout=options.layout,
+        value_range=options.value_range,
     )
+    value_range = say_range(options.value_range, dataset, seed=options.seed)
     lines = []
     if make_network is not None:
-        network = open_network(options, make_network, image_size=image_size, channels=channels, seed=options.seed)
+        sizes = {"image_size": image_size, "channels": channels}
+        network = open_network(options, make_network, **sizes, seed=options.seed, value_range=value_range)
         lines = summary(options.network, network)
     images = dataset.take(epoch_order(options.seed, 0, len(dataset))[: options.count])  # [n, h, w, C]
     say_late(dataset)
     first, second = augmentations(options.augment or DEFAULT.augmentation, image_size)
     with folder_for(options.out):
-        sample_grid(images, first, second, jax.random.fold_in(jax.random.key(options.seed), 0), options.out)
+        sample_grid(
+            to_unit(images, value_range),
+            first,
+            second,
+            jax.random.fold_in(jax.random.key(options.seed), 0),
+            options.out,
+        )
     print("\n".join([str(options.out), *lines]))
     return 0

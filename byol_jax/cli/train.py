@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_array_layout, add_channels, add_fit, add_network, check_data, check_folder
+from byol_jax.cli.common import (
+    add_array_layout,
+    add_channels,
+    add_fit,
+    add_network,
+    add_value_range,
+    check_data,
+    check_folder,
+)
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.processes import Given, Processes, find_launch, find_processes, join
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
@@ -65,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_channels(network)
     add_array_layout(network)
     add_fit(network)
+    add_value_range(network)
     network.add_argument(
         "--remat",
         action="store_true",
@@ -244,7 +253,12 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
     size = recipe.image_size if said else options.image_size
     channels = recipe.num_channels if said else options.channels or _known_channels(options)
     dataset, size, channels = open_training_images(
-        options.data, size, channels, layout=options.layout, workers=options.workers
+        options.data,
+        size,
+        channels,
+        layout=options.layout,
+        workers=options.workers,
+        value_range=recipe.value_range,
     )
     return dataset, replace(recipe, image_size=size, num_channels=channels)
 
@@ -270,6 +284,8 @@ def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
             fit="contain" if options.fit == "contain" else "cover",
             layout=None if values.is_folder(options.probe) else options.layout,
             workers=options.workers,
+            dtype=_known_probe_dtype(options),
+            value_range=recipe.value_range,
         )
         check_probe(train.labels, test.labels, names)
     except DataError as error:
@@ -281,6 +297,18 @@ def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
         identity["measure"] = test.dataset.identity
     of, on = (EvaluationImages(part.dataset, part.indices, recipe.image_size) for part in (train, test))
     return Probe(of, train.labels, on, test.labels, identity | {"every": every}, every, options.seed)
+
+
+def _known_probe_dtype(options: argparse.Namespace) -> str | None:
+    """Of a run that goes on the dtype that its probe began with: an earlier version read 16 bits as 8."""
+    from byol_jax.runs.config import read_config
+    from byol_jax.runs.folder import has_checkpoint, run_paths
+
+    if not options.resume or not has_checkpoint(run_paths(options.out)):
+        return None
+    probe = read_config(options.out).get("probe")
+    fit = probe.get("fit") if isinstance(probe, dict) else None
+    return fit.get("dtype", "uint8") if isinstance(fit, dict) else None
 
 
 def _known_channels(options: argparse.Namespace) -> int | None:

@@ -35,6 +35,7 @@ __all__ = [
     "probability",
     "run_folder",
     "several",
+    "value_range",
     "weight_file",
     "whole_number",
 ]
@@ -114,6 +115,25 @@ def image_size(word: str) -> int | tuple[int, int]:
     if not 1 <= len(sizes) <= 2 or not all(1 <= size <= 16384 for size in sizes):
         raise argparse.ArgumentTypeError(f"{word!r} is not a size in pixels such as 96, or 96x128 for height x width")
     return sizes[0] if len(set(sizes)) == 1 else (sizes[0], sizes[1])
+
+
+def value_range(word: str) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
+    """`auto`, `percentile:P`, or `LOW:HIGH`, one such or one a channel with commas between: a rule, or (low, high)."""
+    parts = word.split(",")
+    try:
+        if word == "auto" or (
+            parts[0].startswith("percentile:") and 50 < float(word.removeprefix("percentile:")) <= 100
+        ):
+            return word
+        low, high = zip(*((float(low), float(high)) for low, high in (part.split(":") for part in parts)), strict=True)
+    except ValueError:
+        low = high = (math.nan,)
+    if not all(-math.inf < below < above < math.inf for below, above in zip(low, high, strict=True)):
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not auto, LOW:HIGH with LOW below HIGH, such as 0:4095, or percentile:P with P above 50, at"
+            " most 100"
+        )
+    return low, high
 
 
 def hidden_layer(word: str) -> int | str:

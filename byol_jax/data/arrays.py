@@ -17,6 +17,7 @@ __all__ = [
     "check_layout",
     "check_unmasked",
     "is_float",
+    "is_whole",
     "read_array_file",
 ]
 
@@ -36,12 +37,18 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
-    """Checks an array of images: rank 4, channels last and as many as wanted, uint8 or floating in [0, 1].
+def is_whole(dtype: Any) -> bool:
+    """Whether a dtype is uint8 or uint16, in either order of bytes, which images may have whatever their range."""
+    return np.dtype(dtype).newbyteorder("=") in (np.uint8, np.uint16)
+
+
+def check_images(images: Any, *, num_channels: int | None, what: str, any_range: bool = False) -> None:
+    """Checks an array of images: rank 4, channels last and as many as wanted, uint8, uint16 or floating in [0, 1].
 
     Args:
         images: [N, H, W, C]; all of it is looked at for floats.
         what: the data's name in messages.
+        any_range: whether floats may have any finite values, since whoever takes them knows their range.
 
     Raises:
         DataError: it is something else; the message says what.
@@ -51,15 +58,22 @@ def check_images(images: Any, *, num_channels: int | None, what: str) -> None:
         raise DataError(f"{what}: shape {shape}, expected [N, H, W, C] with at least one image")
     if num_channels is not None and shape[3] != num_channels:
         raise DataError(f"{what}: images of {shape[3]} channels (shape {shape}), but num_channels is {num_channels}")
-    if dtype == np.uint8:
+    if is_whole(dtype):
         return
     if not is_float(dtype) and dtype.kind not in "iub":
-        raise DataError(f"{what}: dtype {dtype}, expected uint8 or floats in [0, 1]")
+        raise DataError(f"{what}: dtype {dtype}, expected uint8, uint16 or floats in [0, 1]")
     low, high = np.min(images), np.max(images)
     if not is_float(dtype):
-        raise DataError(f"{what}: dtype {dtype} with values {low} to {high}, expected uint8 or floats in [0, 1]")
-    if not (low >= 0 and high <= 1):  # NaN fails both
-        raise DataError(f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8)")
+        raise DataError(
+            f"{what}: dtype {dtype} with values {low} to {high}, expected uint8, uint16 or floats in [0, 1]"
+        )
+    if any_range and not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError(f"{what}: {dtype} values from {low} to {high}, expected finite floats")
+    if not any_range and not (low >= 0 and high <= 1):  # NaN fails both
+        raise DataError(
+            f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8, uint16, or a value"
+            " range: --value-range, value_range=)"
+        )
 
 
 def check_unmasked(array: Any, what: str) -> None:
@@ -134,7 +148,23 @@ def _identity(images: np.ndarray, looked_at: np.ndarray, kind: str) -> dict[str,
     digest = hashlib.sha256(f"{images.shape} {images.dtype.name}".encode())
     for image in looked_at:
         digest.update(np.ascontiguousarray(image).view(np.uint8).data)
-    return {"kind": kind, "count": len(images), "sha256": digest.hexdigest()}
+    deep = {"dtype": "uint16"} if _dtype(images) == "uint16" else {}
+    return {"kind": kind, "count": len(images), "sha256": digest.hexdigest(), **deep}
+
+
+def _dtype(images: np.ndarray) -> str:
+    """What `take` gives of an array: its own whole numbers, in the machine's order of bytes, or float32."""
+    return images.dtype.newbyteorder("=").name if is_whole(images.dtype) else "float32"
+
+
+def _narrow(looked_at: np.ndarray) -> str | None:
+    """A line on whole numbers of 16 bits that fill at most a quarter of their range."""
+    if _dtype(looked_at) != "uint16" or (looked_at.max() - looked_at.min()) > 65535 // 4:
+        return None
+    return (
+        f"uint16 values from {looked_at.min()} to {looked_at.max()} fill at most a quarter of 0 to 65535, which becomes"
+        " [0, 1]: give the range that does, value_range=(low, high) or --value-range auto"
+    )
 
 
 def array_dataset(
@@ -146,15 +176,17 @@ def array_dataset(
     kind: str = "array",
     class_names: tuple[str, ...] | None = None,
     layout: str | None = None,
+    any_range: bool = False,
 ) -> Dataset:
     """An array of images as a `Dataset`; nothing is copied until images are taken.
 
     Args:
-        images: [N, H, W, C] or [N, H, W] (one channel): uint8, or any floating type with values in [0, 1], which
-            `take` gives as float32. Up to 1 GiB all values are checked, above that evenly spaced images.
+        images: [N, H, W, C] or [N, H, W] (one channel): uint8, uint16, or any floating type with values in [0, 1],
+            which `take` gives as float32. Up to 1 GiB all values are checked, above that evenly spaced images.
         labels: [N] whole numbers, or None.
         num_channels: compared with C where given.
         layout: "NHWC" or "NCHW", [N, C, H, W]; None where there is no doubt.
+        any_range: whether floats may have any finite values.
 
     Raises:
         DataError: masked, another shape, dtype, range or number of channels or labels, or a shape that could be
@@ -179,16 +211,25 @@ def array_dataset(
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
     looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]
-    check_images(looked_at, num_channels=num_channels, what=what)
+    check_images(looked_at, num_channels=num_channels, what=what, any_range=any_range)
     labels = None if labels is None else _check_labels(labels, len(images), what)
-    out_dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+    out_dtype = _dtype(images)
 
     def take(indices: Any, *, workers: int | None = None) -> np.ndarray:
         del workers  # nothing to decode
         return np.asarray(images[row_numbers(indices, len(images))]).astype(out_dtype, copy=False)  # [n, H, W, C]
 
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    return Dataset(take, len(images), shape, _identity(images, looked_at, kind), labels, class_names)
+    return Dataset(
+        take,
+        len(images),
+        shape,
+        _identity(images, looked_at, kind),
+        labels,
+        class_names,
+        dtype=out_dtype,
+        narrow=_narrow(looked_at),
+    )
 
 
 def _first_of(archive: Any, keys: tuple[str, ...]) -> str | None:

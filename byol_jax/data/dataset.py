@@ -21,17 +21,21 @@ class Dataset:
     """Images by index, and what is known of them.
 
     Attributes:
-        take: `take(indices, *, workers=None) -> [n, h, w, c]`, a fresh array: uint8, or float32 in [0, 1].
+        take: `take(indices, *, workers=None) -> [n, h, w, c]`, a fresh array of `dtype`.
         count: how many images there are; also `len(dataset)`.
         image_shape: `(h, w, c)` of every image that `take` gives.
-        identity: for JSON: `kind`, `count`, `sha256` (of names and sizes, or of the numbers). The data's place is no
-            part of it.
+        identity: for JSON: `kind`, `count`, `sha256` (of names and sizes, or of the numbers), `dtype` where it is
+            uint16. The data's place is no part of it.
         labels: int32 [count], or None.
         class_names: one name for each label, or None.
         names: a file name for each image, relative to the folder, or None.
         evaluation_crop: `(H, W)` of the centre crop that an evaluation takes; None where images are taken whole.
         list_skipped: gives `skipped`, which grows when bad files turn up while training.
         remarks: lines for a person about images that are used, and may not be what they seem.
+        dtype: "uint8", "uint16", or "float32", then in [0, 1] unless another range was asked for.
+        range_is_known: False where all files are grey of 16 bits: what they fill of 0 to 65,535 is the instrument's
+            matter.
+        narrow: a line, where numbers of 16 bits fill little of 0 to 65,535, for whoever divides by that; or None.
     """
 
     take: Callable[..., np.ndarray]
@@ -44,6 +48,9 @@ class Dataset:
     evaluation_crop: tuple[int, int] | None = None
     list_skipped: Callable[[], tuple[tuple[str, str], ...]] = tuple
     remarks: tuple[str, ...] = ()
+    dtype: str = "uint8"
+    range_is_known: bool = True
+    narrow: str | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -72,7 +79,7 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Antialiased bilinear resize (Pillow's), each channel by itself; the dtype stays.
 
     Args:
-        images: [N, H, W, C], uint8 or float32.
+        images: [N, H, W, C], uint8, uint16 (resized as floats, rounded once) or float32.
         size: (height, width).
 
     Returns:
@@ -86,8 +93,11 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return images
     resized = np.empty((len(images), *size, images.shape[3]), images.dtype)  # [N, height, width, C]
     for index, channel in np.ndindex(len(images), images.shape[3]):
-        plane = Image.fromarray(np.ascontiguousarray(images[index, :, :, channel]))  # mode L or F
-        resized[index, :, :, channel] = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        values = images[index, :, :, channel]
+        is_deep = values.dtype == np.uint16
+        plane = Image.fromarray(values.astype(np.float32) if is_deep else np.ascontiguousarray(values))  # mode L or F
+        found = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))  # [height, width]
+        resized[index, :, :, channel] = np.rint(found) if is_deep else found
     return resized
 
 
@@ -98,7 +108,7 @@ def evaluation_images(dataset: Dataset, indices: Any, image_size: int | tuple[in
     pixels, `load_size`). Arrays are used whole. What then differs in size is resized.
 
     Returns:
-        [n, H, W, C], uint8 or float32 in [0, 1] as the dataset has it.
+        [n, H, W, C], in the dataset's dtype.
 
     Raises:
         ConfigurationError: an impossible image size.

@@ -1,8 +1,10 @@
 """One image file to one array of pixels, or the reason why not. Nothing here knows of folders or batches.
 
 What a file's pixels become, so that channels are never silently wrong:
-- grey of 12 or 16 bits: scaled to 8 (rounded); 16-bit colour: its upper 8 bits (Pillow's decoder);
-  32-bit and signed numbers are refused, since their range isn't known;
+- in uint16: grey of 16 bits and RGB of 16, transparent or not, keep their numbers; grey of 12 bits is scaled to 16;
+  anything else is read in 8 bits and multiplied by 257, 16-bit CMYK, LAB, grey with alpha and premultiplied colour too;
+- in uint8: grey of 12 or 16 bits is scaled to 8 (rounded); of 16-bit colour the upper 8 bits are taken;
+- 32-bit and signed numbers are refused, since their range isn't known;
 - TIFFs of several pages or pictures, of more samples than colour and transparency need, of signed numbers, and planar
   ones of 16 bits are refused when a folder is looked through (`check_header`): Pillow reads them in part, or wrongly;
 - transparency: composited on white, the page that such pictures are drawn for; where a PNG of 16-bit colour makes one
@@ -11,9 +13,11 @@ What a file's pixels become, so that channels are never silently wrong:
 - grey wanted: ITU-R 601 luminance of the above; animations: the first frame; EXIF orientation: applied.
 """
 
+import enum
 import math
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +36,7 @@ __all__ = [
     "DRAWN",
     "EXTENSIONS",
     "OTHER_EXTENSIONS",
+    "Depth",
     "UnusableImageError",
     "ValueRange",
     "check_header",
@@ -78,8 +83,28 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0 tags
 _STEPS = {"L;2": 85, "L;4": 17, "L": 1}
 """Packings of grey in a PNG, and what one level of theirs is in 8 bits."""
 
+_WHOLE_COLOURS = frozenset(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "BLN")
+"""Packings of 16-bit colour: big-endian, little-endian, the machine's own. Of each Pillow unpacks one byte of two."""
+
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+
+_RED, _GREEN, _BLUE = 19595, 38470, 7471
+"""ITU-R 601's weights of luminance as parts of 65,536, Pillow's."""
+
 _STRIP = 2**20
 """Pixels converted at a time."""
+
+
+class Depth(enum.IntEnum):
+    """What a file holds a channel, as far as its pixels can be had: 8 bits count as false."""
+
+    EIGHT = 0
+    GREY = 1
+    """12 or 16 bits of grey."""
+    COLOUR = 2
+    """16 bits of RGB, with alpha or without."""
+    LOST = 3
+    """16 bits, of which Pillow gives the upper 8: CMYK, LAB, grey with alpha, premultiplied colour."""
 
 
 class UnusableImageError(Exception):
@@ -148,8 +173,8 @@ def uniform_warnings() -> Iterator[None]:
         yield
 
 
-def check_header(path: Path) -> bool:
-    """Opens an image without decoding it; whether it has 16 bits a channel.
+def check_header(path: Path) -> Depth:
+    """Opens an image without decoding it; how many bits a channel it has.
 
     Raises:
         UnusableImageError: not a regular file, empty, not one of the known formats, too many pixels; or a TIFF that
@@ -157,7 +182,22 @@ def check_header(path: Path) -> bool:
     """
     with _open_image(path) as image:
         _check_layout(image)
-        return image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile)
+        return _depth(image)
+
+
+def _depth(image: ImageFile.ImageFile) -> Depth:
+    """Of an image that isn't loaded yet."""
+    if image.mode.startswith("I;16"):
+        return Depth.GREY
+    packings = {_raw_mode(tile.args) for tile in image.tile}
+    if not any(packing.endswith((";16B", ";16L", ";16N")) for packing in packings):  # a BMP's BGR;16 is 5, 6 and 5 bits
+        return Depth.EIGHT
+    return Depth.COLOUR if packings <= _WHOLE_COLOURS else Depth.LOST
+
+
+def _raw_mode(arguments: Any) -> str:
+    """How a decoder finds the pixels packed, in Pillow's words: "RGB;16B"."""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _check_layout(image: ImageFile.ImageFile) -> None:
@@ -290,8 +330,12 @@ def _to_eight_bits(strip: Image.Image, highest: int, inverted: bool, clear: int 
     return Image.fromarray(scaled)
 
 
-def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover") -> np.ndarray:
-    """An image file as it is used everywhere: upright, 8 bits, 1 or 3 channels, `size`.
+def read_image(
+    path: Path, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover", dtype: Any = np.uint8
+) -> np.ndarray:
+    """An image file as it is used everywhere: upright, 8 or 16 bits, 1 or 3 channels, `size`.
+
+    In uint16 a file that has 16 bits is resized in them, rounded once; one that has 8 is 257 times what uint8 gives.
 
     A JPEG more than twice as large as needed is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled decoding), never below
     twice `size`, and resized from there: several times faster, and not quite the same picture. libjpeg rounds the
@@ -303,15 +347,19 @@ def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int, f
         size: (height, width) to resize to (bilinear, antialiased); None leaves the image's own.
         num_channels: 1 or 3.
         fit: one of `FITS`: how an image of another shape gets `size`.
+        dtype: uint8 or uint16.
 
     Returns:
-        uint8 [h, w, num_channels].
+        `dtype` [h, w, num_channels].
 
     Raises:
         UnusableImageError: this file gives no image; the text says why.
     """
     resize, scale = FITS[fit]
+    is_deep = np.dtype(dtype) == np.uint16
     with _open_image(path) as image:
+        if is_deep and (depth := _depth(image)) in (Depth.GREY, Depth.COLOUR):
+            return _read_deep(image, path, depth, size=size, num_channels=num_channels, fit=fit)
         if size is not None:
             twice = 2 * scale(image.width, image.height, (size[1], size[0]) if _is_turned(image) else size)
             image.draft(None, (math.ceil(image.width * twice), math.ceil(image.height * twice)))
@@ -325,4 +373,91 @@ def read_image(path: Path, *, size: tuple[int, int] | None, num_channels: int, f
             picture = picture.transpose(_UPRIGHT[orientation])
         if size is not None and (picture.height, picture.width) != size:
             picture = resize(picture, size)
-        return np.array(picture, np.uint8).reshape(picture.height, picture.width, num_channels)  # [h, w, C]
+        pixels = np.array(picture, np.uint8).reshape(picture.height, picture.width, num_channels)  # [h, w, C]
+        return pixels.astype(np.uint16) * np.uint16(257) if is_deep else pixels
+
+
+def _read_deep(
+    image: ImageFile.ImageFile,
+    path: Path,
+    depth: Depth,
+    *,
+    size: tuple[int, int] | None,
+    num_channels: int,
+    fit: str,
+) -> np.ndarray:
+    """uint16 [h, w, num_channels] of an image that isn't loaded yet and has 16 bits a channel."""
+    if depth == Depth.GREY:
+        planes, orientation = _grey_planes(image)
+    else:
+        planes, orientation = _colour_planes(image, path)
+        planes = [_luminance(planes)] if num_channels == 1 else planes
+    pixels = []
+    while planes:  # one after another: each takes 4 bytes a pixel while it is resized
+        picture = Image.fromarray(planes.pop(0))  # I;16
+        if orientation in _UPRIGHT:
+            picture = picture.transpose(_UPRIGHT[orientation])
+        if size is not None and (picture.height, picture.width) != size:
+            picture = FITS[fit].resize(picture.convert("F"), size)
+        values = np.asarray(picture)  # [h, w]
+        pixels.append(values if values.dtype == np.uint16 else np.rint(values).astype(np.uint16))
+    return np.stack(pixels * (num_channels // len(pixels)), axis=-1)  # [h, w, C]
+
+
+def _grey_planes(image: ImageFile.ImageFile) -> tuple[list[np.ndarray], int | None]:
+    """The numbers of a grey image, 0 to 65,535, as [[h, w] uint16], and its orientation; what is transparent is white.
+
+    Rows at a time, as in `_to_plain`, where there is anything to compute.
+    """
+    image.load()
+    highest, clear = _highest(image), image.info.get("transparency")
+    inverted = _tags(image).get(_PHOTOMETRIC) == 0  # "white is zero", which Pillow leaves so at 16 bits
+    values = np.array(image).astype(np.uint16, copy=False)  # [h, w], in the machine's order of bytes
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows) if highest < 65535 or inverted or clear is not None else ():
+        strip = values[top : top + rows]
+        is_clear = strip == clear if clear is not None else np.zeros((), bool)
+        scaled = ((strip.astype(np.uint32) * 65535 + highest // 2) // highest).astype(np.uint16)
+        values[top : top + rows] = np.where(is_clear, 65535, 65535 - scaled if inverted else scaled)
+    return [values], image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _colour_planes(image: ImageFile.ImageFile, path: Path) -> tuple[list[np.ndarray], int | None]:
+    """Red, green and blue, [h, w] uint16 each, on white where there is alpha, and the image's orientation.
+
+    Pillow has no mode for such colour and keeps the upper byte of each number. So the file is decoded once more as if
+    its numbers lay in the other order of bytes: then the lower bytes are kept.
+    """
+    with _open_image(path) as again:
+        again.tile = [tile._replace(args=_with_other_order(tile.args)) for tile in again.tile]
+        again.load()
+        image.load()
+        upper, lower = np.asarray(image), np.asarray(again)  # [h, w, 3 or 4] each, a byte of every number
+        planes = [np.empty(upper.shape[:2], np.uint16) for _ in range(3)]
+        rows = max(1, _STRIP // image.width)
+        for top in range(0, image.height, rows):
+            part = slice(top, top + rows)
+            numbers = upper[part].astype(np.uint32) * 256 + lower[part]  # [rows, w, 3 or 4]
+            if numbers.shape[-1] == 4:
+                alpha = numbers[..., 3:]
+                numbers = (numbers[..., :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535  # below 2**32
+            for channel, plane in enumerate(planes):
+                plane[part] = numbers[..., channel]
+        return planes, image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _with_other_order(arguments: Any) -> Any:
+    """A decoder's arguments, in which "RGB;16B" becomes "RGB;16L"."""
+    packing = _raw_mode(arguments)
+    swapped = packing[:-1] + _OTHER_ORDER[packing[-1]]
+    return (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
+
+
+def _luminance(planes: list[np.ndarray]) -> np.ndarray:
+    """Grey [h, w] uint16 of red, green and blue, as Pillow computes it in 8 bits."""
+    grey = np.empty_like(planes[0])
+    rows = max(1, _STRIP // grey.shape[1])
+    for top in range(0, len(grey), rows):
+        red, green, blue = (plane[top : top + rows].astype(np.uint32) for plane in planes)
+        grey[top : top + rows] = (red * _RED + green * _GREEN + blue * _BLUE + 32768) >> 16  # below 2**32
+    return grey

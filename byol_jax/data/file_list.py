@@ -74,11 +74,14 @@ class Verdict(NamedTuple):
         files: (name, bytes) of what is used, sorted by name.
         skipped: (name, reason), sorted by name.
         shape: (height, width) that the pictures have in common, where they get it (`fit.common_shape`).
+        dtype: "uint8" or "uint16", what the pictures are used in; is_grey: whether all are grey of 16 bits.
     """
 
     files: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
     shape: tuple[int, int] | None = None
+    dtype: str = "uint8"
+    is_grey: bool = False
 
     def additions(self, listing: Listing) -> tuple[tuple[str, str], ...]:
         """(name, reason) of each file that was added to the folder after the verdict, and so isn't used."""
@@ -269,7 +272,8 @@ def identity_of(verdict: Verdict) -> dict[str, object]:
     digest = hashlib.sha256()
     for name, size in verdict.files:
         digest.update(os.fsencode(name) + b"\0%d\0" % size)
-    return {"kind": "folder", "count": len(verdict.files), "sha256": digest.hexdigest()}
+    deep = {"dtype": verdict.dtype} if verdict.dtype != "uint8" else {}  # earlier folders have no such key
+    return {"kind": "folder", "count": len(verdict.files), "sha256": digest.hexdigest(), **deep}
 
 
 def save_verdict(path: Path, verdict: Verdict) -> None:
@@ -279,7 +283,8 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
         DataError: it can't be written.
     """
     shape = {} if verdict.shape is None else {"shape": verdict.shape}
-    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped, **shape})
+    deep = {} if verdict.dtype == "uint8" else {"dtype": verdict.dtype, "is_grey": verdict.is_grey}
+    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped, **shape, **deep})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode("ascii"))
@@ -299,7 +304,8 @@ def _pairs(value: object, kinds: tuple[type, type]) -> tuple:
 def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
     """The verdict of an earlier start, for the folder that it was made of.
 
-    Its list is used as it is: files that are gone by now are replaced when they are met, new ones are left out. Files
+    Its list is used as it is, in the dtype that it says; one without a dtype is of a version that had 8 bits alone.
+    Files that are gone by now are replaced when they are met, new ones are left out. Files
     that `list_images` passes over today, and didn't in an earlier version, are used.
 
     Raises:
@@ -311,7 +317,11 @@ def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
         if content["format"] != _FORMAT:
             raise ValueError("another format")
         shape = _pairs([content["shape"]], (int, int))[0] if "shape" in content else None
-        verdict = Verdict(_pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str)), shape)
+        dtype, is_grey = content.get("dtype", "uint8"), content.get("is_grey", False)
+        if dtype not in ("uint8", "uint16") or not isinstance(is_grey, bool):
+            raise ValueError("another dtype")
+        files, skipped = _pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str))
+        verdict = Verdict(files, skipped, shape, dtype, is_grey)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     listed = dict(listing.files)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
+from byol_jax.data.decode import Depth, UnusableImageError, check_header, read_image, uniform_warnings
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
@@ -45,6 +45,7 @@ def open_folder(
     verdict_path: Path | None,
     scan_limit: int,
     cache_bytes: int,
+    dtype: str | None,
 ) -> Dataset:
     """A folder of images; `open_dataset` documents the arguments and checks `root`."""
     if num_channels not in (1, 3):
@@ -56,8 +57,10 @@ def open_folder(
         listing = Listing(kept.files, kept.skipped, ())
     names = [name for name, _ in listing.files]
 
-    survey, doubts = Survey(root, names, workers=workers, progress=progress), ()
+    survey, doubts, mixture = Survey(root, names, workers=workers, progress=progress), (), ()
     with uniform_warnings():
+        used = kept.dtype if kept is not None else dtype or _dtype(survey.first_depth())
+        is_grey = kept is not None and kept.is_grey
         wanted = size = None if image_size is None else load_size(image_size)
         sizes: dict[int, tuple[int, int]] = {}
         if wanted is not None and fit == "none":
@@ -65,22 +68,31 @@ def open_folder(
                 sizes = survey.sizes()
             size = (kept and kept.shape) or common_shape(list(sizes.values()), wanted)
         shape = (*size, num_channels) if size is not None else _shape_of_first(root, listing, num_channels)
-        decode = _Decoder(root, names, shape, fit=None if size is None else fit, cache_bytes=cache_bytes)
+        options = {"fit": None if size is None else fit, "cache_bytes": cache_bytes}
+        decode = _Decoder(root, names, shape, dtype=used, **options)
         if kept is None:
             reasons = survey.failures(decode if len(names) <= scan_limit else None)
-            doubts = survey.doubts(reasons)
+            depth = survey.depth(reasons)
+            used, before = dtype or _dtype(depth), used
+            is_grey = used == "uint16" and survey.is_grey(reasons)
+            doubts = survey.doubts(reasons, dtype=used)
+            mixture = survey.mixture(reasons) if used == "uint16" else ()
+            if used != before:  # the first file's depth isn't the folder's: the others are decoded again when asked for
+                decode = _Decoder(root, names, shape, dtype=used, **options)
         if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
             size = common_shape([one for file, one in sizes.items() if file not in reasons], wanted)
             if (*size, num_channels) != shape:
                 shape = (*size, num_channels)
-                decode = _Decoder(root, names, shape, fit=fit, cache_bytes=cache_bytes)
-    verdict = kept or judge(root, listing, reasons)._replace(shape=size if fit == "none" else None)
+                decode = _Decoder(root, names, shape, dtype=used, **options)
+    verdict = kept or judge(root, listing, reasons)._replace(
+        shape=size if fit == "none" else None, dtype=used, is_grey=is_grey
+    )
     labels, class_names = _labels(verdict, root) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
 
     files = np.array([file for file in range(len(names)) if file not in reasons], np.int64)
-    taker = _Taker(decode, files, labels, shape=shape, workers=workers)
+    taker = _Taker(decode, files, labels, shape=shape, dtype=used, workers=workers)
     return Dataset(
         take=taker.take,
         count=len(files),
@@ -90,13 +102,20 @@ def open_folder(
         class_names=class_names,
         names=tuple(name for name, _ in verdict.files),
         evaluation_crop=None if image_size is None else _evaluation_crop(image_size, fit, shape),
-        remarks=doubts,
+        remarks=mixture if used == "uint16" else doubts,
+        dtype=used,
+        range_is_known=not is_grey,
+        narrow=next(iter(doubts), None) if used == "uint16" else None,
         list_skipped=lambda: (
             *verdict.skipped,
             *added,
             *((verdict.files[index][0], reason) for index, reason in taker.failures().items()),
         ),
     )
+
+
+def _dtype(depth: Depth) -> str:
+    return "uint16" if depth in (Depth.GREY, Depth.COLOUR) else "uint8"
 
 
 def _evaluation_crop(
@@ -148,20 +167,28 @@ def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 class _Decoder:
-    """`decoder(i)` gives the pixels of file number i, uint8 `shape`; none is decoded twice where all fit `cache_bytes`.
+    """`decoder(i)` gives the pixels of file number i, `shape`; none is decoded twice where all fit `cache_bytes`.
 
     Args:
         root, names: the files.
         shape: (h, w, C) of every image.
+        dtype: "uint8" or "uint16".
         fit: how an image gets `shape`, one of `FITS`; with None an image of another size is a DataError.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], *, fit: str | None, cache_bytes: int
+        self,
+        root: Path,
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        *,
+        dtype: str,
+        fit: str | None,
+        cache_bytes: int,
     ) -> None:
-        self.root, self.names, self.shape, self.fit = root, names, shape, fit
-        fits = len(names) * int(np.prod(shape)) <= cache_bytes
-        self.cache = np.empty((len(names), *shape), np.uint8) if fits else None  # untouched pages cost nothing
+        self.root, self.names, self.shape, self.dtype, self.fit = root, names, shape, np.dtype(dtype), fit
+        fits = len(names) * int(np.prod(shape)) * self.dtype.itemsize <= cache_bytes
+        self.cache = np.empty((len(names), *shape), self.dtype) if fits else None  # untouched pages cost nothing
         self.filled = np.zeros(len(names), bool)
 
     def __call__(self, file: int) -> np.ndarray:
@@ -181,8 +208,8 @@ class _Decoder:
 
     def _read(self, path: Path) -> np.ndarray:
         if self.fit is None:
-            return read_image(path, size=None, num_channels=self.shape[2])
-        return read_image(path, size=self.shape[:2], num_channels=self.shape[2], fit=self.fit)
+            return read_image(path, size=None, num_channels=self.shape[2], dtype=self.dtype)
+        return read_image(path, size=self.shape[:2], num_channels=self.shape[2], fit=self.fit, dtype=self.dtype)
 
 
 class _Taker:
@@ -192,7 +219,7 @@ class _Taker:
         decode: `decode(file number) -> [h, w, C]`, raises `UnusableImageError`.
         files: int64 [count], the file number of each image.
         labels: int32 [count] or None; a replacement has the same label.
-        shape: (h, w, C).
+        shape: (h, w, C). dtype: "uint8" or "uint16".
         workers: threads, where the caller gives no number.
 
     Attributes:
@@ -206,9 +233,11 @@ class _Taker:
         labels: np.ndarray | None,
         *,
         shape: tuple[int, int, int],
+        dtype: str,
         workers: int,
     ) -> None:
-        self.decode, self.files, self.labels, self.shape, self.workers = decode, files, labels, shape, workers
+        self.decode, self.files, self.labels, self.workers = decode, files, labels, workers
+        self.shape, self.dtype = shape, np.dtype(dtype)
         self.failed: dict[int, str] = {}
         self.lock = threading.Lock()
 
@@ -255,9 +284,9 @@ class _Taker:
         raise DataError(f"image {index} can't be used ({self.failed[index]}), and no other of its class can")
 
     def take(self, indices: Any, *, workers: int | None = None) -> np.ndarray:
-        """Images by number, decoded by `workers` threads: uint8 [n, h, w, C]."""
+        """Images by number, decoded by `workers` threads: [n, h, w, C]."""
         wanted = row_numbers(indices, len(self.files))
-        images = np.empty((len(wanted), *self.shape), np.uint8)  # [n, h, w, C]
+        images = np.empty((len(wanted), *self.shape), self.dtype)  # [n, h, w, C]
 
         def fill(row: int) -> None:
             images[row] = self.read(int(wanted[row]))

@@ -3,14 +3,15 @@
 The iterable decides the order and the pixels. Here its batches are checked, counted and placed on the device.
 """
 
+import functools
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from byol_jax.data.arrays import check_grey, check_images, check_layout, check_unmasked, is_float
+from byol_jax.data.arrays import check_grey, check_images, check_layout, check_unmasked, is_float, is_whole
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.errors import DataError, one_line
@@ -28,15 +29,18 @@ class Begun:
     Args:
         iterable: as `IterableLoader` takes it.
         num_channels: compared with C where the first batch is [N, H, W, C]. images_only: whether others are refused.
+        any_range: as for `IterableLoader`.
 
     Attributes:
-        batch_size: images in the first batch. num_channels: for an `IterableLoader` over it.
+        batch_size: images in the first batch. num_channels, any_range: for an `IterableLoader` over it.
 
     Raises:
         DataError: as an `IterableLoader`, of its first batch.
     """
 
-    def __init__(self, iterable: Iterable[Any], *, num_channels: int | None, images_only: bool):
+    def __init__(
+        self, iterable: Iterable[Any], *, num_channels: int | None, images_only: bool, any_range: bool = False
+    ):
         _check_iterable(iterable)
         self.iterable, batches = iterable, iter(iterable)
         batch = next(batches, _NOTHING)
@@ -44,7 +48,8 @@ class Begun:
             raise DataError(_exhausted(0))
         images = _to_array(batch, "batch 0")
         self.num_channels = num_channels if images_only or images.ndim == 4 else None
-        _check_first(images, self.num_channels, "batch 0")
+        self.any_range = any_range
+        _check_first(images, self.num_channels, "batch 0", any_range)
         self.batch_size = int(images.shape[0])
         self._pass: Iterator[Any] | None = itertools.chain([batch], batches)
 
@@ -59,15 +64,16 @@ _NOTHING = object()
 class IterableLoader:
     """The batches of an iterable from `start_step` on, checked, and placed by a thread that works ahead.
 
-    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8 or floating in [0, 1], or a tuple or
-    list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A batch is
-    copied before the next one is asked for, so the iterable may refill its memory; a JAX array that doesn't lie on a
-    CPU is taken as it is.
+    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8, uint16 or floating in [0, 1], or a
+    tuple or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A
+    batch is copied before the next one is asked for, so the iterable may refill its memory; a JAX array that doesn't
+    lie on a CPU is taken as it is.
 
     Args:
         iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
         start_step: this many batches are drawn and dropped first.
         num_channels: compared with C where given, and then only images pass.
+        any_range: whether floats may have any finite values, since a learner with a `value_range` takes them.
         prefetch, place: as for `Loader`.
 
     Attributes:
@@ -90,6 +96,7 @@ class IterableLoader:
         *,
         start_step: int = 0,
         num_channels: int | None = None,
+        any_range: bool = False,
         prefetch: int = 2,
         place: Place | None = None,
     ):
@@ -97,8 +104,9 @@ class IterableLoader:
         check_at_least(1, prefetch=prefetch)
         _check_iterable(iterable)
         self.position = start_step
+        check = functools.partial(_check_first, num_channels=num_channels, any_range=any_range)
         self._batches = Prefetch(
-            lambda stopped: _convert_all(iterable, start_step, num_channels, place or device_put, stopped), prefetch
+            lambda stopped: _convert_all(iterable, start_step, check, place or device_put, stopped), prefetch
         )
 
     @property
@@ -163,19 +171,21 @@ def _is_jax_array(images: Any) -> bool:
     return hasattr(images, "sharding")
 
 
-def _check_first(images: Any, num_channels: int | None, what: str) -> None:
+def _check_first(images: Any, num_channels: int | None, what: str, any_range: bool) -> None:
     if images.ndim == 4 or num_channels is not None:
         if images.ndim == 4 and 0 not in images.shape and images.shape[3] != num_channels:
             check_layout(images.shape, num_channels=num_channels, what=what, has_option=False)
-        check_images(images, num_channels=num_channels, what=what)
-    elif images.ndim < 2 or not (images.dtype == np.uint8 or is_float(np.dtype(images.dtype))):
-        raise DataError(f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8 or floating")
-    elif images.ndim == 3 and images.dtype == np.uint8:
+        check_images(images, num_channels=num_channels, what=what, any_range=any_range)
+    elif images.ndim < 2 or not (is_whole(images.dtype) or is_float(np.dtype(images.dtype))):
+        raise DataError(
+            f"{what}: shape {images.shape}, dtype {images.dtype}, expected [N, …], uint8, uint16 or floating"
+        )
+    elif images.ndim == 3 and is_whole(images.dtype):
         check_grey(images.shape, num_channels=None, what=what)
 
 
 def _convert_all(
-    iterable: Iterable[Any], start_step: int, num_channels: int | None, place: Place, stopped: threading.Event
+    iterable: Iterable[Any], start_step: int, check: Callable[..., None], place: Place, stopped: threading.Event
 ) -> Iterator[Any]:
     first = None
     for step, batch in enumerate(_endless(iterable)):
@@ -186,7 +196,7 @@ def _convert_all(
         what = f"batch {step}"
         images = _to_array(batch, what)
         if first is None:
-            _check_first(images, num_channels, what)
+            check(images, what=what)
             first = (images.shape, images.dtype)
         if (images.shape, images.dtype) != first:
             raise DataError(

@@ -47,12 +47,15 @@ def open_dataset(
     verdict_path: str | Path | None = None,
     scan_limit: int = SCAN_LIMIT,
     cache_bytes: int = CACHE_BYTES,
+    dtype: str | None = None,
+    any_range: bool = False,
 ) -> Dataset:
     """Images from anywhere, checked before anything is trained on them.
 
     Args:
         source: a folder of image files (nested, any mixture of kinds); a `.npz` or `.npy` file; "fashion-mnist", the
-            embedded images; an array [N, H, W, C] or [N, H, W], uint8 or floating in [0, 1]; or (images, labels).
+            embedded images; an array [N, H, W, C] or [N, H, W], uint8, uint16 or floating in [0, 1]; or (images,
+            labels).
         image_size: the size to train with. A folder's images are resized for it; with None they keep their size, which
             must be the same for all. Arrays keep theirs.
         num_channels: 1 (luminance) or 3 for a folder, where None means 3; an array must have as many channels.
@@ -66,15 +69,19 @@ def open_dataset(
             starts at once and sees the same images even if the folder has changed.
         scan_limit: of more files than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
+        dtype: "uint8" or "uint16" for a folder's images. None: uint16 where any file has 16 bits a channel (a file of 8
+            is then multiplied by 257), else uint8.
+        any_range: whether whoever takes the images gives the range that becomes [0, 1]: then floats may have any
+            finite values, and nothing is said of 16 bits that fill little of 0 to 65,535.
 
     Raises:
         DataError: absent, empty, not images, over half of it unusable, of another shape, dtype or range, or an array
             that could be read in either layout.
-        ConfigurationError: an impossible image size, number of channels or workers; `fit` without a folder, or
-            `layout` with one.
+        ConfigurationError: an impossible image size, number of channels, dtype or workers; `fit` or `dtype` without a
+            folder, or `layout` with one.
 
     Warns:
-        ImageWarning: for each of the dataset's `remarks`.
+        ImageWarning: for each of the dataset's `remarks`, and of what is `narrow`.
 
     Example:
         >>> open_dataset("fashion-mnist", num_channels=1).image_shape
@@ -85,6 +92,8 @@ def open_dataset(
     if image_size is not None:
         image_sides(image_size)
     check_fit(fit)
+    if dtype not in (None, "uint8", "uint16"):
+        raise ConfigurationError(f"dtype {dtype!r}: give 'uint8', 'uint16' or None")
     if layout is not None and layout not in LAYOUTS:
         raise ConfigurationError(f"layout {layout!r}: give NHWC (channels last) or NCHW")
     if isinstance(source, str) and not source:
@@ -106,31 +115,43 @@ def open_dataset(
             verdict_path=None if verdict_path is None else Path(verdict_path),
             scan_limit=scan_limit,
             cache_bytes=cache_bytes,
+            dtype=dtype,
         )
-        for remark in dataset.remarks:
-            warnings.warn(f"{path}: {remark}", ImageWarning, stacklevel=2)
+        _warn(dataset, str(path), any_range)
         return dataset
+    if dtype is not None:
+        raise ConfigurationError(f"dtype {dtype!r}: only for a folder of image files; an array has its own")
     if layout is not None and isinstance(source, str) and source == EMBEDDED:
         raise ConfigurationError(f"layout {layout}: {EMBEDDED} has its own")
     if fit != "cover":
         raise ConfigurationError(f"fit {fit!r}: only for a folder of image files; an array's images keep their size")
-    dataset = _open_numbers(source, path, num_channels, layout)
+    dataset = _open_numbers(source, path, num_channels, layout, any_range)
     if with_labels and dataset.labels is None:
         raise DataError("labels are needed, and these images have none: give (images, labels), or a .npz with both")
+    _warn(dataset, "array" if path is None else str(path), any_range)
     return dataset
 
 
-def _open_numbers(source: Any, path: Path | None, num_channels: int | None, layout: str | None) -> Dataset:
+def _warn(dataset: Dataset, what: str, any_range: bool) -> None:
+    narrow = () if any_range or dataset.narrow is None else (dataset.narrow,)
+    for remark in (*dataset.remarks, *narrow):
+        warnings.warn(f"{what}: {remark}", ImageWarning, stacklevel=3)
+
+
+def _open_numbers(
+    source: Any, path: Path | None, num_channels: int | None, layout: str | None, any_range: bool
+) -> Dataset:
     """All sources but folders."""
+    options: dict[str, Any] = {"num_channels": num_channels, "layout": layout, "any_range": any_range}
     if path is not None:
         _check_array_file(path)
-        return array_dataset(*read_array_file(path), num_channels=num_channels, layout=layout, what=str(path))
+        return array_dataset(*read_array_file(path), **options, what=str(path))
     if isinstance(source, str):
         names = FASHION_MNIST_CLASSES
         return array_dataset(
             *fashion_mnist(), num_channels=num_channels, what=EMBEDDED, kind=EMBEDDED, class_names=names
         )
-    return array_dataset(*_images_and_labels(source), num_channels=num_channels, layout=layout)
+    return array_dataset(*_images_and_labels(source), **options)
 
 
 def _nearest_path(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from byol_jax.data.ranges import to_unit
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.evaluate.knn import knn
 from byol_jax.evaluate.linear import L2_CANDIDATES, linear_probe
@@ -16,11 +17,14 @@ from byol_jax.evaluate.linear import L2_CANDIDATES, linear_probe
 __all__ = ["compare", "raw_pixels"]
 
 
-def raw_pixels(images: Any) -> np.ndarray:
-    """`images` [N, H, W, C] or [N, H, W] as features [N, H·W·C] float32; uint8 divided by 255, floats as they are.
+def raw_pixels(images: Any, value_range: Any = None) -> np.ndarray:
+    """`images` [N, H, W, C] or [N, H, W] as features [N, H·W·C] float32, in [0, 1] as a learner makes them.
+
+    Args:
+        value_range: (low, high), as in `make_learner`; None: uint8 / 255, uint16 / 65,535, floats as they are.
 
     Raises:
-        DataError: another rank, or neither uint8 nor floating.
+        DataError: another rank, or neither uint8, uint16 nor floating.
 
     Example:
         >>> import numpy as np
@@ -30,11 +34,9 @@ def raw_pixels(images: Any) -> np.ndarray:
     array = np.asarray(images)
     if array.ndim not in (3, 4) or len(array) == 0:
         raise DataError(f"images have shape {array.shape}: expected [N, H, W, C] or [N, H, W] with N at least 1")
-    if array.dtype == np.uint8:
-        return array.reshape(len(array), -1).astype(np.float32) / np.float32(255)
-    if np.issubdtype(array.dtype, np.floating):
-        return array.reshape(len(array), -1).astype(np.float32)
-    raise DataError(f"images have dtype {array.dtype}: expected uint8, or floating point in [0, 1]")
+    if array.dtype in (np.uint8, np.uint16) or np.issubdtype(array.dtype, np.floating):
+        return to_unit(array, value_range).reshape(len(array), -1)
+    raise DataError(f"images have dtype {array.dtype}: expected uint8, uint16, or floating point in [0, 1]")
 
 
 def compare(

@@ -32,7 +32,7 @@ from byol_jax.evaluate.sgd import (
 from byol_jax.ops.precision import standard_promotion
 from byol_jax.tree import copy_leaves
 from byol_jax.types import TrainState, Variables
-from byol_jax.views import dropout_key, network_input, unit_range
+from byol_jax.views import dropout_key, network_input, normalize_images, unit_range
 
 __all__ = ["RATES", "FinetuneResult", "finetune", "label_subset"]
 
@@ -115,8 +115,9 @@ def finetune(
     Args:
         learner, state: the network and its weights; `state` is left as it is. The state that pre-training started from,
             with the same options, says what it was worth.
-        train_images, test_images: [N, H, W, C] and [M, H, W, C] of the learner's size, uint8 or floating in [0, 1];
-            arrays, or anything that gives arrays for slices and for rows, such as `byol_jax.data.EvaluationImages`.
+        train_images, test_images: [N, H, W, C] and [M, H, W, C] of the learner's size, as its `step` takes
+            them; arrays, or anything that gives arrays for slices and for rows, such as
+            `byol_jax.data.EvaluationImages`.
         train_labels, test_labels: [N] and [M] integers ≥ 0.
         which: "online" or "target", the network.
         label_fraction: in (0, 1], the part of each class whose labels are used; `label_subset` chooses, at least one.
@@ -282,7 +283,7 @@ def _step(network, images, classes, rate, key, step, learner, augment_fn) -> _Ne
         with standard_promotion():
             keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(images)))
             inputs = jax.vmap(augment_fn)(keys, inputs)
-    inputs = network_input(settings, inputs)
+    inputs = normalize_images(settings, inputs.astype(settings.storage_dtype))
 
     def loss(params):
         variables = Variables(params["encoder"], network.stats)

@@ -13,6 +13,7 @@ import numpy as np
 
 from byol_jax import augment, disk, parallel
 from byol_jax.data import Dataset
+from byol_jax.data.ranges import to_unit
 from byol_jax.errors import DataError, InteropError
 from byol_jax.runs.pictures import sample_grid
 from byol_jax.types import Encoder, Variables
@@ -94,7 +95,8 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
     first = learner_options.get("augment_fn") or augment.simclr(image_size)
     second = learner_options.get("augment_fn2") or first
     with contextlib.suppress(DataError):  # other channels than 1 or 3, or views that aren't images: no picture
-        sample_grid(source.take(np.arange(min(PICTURED, len(source)))), first, second, key, path)
+        images = to_unit(source.take(np.arange(min(PICTURED, len(source)))), learner_options.get("value_range"))
+        sample_grid(images, first, second, key, path)
 
 
 def _to_json(value: Any) -> Any:

@@ -90,12 +90,12 @@ def fixed_images(images: Any, batch: jax.Array, image_shape: tuple[int, ...]) ->
 
 
 def raw_images(images: Any, batch: jax.Array) -> np.ndarray:
-    """The same images as a step gets them, to be augmented: [n, h, w, C], uint8 or float32; arguments as above."""
+    """The same images as a step gets them, to be augmented, [n, h, w, C]; arguments as above."""
     if isinstance(images, data.Dataset):
         return images.take(_chosen(len(images)))
     local = np.concatenate([np.asarray(shard.data) for shard in batch.addressable_shards])
     local = local[: _count(len(local))]
-    return local if local.dtype == np.uint8 else local.astype(np.float32)
+    return local if local.dtype in (np.uint8, np.uint16) else local.astype(np.float32)
 
 
 def compile_health(

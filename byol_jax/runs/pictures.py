@@ -38,13 +38,12 @@ def sample_grid(
     """Draws both views of `images`, as a step with this key would, and writes `views_grid` of them.
 
     Args:
-        images: [N, H, W, C], uint8, or floating in [0, 1].
+        images: [N, H, W, C], floating in [0, 1].
         augment_fn, augment_fn2: of view 1 and view 2.
         key: the step's.
         path: as in `views_grid`, whose errors it raises too.
     """
-    floats = jnp.asarray(images, jnp.float32) / (255 if images.dtype == np.uint8 else 1)
-    view1, view2 = jax.jit(lambda batch: sample_views(augment_fn, augment_fn2, batch, key))(floats)
+    view1, view2 = jax.jit(lambda batch: sample_views(augment_fn, augment_fn2, batch, key))(jnp.asarray(images))
     views_grid(images, view1, view2, path)
 
 

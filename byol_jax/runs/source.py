@@ -67,6 +67,11 @@ class Source(NamedTuple):
         """Names of the images that can't be used, and why; may grow while a run goes on."""
         return getattr(self.images, "skipped", ())
 
+    @property
+    def dtype(self) -> str | None:
+        """Of the images as they come to a step; None of an iterable, whose batches tell."""
+        return getattr(self.images, "dtype", None)
+
     def say_skipped(self, say: Callable[[str], None], said: int = 0) -> int:
         """Says which images can't be used, the first `said` of them left out; returns how many there are."""
         skipped = self.skipped
@@ -74,10 +79,12 @@ class Source(NamedTuple):
             say_skipped(skipped[said:], say)
         return len(skipped)
 
-    def say_doubts(self, say: Callable[[str], None]) -> None:
-        """Says what is doubtful about images that are used."""
-        for remark in getattr(self.images, "remarks", ()) if parallel.is_writer() else ():
-            say(remark)
+    def say_doubts(self, say: Callable[[str], None], *, has_range: bool = False) -> None:
+        """Says what is doubtful about images that are used; of the range that they fill only where none is given."""
+        remarks, narrow = getattr(self.images, "remarks", ()), getattr(self.images, "narrow", None)
+        for remark in remarks if has_range or narrow is None else (*remarks, narrow):
+            if parallel.is_writer():
+                say(remark)
 
     def write_list(self, path: Path) -> None:
         """Writes images.json where the data is a folder."""
@@ -93,8 +100,8 @@ class Source(NamedTuple):
     def loader(self, *, start_step: int, seed: int, workers: int, place: Callable) -> Any:
         """Batches from `start_step` on, this process's part of each, placed on the devices."""
         if self.batch_size is None:
-            channels = self.images.num_channels
-            return data.IterableLoader(self.images, start_step=start_step, num_channels=channels, place=place)
+            options = {"num_channels": self.images.num_channels, "any_range": self.images.any_range}
+            return data.IterableLoader(self.images, start_step=start_step, place=place, **options)
         return data.Loader(
             self.images,
             batch_size=self.batch_size,
@@ -147,6 +154,7 @@ def open_source(
     workers: int,
     known: Path | None,
     show: bool,
+    any_range: bool = False,
 ) -> Source:
     """Opens the data and says how long the run is.
 
@@ -154,6 +162,7 @@ def open_source(
         source, fit, layout: as `pretrain` takes them.
         known: where an earlier start left its images.json; if the file exists, its list is used.
         show: show a bar on the terminal while a folder is looked through.
+        any_range: whether a value range is given, so that floats may have any finite values.
 
     Raises:
         ConfigurationError: lengths that don't fit together or the data, or batches that can't be cut into parts.
@@ -165,6 +174,7 @@ def open_source(
         check_parts(length.batch_size, length.parts, jax.device_count())
     if opens:
         options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
+        options["any_range"] = any_range
         with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
             with warnings.catch_warnings():
@@ -179,7 +189,7 @@ def open_source(
         return Source(images, image_list, *steps, length.batch_size)
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     channels = num_channels if len(sides) == 2 and num_channels is not None else sides[-1]  # or a whole input shape
-    begun = Begun(images, num_channels=channels, images_only=isinstance(image_size, int))
+    begun = Begun(images, num_channels=channels, images_only=isinstance(image_size, int), any_range=any_range)
     size, devices = begun.batch_size, jax.local_device_count()
     if size % devices:
         raise ConfigurationError(f"a batch of {size} can't be shared by {devices} devices: use a multiple of {devices}")

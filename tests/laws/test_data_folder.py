@@ -11,6 +11,7 @@ from PIL import Image
 from byol_jax import ConfigurationError, DataError
 from byol_jax.data import evaluation_images, open_dataset, survey
 from byol_jax.data import folder as folder_module
+from byol_jax.data.sources import ImageWarning
 from byol_jax.runs.config import encode_config
 from byol_jax.runs.pictures import views_grid
 
@@ -202,8 +203,9 @@ def test_mixed_kinds_of_colour_become_one(tmp_path):
     for mode in ("CMYK", "RGB", "L"):
         Image.new(mode, (20, 20)).save(tmp_path / f"{mode}.jpg")
     for channels in (1, 3):
-        dataset = open_dataset(tmp_path, image_size=14, num_channels=channels)
-        assert dataset.skipped == ()
+        with pytest.warns(ImageWarning, match="9 of 10 images have 8 bits a channel"):
+            dataset = open_dataset(tmp_path, image_size=14, num_channels=channels)
+        assert (dataset.skipped, dataset.dtype, dataset.range_is_known) == ((), "uint16", True)
         assert dataset.take(range(10)).shape == (10, 16, 16, channels)
     with pytest.raises(ConfigurationError, match="num_channels 4: image files give 1 or 3"):
         open_dataset(tmp_path, image_size=14, num_channels=4)
@@ -483,25 +485,30 @@ def deep(path, low, high, shape=(64, 64)):
     Image.fromarray(np.linspace(low, high, 64).astype(np.uint16)[None].repeat(64, 0)).save(path)
 
 
-def test_numbers_that_fill_little_of_sixteen_bits_are_said_and_counted(tmp_path):
+@pytest.mark.parametrize("dtype", ["uint8", None])
+def test_numbers_that_fill_little_of_sixteen_bits_are_said_and_counted(tmp_path, dtype):
     deep(tmp_path / "cells.png", 100, 1000)
     deep(tmp_path / "more.tif", 0, 4095)
     deep(tmp_path / "whole.png", 0, 65535)
     deep(tmp_path / "black.png", 0, 0)  # nothing is lost of it
-    Image.new("L", (20, 20)).save(tmp_path / "eight.png")
-    said = (
+    in_eight = (
         r"2 of 4 images of 16 bits keep at most 64 of 256 grey levels, since their numbers fill little of their range "
-        r"\('cells.png': 100 to 1000, 5 levels; 'more.tif': 0 to 4095, 17 levels\): scale them to 0 to 65535, or give "
-        "an array of floats"
+        r"\('cells.png': 100 to 1000, 5 levels; 'more.tif': 0 to 4095, 17 levels\): use them in 16 bits, or scale them"
     )
+    in_sixteen = (
+        r"2 of 4 images of 16 bits fill at most a quarter of 0 to 65535 \('cells.png': 100 to 1000; 'more.tif': 0 to "
+        r"4095\), which becomes \[0, 1\]: give the range that does"
+    )
+    options = {"image_size": 14, "num_channels": 1, "dtype": dtype}
     for scan_limit in (100, 1):
-        with pytest.warns(UserWarning, match=said):
-            dataset = open_dataset(tmp_path, image_size=14, num_channels=1, scan_limit=scan_limit)
-        assert len(dataset.remarks) == 1
+        with pytest.warns(UserWarning, match=in_eight if dtype else in_sixteen):
+            dataset = open_dataset(tmp_path, scan_limit=scan_limit, **options)
+        assert (len(dataset.remarks), dataset.narrow is None) == ((1, True) if dtype else (0, False))
         assert dataset.skipped == ()
     (tmp_path / "cells.png").unlink()
     (tmp_path / "more.tif").unlink()
-    assert open_dataset(tmp_path, image_size=14, num_channels=1).remarks == ()
+    dataset = open_dataset(tmp_path, **options)
+    assert (dataset.remarks, dataset.narrow) == ((), None)
 
 
 def test_colour_of_sixteen_bits_and_many_images_are_looked_at_too(tmp_path, monkeypatch):
@@ -510,4 +517,8 @@ def test_colour_of_sixteen_bits_and_many_images_are_looked_at_too(tmp_path, monk
         tifffile.imwrite(tmp_path / f"{number}.tif", colour, photometric="rgb")
     monkeypatch.setattr(survey, "LOOKED_AT", 3)
     with pytest.warns(UserWarning, match=r"3 of 3 images of 16 bits looked at keep .*'0.tif': 0 to 4095, 17 levels"):
+        open_dataset(tmp_path, image_size=14, dtype="uint8")
+    with pytest.warns(
+        UserWarning, match=r"3 of 3 images of 16 bits looked at fill at most a quarter .*'0.tif': 0 to 40"
+    ):
         open_dataset(tmp_path, image_size=14)
