@@ -189,7 +189,7 @@ def _depth(image: ImageFile.ImageFile) -> Depth:
     """Of an image that isn't loaded yet."""
     if image.mode.startswith("I;16"):
         return Depth.GREY
-    packings = {_raw_mode(tile.args) for tile in image.tile}
+    packings = {_raw_mode(tile[3]) for tile in image.tile}
     if not any(packing.endswith((";16B", ";16L", ";16N")) for packing in packings):  # a BMP's BGR;16 is 5, 6 and 5 bits
         return Depth.EIGHT
     return Depth.COLOUR if packings <= _WHOLE_COLOURS else Depth.LOST
@@ -432,12 +432,12 @@ def _colour_planes(image: ImageFile.ImageFile, path: Path) -> tuple[list[np.ndar
         again.tile = [tile._replace(args=_with_other_order(tile.args)) for tile in again.tile]
         again.load()
         image.load()
-        upper, lower = np.asarray(image), np.asarray(again)  # [h, w, 3 or 4] each, a byte of every number
-        planes = [np.empty(upper.shape[:2], np.uint16) for _ in range(3)]
+        planes = [np.empty((image.height, image.width), np.uint16) for _ in range(3)]
         rows = max(1, _STRIP // image.width)
         for top in range(0, image.height, rows):
-            part = slice(top, top + rows)
-            numbers = upper[part].astype(np.uint32) * 256 + lower[part]  # [rows, w, 3 or 4]
+            part, box = slice(top, top + rows), (0, top, image.width, min(top + rows, image.height))
+            upper, lower = (np.asarray(whole.crop(box)) for whole in (image, again))  # [rows, w, 3 or 4], bytes
+            numbers = upper.astype(np.uint32) * 256 + lower
             if numbers.shape[-1] == 4:
                 alpha = numbers[..., 3:]
                 numbers = (numbers[..., :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535  # below 2**32
