@@ -1,16 +1,23 @@
 """Which numbers of raw images become 0 and 1: the formula against NumPy, in a step, an embedding and a fine-tuning."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import ConfigurationError
+from byol_jax import ConfigurationError, DataError
 from byol_jax.data.ranges import to_unit
 from byol_jax.views import network_input, two_views, unit_range
 
 SIZES = {"image_size": 8, "projection_size": 4, "projection_hidden_size": 4}
+
+
+def same(key, image):
+    """A view that compiles in no time."""
+    return image
 
 
 def learner_of(num_channels=1, **options):
@@ -59,7 +66,7 @@ def test_without_a_range_the_program_is_the_plain_division():
 def test_step_embedding_and_projection_take_one_range():
     """Sixteen bits with a range are the floats that the formula makes of them, everywhere."""
     images = numbers("uint16") // 32
-    ranged, plain = learner_of(value_range=(100, 1900)), learner_of()
+    ranged, plain = learner_of(value_range=(100, 1900), augment_fn=same), learner_of(augment_fn=same)
     floats = to_unit(images, (100, 1900))
     state = plain.init(jax.random.key(0))
     for name in ("embed", "project"):
@@ -104,3 +111,56 @@ def test_other_whole_numbers_are_refused():
     for dtype in (jnp.int32, jnp.int16, jnp.uint32, bool):
         with pytest.raises(ConfigurationError, match="expected uint8, uint16, or floating"):
             learner.embed(jax.eval_shape(learner.init, jax.random.key(0)), np.zeros((2, 8, 8, 1), dtype))
+
+
+RUN = SIZES | {"num_channels": 1, "progress": False, "augment_fn": same}
+
+
+def run(out, data, **options):
+    encoder = byol_jax.nets.small_cnn((4,))
+    return byol_jax.pretrain(encoder, data, out=out, batch_size=8, **(RUN | {"steps": 1} | options))
+
+
+def stored(out):
+    return json.loads((out / "config.json").read_text())
+
+
+@pytest.mark.slow  # five runs
+def test_pretrain_finds_a_range_once_and_keeps_it(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(100, 900, (24, 8, 8, 1)).astype(np.uint16)
+    whole = run(tmp_path / "whole", images, value_range="percentile:100", steps=2, checkpoint_every=1)
+    facts = stored(tmp_path / "whole")
+    assert facts["learner"]["value_range"] == [[float(images.min())], [float(images.max())]]
+    assert (facts["value_range_rule"], facts["data"]["dtype"]) == ("percentile:100", "uint16")
+    given = (images.min(), np.array([images.max()]))  # NumPy's numbers are kept as numbers, too
+    same = run(tmp_path / "given", images, value_range=given, steps=2, checkpoint_every=1)
+    jax.tree.map(np.testing.assert_array_equal, same.online, whole.online)
+    facts = stored(tmp_path / "given")
+    assert facts["learner"]["value_range"] == [[float(images.min())], [float(images.max())]]
+    assert "value_range_rule" not in facts
+
+    run(tmp_path / "parts", images, value_range="percentile:100", checkpoint_every=1)
+    monkeypatch.setattr("byol_jax.runs.value_range.estimate_range", None)
+    options = {"value_range": "percentile:100", "steps": 2, "checkpoint_every": 1, "resume": True}
+    parts = run(tmp_path / "parts", images, **options)
+    jax.tree.map(np.testing.assert_array_equal, parts.online, whole.online)
+    with pytest.raises(ConfigurationError, match=r"learner/value_range: stored \[\[1"):
+        run(tmp_path / "parts", images, **(options | {"value_range": (0, 900)}))
+    with pytest.raises(ConfigurationError, match="value_range"):
+        run(tmp_path / "given", images, **(options | {"value_range": None}))
+
+
+@pytest.mark.slow  # two runs
+def test_batches_of_an_iterable_have_a_range_where_it_is_given(tmp_path):
+    floats = [np.random.default_rng(0).normal(500, 300, (8, 8, 8, 1)).astype(np.float32)]
+    run(tmp_path / "floats", floats, value_range=(0, 1000))
+    assert stored(tmp_path / "floats")["learner"]["value_range"] == [[0.0], [1000.0]]
+    run(tmp_path / "deep", [np.full((8, 8, 8, 1), 700, np.uint16)])  # divided by 65,535
+    with pytest.raises(DataError, match=r"expected floats in \[0, 1\]"):
+        run(tmp_path / "none", floats)
+    with pytest.raises(ConfigurationError, match="only found from a folder or an array"):
+        run(tmp_path / "none", floats, value_range="auto")
+    for wrong, message in (("automatic", "expected auto, percentile:P"), ((5, 1), "low < high")):
+        with pytest.raises(ConfigurationError, match=message):
+            run(tmp_path / "none", "no such folder", value_range=wrong)
+    assert not (tmp_path / "none").exists()
