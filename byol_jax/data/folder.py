@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import Depth, UnusableImageError, check_header, read_image, uniform_warnings
+from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
@@ -26,7 +26,7 @@ from byol_jax.data.file_list import (
     save_verdict,
 )
 from byol_jax.data.fit import common_shape, load_size
-from byol_jax.data.survey import Survey
+from byol_jax.data.survey import WHOLE, Survey
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 
@@ -59,7 +59,7 @@ def open_folder(
 
     survey, doubts, mixture = Survey(root, names, workers=workers, progress=progress), (), ()
     with uniform_warnings():
-        used = kept.dtype if kept is not None else dtype or _dtype(survey.first_depth())
+        used = kept.dtype if kept is not None else dtype or _dtype(is_deep=survey.first_depth() in WHOLE)
         is_grey = kept is not None and kept.is_grey
         wanted = size = None if image_size is None else load_size(image_size)
         sizes: dict[int, tuple[int, int]] = {}
@@ -72,8 +72,7 @@ def open_folder(
         decode = _Decoder(root, names, shape, dtype=used, **options)
         if kept is None:
             reasons = survey.failures(decode if len(names) <= scan_limit else None)
-            depth = survey.depth(reasons)
-            used, before = dtype or _dtype(depth), used
+            used, before = dtype or _dtype(is_deep=survey.is_deep(reasons)), used
             is_grey = used == "uint16" and survey.is_grey(reasons)
             doubts = survey.doubts(reasons, dtype=used)
             mixture = survey.mixture(reasons) if used == "uint16" else ()
@@ -114,8 +113,8 @@ def open_folder(
     )
 
 
-def _dtype(depth: Depth) -> str:
-    return "uint16" if depth in (Depth.GREY, Depth.COLOUR) else "uint8"
+def _dtype(*, is_deep: bool) -> str:
+    return "uint16" if is_deep else "uint8"
 
 
 def _evaluation_crop(

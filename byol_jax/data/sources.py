@@ -69,8 +69,8 @@ def open_dataset(
             starts at once and sees the same images even if the folder has changed.
         scan_limit: of more files than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
-        dtype: "uint8" or "uint16" for a folder's images. None: uint16 where any file has 16 bits a channel (a file of 8
-            is then multiplied by 257), else uint8.
+        dtype: "uint8" or "uint16" for a folder's images. None: uint16 where at least half of the files have 16 bits a
+            channel (one of 8 is then multiplied by 257, which is said), else uint8.
         any_range: whether whoever takes the images gives the range that becomes [0, 1]: then floats may have any
             finite values, and nothing is said of 16 bits that fill little of 0 to 65,535.
 

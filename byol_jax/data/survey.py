@@ -13,10 +13,13 @@ import numpy as np
 from byol_jax.data.decode import Depth, UnusableImageError, ValueRange, check_header, upright_size, value_range
 from byol_jax.data.file_list import scan
 
-__all__ = ["Survey"]
+__all__ = ["WHOLE", "Survey"]
 
 FEW_LEVELS = 64
 """Grey levels of 256: what 14 bits in a file of 16 leave. 12 bits leave 16."""
+
+WHOLE = (Depth.GREY, Depth.COLOUR)
+"""Of 16 bits a channel all are had."""
 
 LOOKED_AT = 200
 """Images of 16 bits, evenly spaced, of which the range is looked at: each is decoded once more for it."""
@@ -66,10 +69,10 @@ class Survey:
                 return check_header(self.root / name)
         return Depth.EIGHT
 
-    def depth(self, failed: Collection[int]) -> Depth:
-        """Of the files that can be used, taken together: `COLOUR` where any has it, else `GREY` where any has it."""
-        found = {int(depth) for file, depth in enumerate(self.depths) if file not in failed}
-        return next((depth for depth in (Depth.COLOUR, Depth.GREY) if depth in found), Depth.EIGHT)
+    def is_deep(self, failed: Collection[int]) -> bool:
+        """Whether at least half of the files that can be used have 16 bits a channel that can be had."""
+        used = [depth in WHOLE for file, depth in enumerate(self.depths) if file not in failed]
+        return 2 * sum(used) >= len(used) > 0
 
     def is_grey(self, failed: Collection[int]) -> bool:
         """Whether every file that can be used is grey of 16 bits."""

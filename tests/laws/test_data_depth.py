@@ -139,7 +139,7 @@ def save(folder, name, values):
     Image.fromarray(values).save(folder / name)
 
 
-def test_a_folder_is_as_deep_as_its_deepest_file(tmp_path):
+def test_a_folder_is_as_deep_as_most_of_its_files(tmp_path):
     values = [numbers(seed=seed, highest=2000) for seed in range(4)]
     for number, image in enumerate(values):
         save(tmp_path, f"{number}.png", image)
@@ -160,6 +160,13 @@ def test_a_folder_is_as_deep_as_its_deepest_file(tmp_path):
         np.testing.assert_array_equal(mixed.take([row])[0, ..., 0], eight.astype(int) * 257)
         np.testing.assert_array_equal(mixed.take([mixed.names.index("3.png")])[0, ..., 0], values[3])
         (tmp_path / name).unlink()
+    for number in range(5):
+        save(tmp_path, f"eight{number}.png", eight)
+    with pytest.warns(ImageWarning, match="4 of 4 images of 16 bits keep at most 64 of 256 grey levels"):
+        mostly = open_dataset(tmp_path, num_channels=1)
+    assert (mostly.dtype, "dtype" in mostly.identity) == ("uint8", False)
+    np.testing.assert_array_equal(mostly.take([8])[0, ..., 0], eight)
+    np.testing.assert_array_equal(mostly.take([3])[0, ..., 0], np.rint(values[3] / 257))
 
 
 def test_files_that_are_not_used_do_not_decide_the_depth(tmp_path):
