@@ -437,13 +437,19 @@ def _colour_planes(image: ImageFile.ImageFile, path: Path) -> tuple[list[np.ndar
         for top in range(0, image.height, rows):
             part, box = slice(top, top + rows), (0, top, image.width, min(top + rows, image.height))
             upper, lower = (np.asarray(whole.crop(box)) for whole in (image, again))  # [rows, w, 3 or 4], bytes
-            numbers = upper.astype(np.uint32) * 256 + lower
-            if numbers.shape[-1] == 4:
-                alpha = numbers[..., 3:]
-                numbers = (numbers[..., :3] * alpha + 65535 * (65535 - alpha) + 32767) // 65535  # below 2**32
-            for channel, plane in enumerate(planes):
-                plane[part] = numbers[..., channel]
+            red, green, blue, *alpha = (
+                np.left_shift(upper[..., channel], 8, dtype=np.uint16) | lower[..., channel]
+                for channel in range(upper.shape[-1])
+            )  # [rows, w] each
+            for plane, numbers in zip(planes, (red, green, blue), strict=True):
+                plane[part] = _on_white(numbers, alpha[0]) if alpha else numbers
         return planes, image.getexif().get(ExifTags.Base.Orientation)
+
+
+def _on_white(numbers: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """A channel of 16 bits, composited on white; no sum reaches 2**32."""
+    opaque = alpha.astype(np.uint32)
+    return (numbers * opaque + 65535 * (65535 - opaque) + 32767) // 65535
 
 
 def _with_other_order(arguments: Any) -> Any:
