@@ -1,6 +1,7 @@
 """`--value-range`: a folder of images of 16 bits that fill a corner of them, from the files to the step and back."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -50,9 +51,9 @@ def world(images):
 
 
 @pytest.fixture
-def train(call, world, monkeypatch):
+def train(call, images, monkeypatch):
     """`train("run", "--steps", "3", ...)`: the answer of that command, on the cells."""
-    monkeypatch.chdir(world)
+    monkeypatch.chdir(images)
     return lambda out, *words, data="cells": call("train", data, "--out", out, *RECIPE, *words)
 
 
@@ -149,6 +150,29 @@ def test_arrays_and_rules_that_are_asked_for(train, world):
         losses.append(read_metrics(world / "array" / "metrics.jsonl")[0][-1]["loss"])
     np.testing.assert_allclose(losses, losses[0], rtol=1e-4)
     assert config(world, "array")["data"]["dtype"] == "float32"
+
+
+def test_a_network_without_a_run_takes_a_range_too(call, images, monkeypatch):
+    monkeypatch.chdir(images)
+    words = ["embed", "--network", "small_cnn", "--data", "cells", "--image-size", "16", "--channels", "1"]
+    answer = call(*words, "--out", "auto.npy")
+    assert answer.code == 0, answer.err
+    found = re.search(r"warning: value range (\d+) to (\d+) of 65,535 becomes 0 to 1 \(auto: ", answer.err)
+    assert found is not None, answer.err
+    assert call(*words, "--out", "same.npy", "--value-range", ":".join(found.groups())).code == 0
+    assert call(*words, "--out", "dark.npy", "--value-range", "0:65535").code == 0
+    auto, same, dark = (np.load(f"{name}.npy") for name in ("auto", "same", "dark"))
+    np.testing.assert_array_equal(auto, same)
+    assert np.abs(auto - dark).max() > 0.1 * np.abs(auto).max()
+
+
+def test_a_probe_of_other_numbers_is_refused(train, images):
+    labels = np.repeat([0, 1], 12)
+    np.savez(images / "labelled.npz", images=np.load(images / "photos.npy"), labels=labels)
+    answer = train("probed", "--steps", "1", "--probe", "labelled.npz")
+    assert answer.code == 2
+    assert "--probe: images of uint8, and the run's value range is of the numbers of uint16 images" in answer.complaint
+    assert not (images / "probed").exists()
 
 
 def test_a_preview_says_the_range_and_shows_it(call, images, monkeypatch):
