@@ -33,11 +33,13 @@ class Estimate(NamedTuple):
     Attributes:
         value_range: (low, high), one number a channel each.
         images: how many were looked at.
+        dtype: of the images that were looked at.
         is_whole: whether percentiles were equal in some channel, so that its smallest and largest number were taken.
     """
 
     value_range: Range
     images: int
+    dtype: str
     is_whole: bool
 
 
@@ -87,8 +89,8 @@ def estimate_range(dataset: Dataset, *, percentile: float, seed: int, sample: in
     """
     count = min(sample, len(dataset))
     rows = np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
-    count_numbers = _count_whole if dataset.dtype in ("uint8", "uint16") else _count_floats
-    numbers, counts = count_numbers(dataset, rows)
+    dtype = dataset.take(rows[:1]).dtype  # a dataset of one's own may not say it
+    numbers, counts = _count_floats(dataset, rows) if dtype.kind == "f" else _count_whole(dataset, rows, dtype)
     low, high, is_whole = [], [], False
     for channel, (values, times) in enumerate(zip(numbers, counts, strict=True)):
         total = np.cumsum(times)
@@ -102,7 +104,7 @@ def estimate_range(dataset: Dataset, *, percentile: float, seed: int, sample: in
             )
         low.append(below)
         high.append(above)
-    return Estimate((tuple(low), tuple(high)), count, is_whole)
+    return Estimate((tuple(low), tuple(high)), count, dtype.name, is_whole)
 
 
 def _at(values: np.ndarray, total: np.ndarray, part: float) -> float:
@@ -111,10 +113,10 @@ def _at(values: np.ndarray, total: np.ndarray, part: float) -> float:
     return float(values[min(int(np.searchsorted(total, wanted)), len(values) - 1)])
 
 
-def _count_whole(dataset: Dataset, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _count_whole(dataset: Dataset, rows: np.ndarray, dtype: np.dtype) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each channel the numbers that occur, ascending, and how often; image by image."""
     channels = dataset.image_shape[-1]
-    counts = np.zeros((channels, np.iinfo(dataset.dtype).max + 1), np.int64)
+    counts = np.zeros((channels, np.iinfo(dtype).max + 1), np.int64)
     for start in range(0, len(rows), 32):
         images = dataset.take(rows[start : start + 32])  # [n, h, w, C]
         for channel in range(channels):

@@ -75,11 +75,11 @@ def find_range(wanted: Any, images: Any, *, seed: int, stored: FoundRange | None
     how = f"{how}, or smallest and largest where these are equal," if found.is_whole else how
     how = f"({rule}: {how} of {found.images} images, seed {seed})"
     numbers = _words(found.value_range)
-    if images.dtype == "float32":
+    if found.dtype not in ("uint8", "uint16"):
         return FoundRange(found.value_range, rule, f"value range {numbers} becomes 0 to 1 {how}")
-    levels = levels_of_eight_bits(found.value_range, images.dtype)
-    left = f"8 bits would have left {levels} levels of it" if images.dtype == "uint16" else f"{levels} levels of 256"
-    sentence = f"value range {numbers} of {np.iinfo(images.dtype).max:,} becomes 0 to 1 {how}; {left}"
+    levels = levels_of_eight_bits(found.value_range, found.dtype)
+    left = f"8 bits would have left {levels} levels of it" if found.dtype == "uint16" else f"{levels} levels of 256"
+    sentence = f"value range {numbers} of {np.iinfo(found.dtype).max:,} becomes 0 to 1 {how}; {left}"
     return FoundRange(found.value_range, rule, sentence, levels < FEW_LEVELS)
 
 

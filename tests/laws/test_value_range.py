@@ -1,6 +1,7 @@
 """Which numbers of raw images become 0 and 1: the formula against NumPy, in a step, an embedding and a fine-tuning."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import byol_jax
-from byol_jax import ConfigurationError, DataError
+from byol_jax import ConfigurationError, DataError, recipe
 from byol_jax.data.ranges import to_unit
 from byol_jax.views import network_input, two_views, unit_range
 
@@ -111,6 +112,19 @@ def test_other_whole_numbers_are_refused():
     for dtype in (jnp.int32, jnp.int16, jnp.uint32, bool):
         with pytest.raises(ConfigurationError, match="expected uint8, uint16, or floating"):
             learner.embed(jax.eval_shape(learner.init, jax.random.key(0)), np.zeros((2, 8, 8, 1), dtype))
+
+
+def test_a_recipe_keeps_numbers_and_leaves_rules_to_the_run():
+    base = {"name": "default", "network": "resnet18", "image_size": 224, "batch_size": 256}
+    for numbers_ in (None, ((0.0,), (4095.0,)), ((1.0, 2.0, 3.0), (7.0, 8.0, 9.0))):
+        kept = replace(recipe.DEFAULT, value_range=numbers_)
+        text = json.loads(json.dumps(recipe.to_json(kept)))
+        assert recipe.from_json(text, **base) == kept
+        assert ("value_range" in text) == (numbers_ is not None)
+        assert recipe.learner_arguments(kept)["value_range"] == numbers_
+    rule = replace(recipe.DEFAULT, value_range="auto")
+    assert "value_range" not in recipe.to_json(rule)
+    assert recipe.learner_arguments(rule)["value_range"] is None
 
 
 RUN = SIZES | {"num_channels": 1, "progress": False, "augment_fn": same}
