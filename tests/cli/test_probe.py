@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from byol_jax import make_learner, nets
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.probe import Probe, make_probe
 
 NETWORK = ["--network", "small_cnn", "--projection-size", "8", "--projection-hidden-size", "16", "--augment", "none"]
 LENGTH = ["--image-size", "16", "--batch-size", "8", "--log-every", "2", "--checkpoint-every", "2"]
@@ -140,3 +143,22 @@ def test_options_that_say_nothing_are_refused(world, call, tmp_path):
     ):
         answer = call(*words, *more)
         assert (answer.code, said in answer.complaint) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_network_whose_rows_depend_on_their_batch_is_probed_as_evaluate_does_it():
+    """The last batch is smaller, and is embedded by itself."""
+    plain = nets.small_cnn((4,), num_classes=None)
+
+    def apply(variables, images, **options):
+        features, stats = plain.apply(variables, images, **options)
+        return features - features.mean(0), stats
+
+    sizes = {"image_size": 16, "projection_size": 8, "projection_hidden_size": 16, "hidden_layer": -1}
+    learner = make_learner(plain._replace(apply=apply), **sizes)
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    labels = np.arange(20) % 2
+    probe = Probe(images, labels, images[:6], labels[:6], {}, 10, 0)
+    with pytest.warns(UserWarning, match="depend on the other images of its batch"):
+        found = make_probe(learner, probe, batch_size=8)(learner.init(jax.random.key(0)))
+    assert 0 <= found["probe_knn"] <= 1

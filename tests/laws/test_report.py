@@ -153,6 +153,12 @@ def test_collapse_and_skipped_steps_are_said(tmp_path):
     assert "2 steps not finite" in page.text
 
 
+def test_a_run_of_pretrain_that_left_the_projection_at_its_default_has_a_verdict_too(tmp_path):
+    make_run(tmp_path, feature_std=1e-4, rows=60)
+    (tmp_path / "config.json").write_text(json.dumps({"learner": {"moving_average_decay": 0.9}, "seed": 3}))
+    assert "It has collapsed since step 200" in page_of(tmp_path).text
+
+
 def test_facts_beside_the_scores_are_shown(tmp_path):
     facts = {"k": 20, "scores": {"byol": {"knn": 0.5}}, "projections": {"collapsed": False}}
     (tmp_path / "evaluation.json").write_text(json.dumps(facts))
