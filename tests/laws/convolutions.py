@@ -5,8 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-__all__ = ["assert_equal", "assert_same_derivatives", "assert_same_gradients", "numbers", "program"]
+from byol_jax import parallel
+
+__all__ = ["assert_same_derivatives", "assert_same_gradients", "assert_same_over_devices", "numbers", "program"]
 
 
 def numbers(*shape, seed=0, dtype=np.float64):
@@ -45,6 +48,29 @@ def assert_same_derivatives(ours, wanted, x, kernel, *, outputs_axis=3):
         )
 
     assert_equal(*(jax.jit(partial(derivatives, one))(x, kernel) for one in (ours, wanted)))
+
+
+def assert_same_over_devices(ours, wanted, x, kernel, *, check_vma):
+    """The images spread over eight devices, the kernel on all of them; under shard_map, and in one program, which is
+    returned as it was compiled."""
+    mesh = parallel.make_mesh(jax.devices()[:8])
+    spread, kept = PartitionSpec(parallel.AXIS), PartitionSpec()
+
+    def slope(convolve, x, kernel):
+        return jax.grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))(x, kernel)
+
+    def summed(x, kernel):
+        own = kernel if not check_vma else jax.lax.pcast(kernel, parallel.AXIS, to="varying")
+        dx, dk = slope(ours, x, own)
+        return dx, jax.lax.psum(dk, parallel.AXIS)
+
+    alone = jax.jit(partial(slope, wanted))(x, kernel)
+    mapped = jax.shard_map(summed, mesh=mesh, in_specs=(spread, kept), out_specs=(spread, kept), check_vma=check_vma)
+    assert_equal(jax.jit(mapped)(x, kernel), alone)
+    placed = jax.device_put(x, NamedSharding(mesh, spread))
+    compiled = jax.jit(partial(slope, ours)).lower(placed, kernel).compile()
+    assert_equal(compiled(placed, kernel), alone)
+    return compiled.as_text()
 
 
 def assert_equal(ours, wanted):

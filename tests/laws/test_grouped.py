@@ -13,7 +13,13 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.geometry import Geometry
 from byol_jax.ops.grouped import grouped_conv
-from tests.laws.convolutions import assert_equal, assert_same_derivatives, assert_same_gradients, numbers, program
+from tests.laws.convolutions import (
+    assert_same_derivatives,
+    assert_same_gradients,
+    assert_same_over_devices,
+    numbers,
+    program,
+)
 
 DEPTHWISE = {  # size, taps, stride, pads, dilation, groups, channels of a group, outputs of a group
     "padded": ((8, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4, 1, 1),
@@ -143,28 +149,10 @@ def test_groups_that_do_not_divide_the_outputs_are_refused():
 @pytest.mark.parametrize("check_vma", [False, True])
 @pytest.mark.parametrize("case", ["stride", "blocks"])
 def test_over_devices_it_is_the_same(case, check_vma):
-    """The images spread over eight devices, the kernel on all of them; in one program, and under shard_map."""
-    mesh = parallel.make_mesh(jax.devices()[:8])
-    spread, kept = PartitionSpec(parallel.AXIS), PartitionSpec()
     with jax.enable_x64(True):
         ours, plain, _, kernel = both(*CASES[case])
         x = numbers(16, 9, 8, kernel.shape[2] * 4)
-
-        def slope(convolve, x, kernel):
-            return jax.grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))(x, kernel)
-
-        def summed(x, kernel):
-            own = kernel if not check_vma else jax.lax.pcast(kernel, parallel.AXIS, to="varying")
-            dx, dk = slope(ours, x, own)
-            return dx, jax.lax.psum(dk, parallel.AXIS)
-
-        wanted = jax.jit(partial(slope, plain))(x, kernel)
-        mapped = jax.shard_map(
-            summed, mesh=mesh, in_specs=(spread, kept), out_specs=(spread, kept), check_vma=check_vma
-        )
-        assert_equal(jax.jit(mapped)(x, kernel), wanted)
-        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, spread))
-        assert_equal(jax.jit(partial(slope, ours))(placed, kernel), wanted)
+        assert_same_over_devices(ours, plain, x, kernel, check_vma=check_vma)
 
 
 def test_the_geometry():

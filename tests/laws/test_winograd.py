@@ -8,13 +8,17 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
-from byol_jax import parallel
 from byol_jax.ops import winograd
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.geometry import Geometry, convolve_by_xla
-from tests.laws.convolutions import assert_equal, assert_same_derivatives, assert_same_gradients, numbers, program
+from tests.laws.convolutions import (
+    assert_same_derivatives,
+    assert_same_gradients,
+    assert_same_over_devices,
+    numbers,
+    program,
+)
 
 CASES = {  # size, pads
     "even": ((8, 6), ((1, 1), (1, 1))),
@@ -113,32 +117,10 @@ def test_many_images_of_one_kernel_are_more_images(layout):
 @pytest.mark.parametrize("check_vma", [False, True])
 @pytest.mark.parametrize("cached", [2**21, 1], ids=["at once", "in parts"])
 def test_over_devices_it_is_the_same(monkeypatch, cached, check_vma):
-    """The images spread over eight devices, the kernel on all of them; in one program, and under shard_map."""
     monkeypatch.setattr(winograd, "_CACHED", cached)
-    mesh = parallel.make_mesh(jax.devices()[:8])
-    spread, kept = PartitionSpec(parallel.AXIS), PartitionSpec()
     with jax.enable_x64(True):
-        ours, plain, x, kernel = both("odd", "OIHW", 32)
-
-        def slope(convolve, x, kernel):
-            return jax.grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))(x, kernel)
-
-        def summed(x, kernel):
-            own = kernel if not check_vma else jax.lax.pcast(kernel, parallel.AXIS, to="varying")
-            dx, dk = slope(ours, x, own)
-            return dx, jax.lax.psum(dk, parallel.AXIS)
-
-        wanted = jax.jit(partial(slope, plain))(x, kernel)
-        mapped = jax.shard_map(
-            summed, mesh=mesh, in_specs=(spread, kept), out_specs=(spread, kept), check_vma=check_vma
-        )
-        assert_equal(jax.jit(mapped)(x, kernel), wanted)
-        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, spread))
-        program = jax.jit(partial(slope, ours)).lower(placed, kernel).compile()
-        assert_equal(program(placed, kernel), wanted)
-    assert not re.search(
-        "all-gather|all-to-all|collective-permute", program.as_text()
-    )  # the images stay where they are
+        compiled = assert_same_over_devices(*both("odd", "OIHW", 32), check_vma=check_vma)
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled)  # images stay where they are
 
 
 def test_a_batch_that_is_empty_or_not_known_yet():
