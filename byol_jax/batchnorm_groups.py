@@ -57,6 +57,8 @@ def with_batchnorm_groups(learner: Learner, groups: int) -> Learner:
     """
     if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
         raise ConfigurationError(f"with_batchnorm_groups: groups={groups!r}: expected a whole number of at least 1")
+    if groups == 1:
+        return learner
     s = learner.settings
     if s.axis_name is not None:
         raise ConfigurationError(
@@ -68,8 +70,6 @@ def with_batchnorm_groups(learner: Learner, groups: int) -> Learner:
             "with_batchnorm_groups: the learner's loss or step is replaced already (by accumulate or a probe, perhaps)"
             " and would go on without groups: group first"
         )
-    if groups == 1:
-        return learner
     images = 1 if s.separate_views else 2  # rows that an image has in a network's batch
     networks = {
         name: _in_groups(network, groups, images)

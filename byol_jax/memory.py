@@ -80,7 +80,10 @@ def copy_on_device(array: Any, device: Any = None) -> Any:
     from jax.core import Tracer
 
     placed = array if isinstance(array, jax.Array) else jax.device_put(array, device)
-    return placed if isinstance(placed, Tracer) else jax.device_put(placed, may_alias=False)
+    if isinstance(placed, Tracer):
+        return placed
+    where = placed.sharding if placed.committed else None  # what is free to move stays so: else a step compiles twice
+    return jax.device_put(placed, where, may_alias=False)
 
 
 def fresh_array(values: np.ndarray, sharding: Any) -> Any:
