@@ -251,7 +251,7 @@ def test_processes_that_do_not_come_are_one_line(number: int, tmp_path: Path) ->
     assert not out.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_an_interactive_step_is_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -340,7 +340,7 @@ def images(count: int = 40) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 1), np.uint8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_parts_goes_on_bit_for_bit_and_only_in_as_many(tmp_path) -> None:
     run = partial(
         pretrain,

@@ -378,7 +378,7 @@ def test_a_pass_over_files_has_whole_batches(capsys) -> None:
     assert "--files 10: not a multiple of --batch-size 4" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_precision_has_memory_and_time_of_every_way():
     fields = asdict(
         replace(precision.JOBS["resnet18"], network="small_cnn", hidden_layer=-2, image_size=16, batch_size=8)

@@ -89,7 +89,7 @@ def test_nothing_else_changes(optimizer):
         check_untouched(optimizer, partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_else_changes_by_a_bit_where_no_program_is_compiled():
     """Op by op; compiled, the two programs add up in other orders."""
     with jax.disable_jit():

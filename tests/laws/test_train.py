@@ -184,7 +184,7 @@ def test_one_array_of_any_kind_is_a_set_of_images(kind: Callable) -> None:
     assert source.identity == open_source(images(), Length(None, 2, 8), show=False, **options).identity
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages under tensorboard's reader
 def test_tensorboard_events_are_the_rows(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
