@@ -152,6 +152,7 @@ def test_arrays_and_rules_that_are_asked_for(train, world):
     assert config(world, "array")["data"]["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_a_network_without_a_run_takes_a_range_too(call, images, monkeypatch):
     monkeypatch.chdir(images)
     words = ["embed", "--network", "small_cnn", "--data", "cells", "--image-size", "16", "--channels", "1"]

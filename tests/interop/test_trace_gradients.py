@@ -159,12 +159,14 @@ class KeptFunction(nn.Module):
         return checkpoints.checkpoint(self.work, torch.tanh(self.stem(x.flatten(1))), use_reentrant=False)
 
 
+@pytest.mark.slow
 def test_a_function_in_a_checkpoint_of_the_other_kind():
     module = KeptFunction().double()
     gradients = check_gradients(module, interop.from_torch_module(module, image_size=4, verify=False), True)
     assert all(map(np.any, gradients.values()))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_the_images_gives_no_gradient_as_in_torch_and_says_so():
     module = Checkpointed(first=True).double()
     with pytest.warns(

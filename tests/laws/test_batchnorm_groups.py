@@ -74,6 +74,7 @@ def test_groups_are_the_same_on_any_number_of_devices() -> None:
         check_alike(in_groups(2, 4), one)
 
 
+@pytest.mark.slow
 def test_a_network_sees_each_group_by_itself() -> None:
     """Against torch's batch norm, group after group, whose running statistics are averaged."""
     made = learner(None, augment_fn=light, dtype=jnp.float32, prediction_hidden_size=12)

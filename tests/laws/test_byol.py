@@ -68,6 +68,7 @@ def test_a_pair_of_functions_trains_and_unused_parameters_stay() -> None:
     assert 0 <= metrics["loss"] <= 8
 
 
+@pytest.mark.slow
 def test_networks_that_name_nothing_give_their_output() -> None:
     with pytest.raises(HiddenLayerNotFoundError, match="hidden_layer=-1"):
         make_learner(linear_encoder(), **SMALL, **VIEWS)

@@ -353,6 +353,7 @@ def test_evaluation_params_that_fit_nothing_are_refused(function, words):
         learner_with(SGD, evaluation_params=function)
 
 
+@pytest.mark.slow
 def test_without_it_evaluation_takes_the_parameters_themselves():
     learner = learner_with(SGD)
     state = learner.init(jax.random.key(0))

@@ -129,6 +129,7 @@ def test_a_port_in_use_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_where_nothing_started_processes_there_are_none_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMPI_MCA_orte_hnp_uri", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)

@@ -64,6 +64,7 @@ def test_without_a_range_the_program_is_the_plain_division():
     assert str(jax.make_jaxpr(lambda x: unit_range(ranged, x))(images)) != str(plain)
 
 
+@pytest.mark.slow
 def test_step_embedding_and_projection_take_one_range():
     """Sixteen bits with a range are the floats that the formula makes of them, everywhere."""
     images = numbers("uint16") // 32
