@@ -93,8 +93,9 @@ def test_jax_reads_the_same_from_the_environment(launcher, monkeypatch: pytest.M
         assert launch is not None
         assert (theirs.get_process_count(), theirs.get_process_id()) == (launch.count, launch.number) == (3, number)
         assert theirs.is_env_present()
-    monkeypatch.delenv("SLURM_STEP_NODELIST" if launcher is slurm else "OMPI_MCA_orte_hnp_uri")
-    assert not theirs.is_env_present(), "then find_launch counts one, or sees no address"
+    if launcher is slurm:  # newer versions of JAX find an address of Open MPI 5 too, which has no such variable
+        monkeypatch.delenv("SLURM_STEP_NODELIST")
+        assert not theirs.is_env_present(), "then find_launch counts one"
 
 
 @pytest.mark.parametrize("indexed", [False, True])
