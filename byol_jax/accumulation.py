@@ -15,6 +15,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.metrics import feature_std
 from byol_jax.ops.axis import device_count, mean_over, split_gradient
 from byol_jax.ops.loops import scan_parts
+from byol_jax.settings import check_sizes
 from byol_jax.types import LossAux, Outputs, TrainState, Variables
 from byol_jax.views import sample_keys
 
@@ -61,8 +62,7 @@ def accumulate(learner: Learner, parts: int) -> Learner:
 
     Source: the mean of gradients of equal parts is the whole's, for a loss that is a mean over images.
     """
-    if not isinstance(parts, int) or isinstance(parts, bool) or parts < 1:
-        raise ConfigurationError(f"accumulate: parts={parts!r}: expected a whole number of at least 1")
+    check_sizes(of="accumulate", parts=parts)
     if parts == 1:
         return learner
     if learner.replacements.step is not None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from byol_jax.byol import Learner
 from byol_jax.errors import ConfigurationError
 from byol_jax.ops.axis import mean_over
-from byol_jax.settings import Network
+from byol_jax.settings import Network, check_sizes
 from byol_jax.types import Images, PyTree, Variables
 
 __all__ = ["check_groups", "with_batchnorm_groups"]
@@ -55,8 +55,7 @@ def with_batchnorm_groups(learner: Learner, groups: int) -> Learner:
 
     Source: Hoffer et al., "Train longer, generalize better", arXiv:1705.08741, section 4 (ghost batch normalisation).
     """
-    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
-        raise ConfigurationError(f"with_batchnorm_groups: groups={groups!r}: expected a whole number of at least 1")
+    check_sizes(of="with_batchnorm_groups", groups=groups)
     if groups == 1:
         return learner
     s = learner.settings

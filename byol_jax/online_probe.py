@@ -20,7 +20,7 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.ops.axis import mean_over
 from byol_jax.optim import init_optimizer, updates_for
 from byol_jax.optimizer_checks import check_optimizer
-from byol_jax.settings import Settings
+from byol_jax.settings import Settings, check_sizes
 from byol_jax.tree import copy_leaves
 from byol_jax.types import Images, LossAux, TrainState, Variables
 
@@ -74,10 +74,7 @@ def with_online_probe(learner: Learner, num_classes: int) -> Learner:
     Source: google-deepmind/deepmind-research, `byol/`: view 1, the same optimiser, kernel from a truncated normal of
     1/sqrt(D), bias 0. There one loss of two parts; the gradients are the same.
     """
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 2:
-        raise ConfigurationError(
-            f"with_online_probe: num_classes={num_classes!r}: expected a whole number of at least 2"
-        )
+    check_sizes(of="with_online_probe", least=2, num_classes=num_classes)
     if learner.replacements.step is not None:
         raise ConfigurationError(
             "with_online_probe: the learner's step is replaced already (by accumulate, perhaps) and would train no"

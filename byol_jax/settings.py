@@ -139,7 +139,7 @@ class Options:
         prediction_hidden_size = self.prediction_hidden_size
         if prediction_hidden_size is None:
             prediction_hidden_size = self.projection_hidden_size
-        _check_sizes(
+        check_sizes(
             projection_size=width,
             projection_hidden_size=self.projection_hidden_size,
             prediction_hidden_size=prediction_hidden_size,
@@ -248,10 +248,22 @@ def _flatten(features: jax.Array, encoder: Encoder) -> jax.Array:
     return features.reshape(features.shape[0], -1) if is_traced else flatten_channels_first(features)
 
 
-def _check_sizes(**sizes: Any) -> None:
+def check_sizes(*, of: str = "", least: int = 1, **sizes: Any) -> None:
+    """Returns where each is a whole number of at least `least`.
+
+    Args:
+        of: whose argument it is, for the message, where that isn't `make_learner`.
+
+    Raises:
+        ConfigurationError: one isn't; names it.
+
+    Example:
+        >>> check_sizes(of="accumulate", parts=2)
+    """
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least 1")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            owner = f"{of}: " if of else ""
+            raise ConfigurationError(f"{owner}{name}={value!r}: expected a whole number of at least {least}")
 
 
 def _check_decay(decay: Any) -> None:

@@ -434,7 +434,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
         while done < total and not stopping:
             images = next(loader)  # [N, H, W, C], over all devices and processes
             if step is None:
-                _record_batch_size(plan, len(images))
+                plan = _record_batch_size(plan, len(images))
                 health = _measure_health(plan, state, images, tally)
                 prober = _begin_probes(plan, state, images, tally)
                 step = _compile(plan, mesh, state, images, tally)
@@ -506,12 +506,13 @@ def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
     )
 
 
-def _record_batch_size(plan: Plan, size: int) -> None:
-    """Of an iterable the size is known by its first batch; config.json says null before."""
-    if plan.source.batch_size is None:
-        plan.config["batch_size"] = size
-        if parallel.is_writer():
-            update_config(plan.paths.root, batch_size=size)
+def _record_batch_size(plan: Plan, size: int) -> Plan:
+    """Of an iterable the size is known by its first batch; config.json, and the plan's, say null before."""
+    if plan.source.batch_size is not None:
+        return plan
+    if parallel.is_writer():
+        update_config(plan.paths.root, batch_size=size)
+    return plan._replace(config=plan.config | {"batch_size": size})
 
 
 def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:

@@ -46,9 +46,8 @@ class Run(NamedTuple):
     @property
     def reading(self) -> dict[str, Any]:
         """How its images are read, for `open_images`: in the depth that it was trained in, and with its range."""
-        dtype = (self.config.get("data") or {}).get("dtype")
         return {
-            "dtype": "uint16" if dtype == "uint16" else "uint8",
+            "dtype": "uint16" if self._trained_dtype == "uint16" else "uint8",
             "value_range": self.learner.settings.value_range,
         }
 
@@ -59,7 +58,12 @@ class Run(NamedTuple):
             DataError: the run has a value range, and the images another dtype.
         """
         if self.learner.settings.value_range is not None:
-            check_dtype(dataset.dtype, (self.config.get("data") or {}).get("dtype"), what=what)
+            check_dtype(dataset.dtype, self._trained_dtype, what=what)
+
+    @property
+    def _trained_dtype(self) -> str | None:
+        """Of the images that the run was trained on, where its configuration says so."""
+        return (self.config.get("data") or {}).get("dtype")
 
     def embedding(self) -> Callable[[TrainState, jax.Array], jax.Array]:
         """A compiled function from a state and images to features [N, D] of the network asked for."""

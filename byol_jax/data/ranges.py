@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from byol_jax.data.arrays import is_whole
 from byol_jax.data.dataset import Dataset
 from byol_jax.errors import ConfigurationError, DataError
 
@@ -164,4 +165,4 @@ def to_unit(images: Any, value_range: Any = None) -> np.ndarray:
     if value_range is not None:
         low, high = (np.asarray(part, np.float32).reshape(-1) for part in value_range)
         return np.clip((floats - low) / (high - low), 0, 1)
-    return floats / np.float32(np.iinfo(array.dtype).max) if array.dtype in (np.uint8, np.uint16) else floats
+    return floats / np.float32(np.iinfo(array.dtype).max) if is_whole(array.dtype) else floats

@@ -1,7 +1,6 @@
 """A run of two processes: one writes, both read, both hear the same verdict about the run's folder."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,14 @@ from checkpoint_states import assert_identical, small_state
 
 from byol_jax import checkpoint
 from byol_jax.runs.config import read_config
+from tests.processes import free_address
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
 def test_two_processes_one_folder(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     processes = [

@@ -15,6 +15,9 @@ from interop import from_torch_module
 
 DRIVERS = ("jit", "pmap", "shard_map", "shard_map unchecked")
 BATCH, SIZE, STEPS = 16, 16, 3
+STATE, METRICS = 1e-9, 1e-6
+"""Allowed differences, of float64 and of metrics, which are float32; measured over the whole product: see
+docs/long.md."""
 SMALL = nets.small_cnn((8,))
 
 
@@ -53,7 +56,11 @@ def initial(many):
 
 def whole(given=None, **options):
     """`jit` on the whole batch, without any of parallel.py: the state and metrics after every batch."""
-    one = learner(None, **options)
+    return trained(learner(None, **options), given)
+
+
+def trained(one, given=None):
+    """The same of one learner."""
     state, step, rows = initial(one), jax.jit(one.step), []
     for batch in batches() if given is None else given:
         state, metrics = step(state, batch)
@@ -130,6 +137,12 @@ def assert_replicated(driver: str, devices: int, tree):
         for name, left, right in zip(leaf_names(tree), jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
             assert left.tobytes() == right.tobytes(), f"{name} differs between devices 0 and {number}"
     return first
+
+
+def check_alike(ours, wanted) -> None:
+    """Of two runs' states and metrics."""
+    assert largest_difference(ours[0], wanted[0]) <= STATE
+    assert largest_difference(ours[1], wanted[1]) <= METRICS
 
 
 def largest_difference(ours, wanted) -> float:

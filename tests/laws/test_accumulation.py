@@ -15,6 +15,7 @@ from driver_runs import (
     DRIVERS,
     assert_replicated,
     batches,
+    check_alike,
     compiled,
     double_and_quickly_compiled,
     initial,
@@ -22,6 +23,7 @@ from driver_runs import (
     learner,
     light,
     on_host,
+    trained,
 )
 from jax import lax
 
@@ -31,9 +33,6 @@ from byol_jax.optim import init_optimizer
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.settings import Network
 from byol_jax.views import dropout_key, sample_keys, two_views
-
-STATE, METRICS = 1e-9, 1e-6
-"""Allowed differences: of float64, and of metrics, which are float32. Measured: 2e-16 and 0."""
 
 
 def shaded(key, image):
@@ -70,20 +69,6 @@ def without_norm(axis_name: str | None = None, **options) -> Learner:
     )
     heads = {"projector": linear_head(made.settings.feature_size, 16), "predictor": linear_head(16, 16)}
     return Learner(replace(made.settings, **heads))
-
-
-def trained(some: Learner, given=None):
-    """The state and the metrics after every batch, on one device."""
-    state, step, rows = initial(some), jax.jit(some.step), []
-    for batch in batches() if given is None else given:
-        state, metrics = step(state, batch)
-        rows.append(on_host(metrics))
-    return on_host(state), rows
-
-
-def check_alike(ours, wanted) -> None:
-    assert largest_difference(ours[0], wanted[0]) <= STATE
-    assert largest_difference(ours[1], wanted[1]) <= METRICS
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import torch
 from driver_runs import (
     batches,
+    check_alike,
     double_and_quickly_compiled,
     initial,
     largest_difference,
@@ -35,9 +36,6 @@ from byol_jax.batchnorm_groups import check_groups
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.views import sample_keys
 
-STATE, METRICS = 1e-9, 1e-6
-"""Allowed differences: of float64, and of metrics, which are float32."""
-
 
 def in_groups(groups: int, devices: int, **options):
     """Under `parallel.jit`: the state after the last batch and every batch's metrics."""
@@ -48,11 +46,6 @@ def in_groups(groups: int, devices: int, **options):
         state, metrics = step(state, parallel.shard(batch, mesh))
         rows.append(on_host(metrics))
     return on_host(state), rows
-
-
-def check_alike(ours, wanted) -> None:
-    assert largest_difference(ours[0], wanted[0]) <= STATE
-    assert largest_difference(ours[1], wanted[1]) <= METRICS
 
 
 @pytest.mark.slow

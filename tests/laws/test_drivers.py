@@ -14,6 +14,8 @@ import optax
 import pytest
 from driver_runs import (
     DRIVERS,
+    METRICS,
+    STATE,
     STEPS,
     assert_replicated,
     batches,
@@ -29,9 +31,6 @@ from driver_runs import (
 )
 
 from byol_jax import ConfigurationError, nets, parallel
-
-STATE, METRICS = 1e-9, 1e-6
-"""Allowed differences; measured over the whole product: see docs/long.md."""
 
 MOMENTUM = {"use_momentum": True, "augment_fn": light}
 HARDEST = {"use_momentum": False, "views": "separate", "simplicial_embeddings": True, "augment_fn": light}

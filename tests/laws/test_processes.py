@@ -16,6 +16,7 @@ from driver_runs import double_and_quickly_compiled, light, whole
 
 from byol_jax import ConfigurationError, parallel
 from byol_jax.tree import leaf_names
+from tests.processes import free_address, run_together
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -29,9 +30,7 @@ def together(
     Not `shared`: each compiles for itself.
     """
     out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     environment = os.environ | {
         "PYTHONPATH": PATHS,
         "JAX_PLATFORMS": "cpu",
@@ -40,25 +39,8 @@ def together(
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(double),  # as in double_and_quickly_compiled
         "JAX_ENABLE_COMPILATION_CACHE": str(shared),
     }
-    command = [sys.executable, str(HERE / "train_in_processes.py")]
-    processes = [
-        subprocess.Popen(
-            [*command, str(number), str(count), address, str(out), *drivers],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for process, text in zip(processes, errors, strict=True):
-        assert process.returncode == 0, text[-3000:]
+    words = [[str(number), str(count), address, str(out), *drivers] for number in range(count)]
+    run_together(HERE / "train_in_processes.py", words, environment, timeout=300)
     return [dict(np.load(out / f"{number}.npz")) for number in range(count)]
 
 

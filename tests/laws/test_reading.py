@@ -2,9 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from PIL import Image
 
 from byol_jax.data import batch_indices
+from tests.processes import free_address, run_together
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -23,30 +21,11 @@ BATCH, SEED, EPOCH = 8, 7, 6
 def read(out: Path, count: int, first: int, last: int, data: list[Path]) -> list[dict]:
     """What each of `count` processes of two devices read in steps `first` to `last` - 1."""
     out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     environment = os.environ | {"PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
-    command = [sys.executable, str(HERE / "read_in_processes.py")]
     words = [address, str(out), str(first), str(last), *map(str, data)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(number), str(count), *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    for process, text in zip(processes, errors, strict=True):
-        assert process.returncode == 0, text[-3000:]
+    of_each = [[str(number), str(count), *words] for number in range(count)]
+    run_together(HERE / "read_in_processes.py", of_each, environment, timeout=200)
     return [json.loads((out / f"{number}.json").read_text()) for number in range(count)]
 
 
