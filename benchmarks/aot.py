@@ -2,10 +2,12 @@
 
 What the compiler says of one step around a native ResNet, data-parallel over the topology's devices: operations beside
 the closed form, bytes that are moved, memory, and what the devices send each other. Nothing runs, so there is no speed
-here. It needs libtpu: pip install libtpu.
+here. It needs libtpu: pip install libtpu. `--preset imagenet-100 --topology v5e:4x8` compiles that recipe's own step,
+augmentation and LARS included, at its own batch; where a device hasn't the memory, the compiler's line says so.
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -15,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.command import command_line, run_command
 from benchmarks.contenders import workload_learner
@@ -23,14 +25,16 @@ from benchmarks.flops import step_flops, taps_inside
 from benchmarks.folder import check_new, write_results
 from benchmarks.machine import describe
 from benchmarks.workloads import RESNET_18, RESNET_50, Resnet, Workload
+from byol_jax import presets
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
+from byol_jax.presets import Preset
 
 __all__ = ["collectives", "compile_step", "main", "table"]
 
 COMMAND = "python -m benchmarks.aot"
-USAGE = "[--depth N] [--image-size N] [--batch-size N] [--dtype NAME] [--driver NAME] ..."
+USAGE = "[--preset NAME | --depth N] [--image-size N] [--batch-size N] [--dtype NAME] [--driver NAME] ..."
 
 NO_TPU = {
     "JAX_PLATFORMS": "cpu",
@@ -47,6 +51,8 @@ RESNETS = {
     101: Resnet((3, 4, 23, 3), "bottleneck"),
 }
 
+PRESETS = {one.preset.name: one.preset for one in presets.known() if one.preset.network.startswith("resnet")}
+
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 """Of a number, by XLA's names of types."""
@@ -59,10 +65,9 @@ def main(words: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ |= NO_TPU  # before JAX starts
-    title = f"ResNet-{options.depth}, {options.image_size} px, {options.batch_size} images a device"
-    network = RESNETS[options.depth]
     report = compile_step(
-        Workload(f"resnet{options.depth}", title, network, "avgpool", options.image_size, options.batch_size),
+        options.preset or _workload(options),
+        batch_size=options.batch_size,
         topology=options.topology,
         dtype=options.dtype,
         driver=options.driver,
@@ -75,20 +80,26 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _workload(options: argparse.Namespace) -> Workload:
+    depth, side, size = options.depth or 50, options.image_size or 224, options.batch_size or 64
+    title = f"ResNet-{depth}, {side} px, {size} images a device"
+    return Workload(f"resnet{depth}", title, RESNETS[depth], "avgpool", side, size)
+
+
 def _command(options: argparse.Namespace) -> str:
-    """The command with every option as it was resolved, without --out."""
-    names = ("depth", "image_size", "batch_size", "dtype", "driver", "topology")
-    return command_line(COMMAND, options, names)
+    """The command, without --out; an option that isn't given has its default, which the help says."""
+    said = vars(options) | {"preset": options.preset and options.preset.name}
+    names = ("preset", "depth", "image_size", "batch_size", "dtype", "driver", "topology")
+    return command_line(COMMAND, argparse.Namespace(**said), [name for name in names if said[name] is not None])
 
 
 def _options(words: list[str]) -> argparse.Namespace:
     parser = Parser(COMMAND, USAGE, "What a training step comes to on TPUs, as the compiler says.")
     positive = {"type": values.positive_int, "metavar": "N"}
-    parser.add_argument(
-        "--depth", type=_depth, default=50, metavar="N", help=f"of the ResNet: {', '.join(map(str, RESNETS))} (50)"
-    )
-    parser.add_argument("--image-size", **positive, default=224, help="pixels (224)")
-    parser.add_argument("--batch-size", **positive, default=64, help="images a device (64)")
+    parser.add_argument("--preset", type=_preset, metavar="NAME", help=f"a recipe's own step: {', '.join(PRESETS)}")
+    parser.add_argument("--depth", type=_depth, metavar="N", help=f"of the ResNet: {', '.join(map(str, RESNETS))} (50)")
+    parser.add_argument("--image-size", **positive, help="pixels (224)")
+    parser.add_argument("--batch-size", **positive, help="images a device (64; a preset's: its batch over all devices)")
     for name, choices, what in (
         ("--dtype", ("bfloat16", "float32"), "to compute in"),
         ("--driver", ("jit", "shard_map"), "of byol_jax.parallel"),
@@ -99,53 +110,112 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it (v5e:2x2)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
     options = parser.read(words)
+    if options.preset is not None and (options.depth, options.image_size) != (None, None):
+        raise ConfigurationError("--preset has its own network and size: leave out --depth and --image-size")
     if options.out is not None:
         check_new(options.out)  # before minutes of work
     return options
+
+
+def _preset(word: str) -> Preset:
+    return PRESETS[values.one_of(PRESETS)(word)]
 
 
 def _depth(word: str) -> int:
     return int(values.one_of(map(str, RESNETS))(word))
 
 
-def compile_step(workload: Workload, *, topology: str, dtype: str, driver: str) -> dict[str, Any]:
-    """What the compiler says of the step, for one device; `workload.batch_size` is a device's.
+class Subject(NamedTuple):
+    """What is compiled: a learner, the shape and dtype of all devices' images, and what it is called.
+
+    `closed_form` counts a device's operations; 0 where no closed form is at hand.
+    """
+
+    title: str
+    learner: Any
+    images: Any
+    closed_form: int
+
+
+def compile_step(
+    what: Workload | Preset, *, batch_size: int | None = None, topology: str, dtype: str, driver: str
+) -> dict[str, Any]:
+    """What the compiler says of the step, for one device.
+
+    Args:
+        what: a workload, whose `batch_size` is a device's, or a preset, whose batch all devices share.
+        batch_size: of a preset, a device's images where they are others.
 
     Raises:
-        ConfigurationError: there is no such topology or no libtpu, or the step needs more memory than a device has.
+        ConfigurationError: there is no such topology or no libtpu, the devices can't share the batch, or the step needs
+            more memory than a device has.
     """
+    from byol_jax import parallel
+
+    mesh = parallel.make_mesh(_devices(topology))
+    make: Any = _of_workload if isinstance(what, Workload) else _of_preset
+    axis_name = parallel.AXIS if driver == "shard_map" else None
+    subject = make(what, mesh.size, batch_size, dtype=dtype, axis_name=axis_name)
+    return _compile(subject, mesh, f"{dtype}, {topology}, {driver}", sharded=driver == "shard_map")
+
+
+def _of_workload(workload: Workload, devices: int, batch_size: int | None, *, dtype: str, axis_name: Any) -> Subject:
     import jax
     import jax.numpy as jnp
 
-    from byol_jax import nets, parallel
+    from byol_jax import nets
 
-    mesh = parallel.make_mesh(_devices(topology))
     assert isinstance(workload.network, Resnet)
-    learner = workload_learner(
-        nets.resnet(workload.network.stages, block=workload.network.block),
-        workload,
-        dtype=jnp.dtype(dtype),
-        axis_name=parallel.AXIS if driver == "shard_map" else None,
+    encoder = nets.resnet(workload.network.stages, block=workload.network.block)
+    learner = workload_learner(encoder, workload, dtype=jnp.dtype(dtype), axis_name=axis_name)
+    shape = (workload.batch_size * devices, workload.image_size, workload.image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return Subject(workload.title, learner, images, step_flops(workload, taps_inside))
+
+
+def _of_preset(preset: Preset, devices: int, batch_size: int | None, *, dtype: str, axis_name: Any) -> Subject:
+    """The recipe's step for images as a folder gives them: uint8, larger than the views."""
+    import jax
+    import jax.numpy as jnp
+
+    import byol_jax
+    from byol_jax.data.fit import load_size
+
+    size = preset.batch_size if batch_size is None else batch_size * devices
+    if size % devices:
+        raise ConfigurationError(f"{devices} devices can't share a batch of {size} evenly: give --batch-size")
+    options = presets.learner_options(
+        dataclasses.replace(preset, dtype=dtype), batch_size=size, total_steps=100_000, steps_per_epoch=1000
     )
-    step: Any = parallel.jit(learner, mesh) if driver == "jit" else parallel.shard_map(learner, mesh)
+    encoder = getattr(byol_jax.nets, preset.network)(**preset.network_options)
+    learner = byol_jax.make_learner(encoder, **options, axis_name=axis_name)
+    images = jax.ShapeDtypeStruct((size, *load_size(preset.image_size), 3), jnp.uint8)
+    return Subject(f"{preset.name}, {size // devices} images a device", learner, images, 0)
+
+
+def _compile(subject: Subject, mesh: Any, how: str, *, sharded: bool) -> dict[str, Any]:
+    import jax
+
+    from byol_jax import parallel
+
+    learner = subject.learner
+    step: Any = parallel.shard_map(learner, mesh) if sharded else parallel.jit(learner, mesh)
     state = jax.eval_shape(learner.init, jax.random.key(0))
-    side = workload.image_size
-    images = jax.ShapeDtypeStruct((workload.batch_size * mesh.size, side, side, 3), jnp.float32)
-    lowered, start = step.lower(state, images), time.perf_counter()
+    lowered, start = step.lower(state, subject.images), time.perf_counter()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigurationError(f"{workload.title} for {topology}: {first[:300]}; try a smaller batch") from error
+        raise ConfigurationError(f"{subject.title}, {how}: {first[:300]}; try fewer images a device") from error
     seconds, cost, memory = time.perf_counter() - start, compiled.cost_analysis(), compiled.memory_analysis()
     assert isinstance(cost, dict)
     assert memory is not None
     sent = collectives(compiled.as_text())
     return {
-        "title": f"{workload.title}, {dtype}, {topology}, {driver}",
+        "title": f"{subject.title}, {how}",
         "compile_seconds": seconds,
         "flops": cost["flops"],
-        "closed_form_flops": step_flops(workload, taps_inside),
+        "closed_form_flops": subject.closed_form,
         "bytes_accessed": cost["bytes accessed"],
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
@@ -189,7 +259,7 @@ def table(report: dict[str, Any]) -> str:
     """The report in Markdown."""
     lines = [
         ("operations a device", f"{report['flops'] / 1e12:.4g} TFLOP"),
-        ("in closed form", f"{report['closed_form_flops'] / 1e12:.4g} TFLOP"),
+        *([("in closed form", f"{report['closed_form_flops'] / 1e12:.4g} TFLOP")] * (report["closed_form_flops"] > 0)),
         ("bytes accessed", f"{report['bytes_accessed'] / 1e9:.1f} GB"),
         ("temporaries", f"{report['temporary_bytes'] / 1e9:.2f} GB"),
         ("state and images", f"{report['argument_bytes'] / 1e9:.2f} GB"),

@@ -148,12 +148,36 @@ def small_grey() -> Preset:
     )
 
 
+_RESNET_50_224, _RESNET_18_128, _SMALL_CNN_28 = 62.85e9, 8.208e9, 38.1e6
+"""Operations for an image in a step: of ResNets in closed form (benchmarks/flops.py), without those for a padding's
+zeros; of the small network as XLA counts them, element-wise ones included."""
+
+
 class Known(NamedTuple):
-    """What is known of a preset: where it comes from, and what it gave there."""
+    """What is known of a preset: where it comes from, what it gave there, and what it costs.
+
+    Attributes:
+        preset: the recipe itself.
+        source: where its numbers are published.
+        result: what it gave.
+        machine: on what that ran, and for how long.
+        images: in an epoch of the set that it was published for.
+        operations: floating-point operations for an image in a step, both views and both networks, forward and
+            backward; computed from shapes.
+    """
 
     preset: Preset
     source: str
     result: str
+    machine: str
+    images: int
+    operations: float
+
+    @property
+    def total_operations(self) -> float:
+        """Of the whole run: steps · images a step · `operations`."""
+        size = self.preset.batch_size
+        return total_steps(self.preset, num_images=self.images, batch_size=size) * size * self.operations
 
 
 def known() -> tuple[Known, ...]:
@@ -165,23 +189,50 @@ def known() -> tuple[Known, ...]:
     """
     configuration = "google-deepmind/deepmind-research, byol/configs/byol.py"
     linear = "linear evaluation on ImageNet"
+    unknown = "not published"
+    pod = "512 TPU v3 cores, about 8 hours (BYOL, section 3.3)"
     return (
-        Known(imagenet(40), configuration, "not published"),
-        Known(imagenet(100), configuration, "not published"),
-        Known(imagenet(300), configuration, f"72.5 % top-1, 90.8 % top-5, {linear} (BYOL, baseline of the ablations)"),
-        Known(imagenet(1000), f"{configuration}; BYOL, section 3.3", f"74.3 % top-1, 91.6 % top-5, {linear} (BYOL)"),
-        Known(small_batch(), "BYOL, appendix G", f"73.7 % top-1, {linear} (BYOL)"),
+        _imagenet(imagenet(40), configuration, unknown, unknown),
+        _imagenet(imagenet(100), configuration, unknown, unknown),
+        _imagenet(
+            imagenet(300),
+            configuration,
+            f"72.5 % top-1, 90.8 % top-5, {linear} (BYOL, baseline of the ablations)",
+            unknown,
+        ),
+        _imagenet(
+            imagenet(1000),
+            f"{configuration}; BYOL, section 3.3",
+            f"74.3 % top-1, 91.6 % top-5, {linear} (BYOL)",
+            pod,
+        ),
+        _imagenet(
+            small_batch(),
+            "BYOL, appendix G",
+            f"73.7 % top-1, {linear} (BYOL)",
+            "64 TPU v3 cores, about 4 days (BYOL)",
+        ),
         Known(
             imagenette(),
             "google-deepmind/deepmind-research, byol/README.md",
             "92.3 %, online linear classifier on Imagenette (that README)",
+            "one V100, about 4 hours (that README)",
+            images=9_469,
+            operations=_RESNET_18_128,
         ),
         Known(
             small_grey(),
             "this project",
             "measured here: 88.3 % kNN, 89.6 % linear, on 2,000 images of Fashion-MNIST (byol-jax demo, seed 0)",
+            "two CPU cores, about 5 minutes (measured here)",
+            images=8_000,
+            operations=_SMALL_CNN_28,
         ),
     )
+
+
+def _imagenet(preset: Preset, source: str, result: str, machine: str) -> Known:
+    return Known(preset, source, result, machine, images=1_281_167, operations=_RESNET_50_224)
 
 
 def total_steps(preset: Preset, *, num_images: int, batch_size: int) -> int:

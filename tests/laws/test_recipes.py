@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import byol_jax
+from benchmarks.flops import step_flops, taps_inside
+from benchmarks.workloads import RESNET_18, RESNET_50, WORKLOADS
 from byol_jax import optim, presets, recipe, schedules
 from byol_jax.recipe import DEFAULT
 
@@ -47,7 +50,27 @@ def test_json_and_back_is_the_same_recipe(given):
 def test_every_preset_is_known_with_its_source_and_result():
     names = ["imagenet-40", "imagenet-100", "imagenet-300", "imagenet-1000", "small_batch", "imagenette", "small_grey"]
     assert [one.preset.name for one in presets.known()] == names
-    assert all(one.source and one.result for one in presets.known())
+    assert all(one.source and one.result and one.machine for one in presets.known())
+
+
+@pytest.mark.parametrize("one", presets.known(), ids=lambda one: one.preset.name)
+def test_what_a_preset_costs_is_computed_from_its_shapes(one):
+    """ResNets in closed form, to what padding and shortcuts of another kind change; the small network as XLA counts."""
+    resnets = {"resnet18": RESNET_18, "resnet50": RESNET_50}
+    if one.preset.network in resnets:
+        network, side = resnets[one.preset.network], one.preset.image_size
+        workload = replace(WORKLOADS["resnet50"], network=network, image_size=side, batch_size=1)
+        counted = step_flops(workload, taps_inside)
+    else:
+        options = presets.learner_options(one.preset, batch_size=64, total_steps=100, steps_per_epoch=125)
+        options |= {"augment_fn": lambda key, image: image, "augment_fn2": None}
+        learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), **options)
+        state = jax.eval_shape(learner.init, jax.random.key(0))
+        images = jax.ShapeDtypeStruct((64, 28, 28, 1), jnp.float32)
+        counted = jax.jit(learner.step).lower(state, images).cost_analysis()["flops"] / 64
+    assert one.operations == pytest.approx(counted, rel=0.005)
+    steps = presets.total_steps(one.preset, num_images=one.images, batch_size=one.preset.batch_size)
+    assert one.total_operations == pytest.approx(steps * one.preset.batch_size * counted, rel=0.005)
 
 
 @pytest.mark.parametrize("given", PRESETS, ids=lambda one: one.name)
