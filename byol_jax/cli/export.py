@@ -4,6 +4,8 @@ With `--layout` the whole learner, as another library's file has it.
 """
 
 import argparse
+import sys
+from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import add_output, add_run, add_which, check_output, folder_for
@@ -54,7 +56,7 @@ def check_layout(options: argparse.Namespace) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the encoder's weights, or the learner's; prints the file's name."""
+    """Writes the encoder's weights, or the learner's; prints the file's name, and on stderr what it takes."""
     import interop
     from byol_jax import encoder_variables
     from byol_jax.cli.open_run import open_run
@@ -65,9 +67,40 @@ def run(options: argparse.Namespace) -> int:
         with folder_for(options.out):
             interop.save_byol_checkpoint(options.out, opened.state, layout=options.layout)
         print(f"learner of {name} after step {step} as {options.layout} has it: {options.out}")
+        print(describe_input(opened.learner.settings), file=sys.stderr)
         return 0
     state_dict = interop.encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
     with folder_for(options.out):
         interop.save_state_dict(options.out, state_dict)
     print(f"{len(state_dict)} tensors of {name} after step {step}: {options.out}")
+    print(describe_input(opened.learner.settings), file=sys.stderr)
     return 0
+
+
+def describe_input(settings: Any) -> str:
+    """What was made of an image before the network saw it: a file of weights doesn't hold that.
+
+    Args:
+        settings: a learner's.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> describe_input(SimpleNamespace(image_shape=(28, 28, 1), value_range=((0.0,), (2000.0,)), mean_std=None))
+        'the images that it takes: 28 x 28 pixels, 1 channel, 0 to 2000 as 0 to 1'
+    """
+    height, width, channels = settings.image_shape
+    scale = "0 to 1 (uint8 / 255, uint16 / 65535)"
+    if settings.value_range is not None:
+        low, high = settings.value_range
+        scale = f"{_numbers(low)} to {_numbers(high)} as 0 to 1"
+    text = f"the images that it takes: {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, {scale}"
+    if settings.mean_std is None:
+        return text
+    mean, std = settings.mean_std
+    return f"{text}, then minus the mean {_numbers(mean)} and divided by the deviation {_numbers(std)}"
+
+
+def _numbers(values: Any) -> str:
+    """One number, or one a channel, as text."""
+    words = [f"{float(value):g}" for value in values]
+    return words[0] if len(set(words)) == 1 else f"({', '.join(words)})"

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import byol_jax
+from byol_jax.cli.export import describe_input
 from byol_jax.cli.main import main
 from byol_jax.cli.open_run import open_run
 from byol_jax.data import Loader, open_dataset
@@ -210,3 +212,22 @@ def test_as_many_ranges_as_channels(call, images, monkeypatch):
     (images / "some run" / "config.json").write_text("{}")
     answer = call("embed", "some run", "--data", "cells", "--out", "x.npy", "--value-range", "auto")
     assert (answer.code, answer.complaint.count("--value-range needs --network")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_export_says_what_becomes_of_an_image_before_the_network_sees_it(world, call, monkeypatch):
+    monkeypatch.chdir(world)
+    answer = call("export", "whole", "--out", "said.npz")
+    ((low,), (high,)) = config(world, "whole")["learner"]["value_range"]
+    assert answer.code == 0
+    assert answer.err.strip() == (f"the images that it takes: 16 x 16 pixels, 1 channel, {low:g} to {high:g} as 0 to 1")
+
+
+def test_what_an_image_becomes_is_said_for_each_channel():
+    normalize = ((0.5, 0.25), (1.0, 1.0))
+    options = {"image_size": (8, 16), "num_channels": 2, "projection_size": 2, "projection_hidden_size": 2}
+    learner = byol_jax.make_learner(byol_jax.nets.small_cnn((4,)), normalize=normalize, **options)
+    assert describe_input(learner.settings) == (
+        "the images that it takes: 8 x 16 pixels, 2 channels, 0 to 1 (uint8 / 255, uint16 / 65535), then minus the mean"
+        " (0.5, 0.25) and divided by the deviation 1"
+    )
