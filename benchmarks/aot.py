@@ -71,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
         topology=options.topology,
         dtype=options.dtype,
         driver=options.driver,
+        batchnorm_group=options.batchnorm_group,
     )
     text = table(report)
     if options.out is not None:
@@ -89,7 +90,7 @@ def _workload(options: argparse.Namespace) -> Workload:
 def _command(options: argparse.Namespace) -> str:
     """The command, without --out; an option that isn't given has its default, which the help says."""
     said = vars(options) | {"preset": options.preset and options.preset.name}
-    names = ("preset", "depth", "image_size", "batch_size", "dtype", "driver", "topology")
+    names = ("preset", "depth", "image_size", "batch_size", "dtype", "driver", "topology", "batchnorm_group")
     return command_line(COMMAND, argparse.Namespace(**said), [name for name in names if said[name] is not None])
 
 
@@ -107,6 +108,9 @@ def _options(words: list[str]) -> argparse.Namespace:
         parser.add_argument(
             name, type=values.one_of(choices), default=choices[0], metavar="NAME", help=f"{what}: {', '.join(choices)}"
         )
+    parser.add_argument(
+        "--batchnorm-group", **positive, help="devices over which batch norm takes its statistics, with jit (all)"
+    )
     parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it (v5e:2x2)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
     options = parser.read(words)
@@ -138,25 +142,44 @@ class Subject(NamedTuple):
 
 
 def compile_step(
-    what: Workload | Preset, *, batch_size: int | None = None, topology: str, dtype: str, driver: str
+    what: Workload | Preset,
+    *,
+    topology: str,
+    dtype: str,
+    driver: str,
+    batch_size: int | None = None,
+    batchnorm_group: int | None = None,
 ) -> dict[str, Any]:
     """What the compiler says of the step, for one device.
 
     Args:
         what: a workload, whose `batch_size` is a device's, or a preset, whose batch all devices share.
         batch_size: of a preset, a device's images where they are others.
+        batchnorm_group: over how many devices batch norm takes its statistics; None: over all.
 
     Raises:
         ConfigurationError: there is no such topology or no libtpu, the devices can't share the batch, or the step needs
             more memory than a device has.
     """
+    import byol_jax
     from byol_jax import parallel
 
     mesh = parallel.make_mesh(_devices(topology))
     make: Any = _of_workload if isinstance(what, Workload) else _of_preset
     axis_name = parallel.AXIS if driver == "shard_map" else None
     subject = make(what, mesh.size, batch_size, dtype=dtype, axis_name=axis_name)
-    return _compile(subject, mesh, f"{dtype}, {topology}, {driver}", sharded=driver == "shard_map")
+    how = f"{dtype}, {topology}, {driver}"
+    if batchnorm_group is not None:
+        learner = byol_jax.with_batchnorm_groups(subject.learner, _groups(mesh.size, batchnorm_group))
+        how = f"{how}, batch norm over {batchnorm_group} device{'s' * (batchnorm_group > 1)}"
+        subject = subject._replace(learner=learner)
+    return _compile(subject, mesh, how, sharded=driver == "shard_map")
+
+
+def _groups(devices: int, size: int) -> int:
+    if devices % size:
+        raise ConfigurationError(f"--batchnorm-group {size}: expected a divisor of the number of devices, {devices}")
+    return devices // size
 
 
 def _of_workload(workload: Workload, devices: int, batch_size: int | None, *, dtype: str, axis_name: Any) -> Subject:
