@@ -70,6 +70,9 @@ def pretrain(
     stop_on_collapse: bool = False,
     batchnorm_group: int | None = None,
     value_range: Any = None,
+    bands: Sequence[int] | None = None,
+    tiff_axes: str | None = None,
+    dicom_rescale: bool = False,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -102,8 +105,10 @@ def pretrain(
             all. As by `byol_jax.with_batchnorm_groups`.
         value_range: (low, high) of raw images, as in `make_learner`, with which floats may have any finite values; or
             "auto" or "percentile:P": the percentiles 100 - P and P of each channel (auto: P = 99.9) in 256 images drawn
-            by `seed`, found once and kept. None: "auto" for a folder of grey images of 16 bits, else as in
-            `make_learner`.
+            by `seed`, found once and kept. None: "auto" for a folder of grey images of 16 bits, of floats or of
+            channels as they are stored, else as in `make_learner`.
+        bands, tiff_axes, dicom_rescale: how a folder's files are read, as in `data.open_dataset`; with bands there are
+            as many channels, and num_channels may be left out.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
@@ -141,7 +146,12 @@ def pretrain(
         health_every=health_every,
         stop_on_collapse=stop_on_collapse,
         batchnorm_group=batchnorm_group,
+        bands=None if bands is None else tuple(bands),
+        tiff_axes=tiff_axes,
+        dicom_rescale=dicom_rescale,
     )
+    if bands is not None:
+        learner_options.setdefault("num_channels", len(program.bands or ()))
     if isinstance(value_range, str):
         parse_rule(value_range)  # a wrong one is said before a folder is looked through
     elif value_range is not None:
@@ -191,6 +201,15 @@ class Program:
     probe: Probe | None = None
     remarks: Sequence[str] = ()
     batchnorm_group: int | None = None
+    bands: tuple[int, ...] | None = None
+    tiff_axes: str | None = None
+    dicom_rescale: bool = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was said of how a folder's files are read: `open_dataset`'s arguments, and keys of config.json."""
+        said = {"bands": self.bands, "tiff_axes": self.tiff_axes, "dicom_rescale": self.dicom_rescale or None}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def train_recipe(
@@ -287,6 +306,7 @@ def _open(
         known=run_paths(program.out).images if program.resume else None,
         show=program.progress,
         any_range=any_range,
+        reading=program.reading,
     )
     if _groups(program) > 1:
         batchnorm_groups.check_groups(_part_size(source, program), _groups(program))
@@ -333,6 +353,7 @@ def _run(
             **({} if _groups(program) == 1 else {"batchnorm_groups": _groups(program)}),
             **({} if program.probe is None else {"probe": program.probe.identity}),
             **found.facts,
+            **program.reading,
         },
         unimportant={
             "out": str(out),

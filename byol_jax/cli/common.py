@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from byol_jax.cli import values
 from byol_jax.cli.networks import ALL_NETWORKS, any_network_name
@@ -16,6 +17,7 @@ __all__ = [
     "add_fit",
     "add_network",
     "add_output",
+    "add_reading",
     "add_run",
     "add_value_range",
     "add_which",
@@ -23,11 +25,15 @@ __all__ = [
     "check_folder",
     "check_output",
     "folder_for",
+    "reading_of",
 ]
 
 NOTHING: Mapping[str, Path | str | None] = {}
 RUN_PARTS, WRITTEN_PICTURES = ("checkpoints", "network"), (".png",)
 """Of a run's folder, what is read; and of what commands write, what a folder of images would have as its own."""
+
+READING = ("bands", "tiff_axes", "dicom_rescale")
+"""Options of `add_reading`."""
 
 FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
 """The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""
@@ -55,8 +61,35 @@ def add_channels(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
         "--channels",
         type=values.positive_int,
         metavar="N",
-        help="1 for grey, 3 for colour; of an array as many as it has (3; that of arrays)",
+        help="1 for grey, 3 for colour, to which pictures are converted; others as many as the files have; of an array"
+        " as many as it has (3; that of arrays)",
     )
+
+
+def add_reading(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--bands`, `--tiff-axes` and `--dicom-rescale`."""
+    parser.add_argument(
+        "--bands",
+        type=values.bands,
+        metavar="LIST",
+        help="which channels of a folder's files are used, from 1, in this order: 3,2,1; as they are stored (all)",
+    )
+    parser.add_argument(
+        "--tiff-axes",
+        type=values.tiff_axes,
+        metavar="AXES",
+        help="letters of a TIFF's axes that become channels, such as Z for depth; all others give images (CS, channels"
+        " and samples)",
+    )
+    parser.add_argument(
+        "--dicom-rescale", action="store_true", help="apply slope and intercept of DICOM files (numbers as stored)"
+    )
+
+
+def reading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of how files are read, as arguments of `open_dataset`; empty where nothing was."""
+    given = {name: getattr(options, name, None) or None for name in READING}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_array_layout(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -96,8 +129,14 @@ def check_data(data: str, options: argparse.Namespace) -> list[str]:
     """What is wrong with the options that say how `data` is read, those of them that the command has."""
     channels, layout, fit = (getattr(options, name, None) for name in ("channels", "layout", "fit"))
     folder, problems = values.is_folder(data), []
-    if folder and channels not in (None, 1, 3):
-        problems.append(f"--channels {channels}: image files give 1 or 3; give other channels as an array (.npy)")
+    reading = reading_of(options)
+    bands = reading.get("bands")
+    if bands is not None and channels not in (None, len(bands)):
+        problems.append(f"--bands: {len(bands)} of them, and --channels {channels}: give as many, or --bands alone")
+    channels = channels if bands is None else len(bands)
+    if reading and not folder:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in reading)
+        problems.append(f"{named}: only for a folder of image files")
     given = getattr(options, "value_range", None)
     if isinstance(given, tuple) and len(given[0]) not in (1, channels or (3 if folder else len(given[0]))):
         problems.append(

@@ -17,11 +17,13 @@ from byol_jax.cli.common import (
     add_fit,
     add_network,
     add_output,
+    add_reading,
     add_value_range,
     add_which,
     check_data,
     check_output,
     folder_for,
+    reading_of,
 )
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_hidden_layer
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " FILE.names.txt, a line for each row",
     )
     add_array_layout(parser)
+    add_reading(parser)
     add_which(parser)
     parser.add_argument("--project", action="store_true", help="the projector's output instead of the encoder's")
     parser.add_argument(
@@ -146,7 +149,7 @@ def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSourc
         fit=trained.evaluation_fit,
         layout=options.layout,
         workers=options.workers,
-        **trained.reading,
+        **trained.reading(reading_of(options)),
     )
     trained.check_images(dataset, options.data)
     function = trained.projection() if options.project else trained.embedding()
@@ -169,6 +172,7 @@ def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureS
         layout=options.layout,
         workers=options.workers,
         value_range=options.value_range,
+        reading=reading_of(options),
     )
     value_range = say_range(options.value_range, dataset, seed=0)
     network = open_network(options, make_network, image_size=image_size, channels=channels, value_range=value_range)

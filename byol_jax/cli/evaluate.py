@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from byol_jax.cli import values
-from byol_jax.cli.common import add_array_layout, add_run, add_which, check_data
+from byol_jax.cli.common import add_array_layout, add_reading, add_run, add_which, check_data, reading_of
 from byol_jax.errors import one_line
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .npy of whole numbers, for an .npy or .npz without",
     )
     add_array_layout(parser)
+    add_reading(parser)
     add_which(parser)
     parser.add_argument(
         "--protocol",
@@ -151,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
         fit=opened.evaluation_fit,
         layout=options.layout,
         workers=options.workers,
-        **opened.reading,
+        **opened.reading(reading_of(options)),
     )
     for part in (train, test):
         opened.check_images(part.dataset, options.data)

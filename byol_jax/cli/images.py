@@ -5,7 +5,7 @@ Which of a folder's files can't be used is said on stderr, as `byol-jax train` s
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,12 +60,14 @@ def open_images(
     workers: int = 2,
     dtype: str | None = None,
     value_range: Any = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """`open_dataset` with a bar for folders, which take a while to be looked through; says what was skipped.
 
     Args:
         dtype: of a folder's images, as there; arrays have their own.
         value_range: what is known of the images' range, numbers or a rule; None: nothing.
+        reading: what was said of how a folder's files are read, as arguments of `open_dataset`.
     """
     with progress_bar("looking through images") as update:
         dataset = open_dataset(
@@ -79,7 +81,10 @@ def open_images(
             progress=update,
             dtype=dtype if is_folder(str(source)) else None,
             any_range=value_range is not None or is_folder(str(source)),
+            **(reading or {} if is_folder(str(source)) else {}),
         )
+    for note in dataset.notes:
+        _say(note)
     if dataset.narrow is not None and value_range is None and dataset.range_is_known and is_folder(str(source)):
         warnings.warn(
             f"{source}: {dataset.narrow}", ImageWarning, stacklevel=2

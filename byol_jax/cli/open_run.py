@@ -1,6 +1,6 @@
 """A run's folder as the other sub-commands see it: the learner as it was trained, and its newest intact state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import jax
 
 from byol_jax import checkpoint, recipe
 from byol_jax.byol import Learner, make_learner
+from byol_jax.cli.common import READING
 from byol_jax.cli.networks import encoder_from
 from byol_jax.data import Dataset
 from byol_jax.errors import ConfigurationError
@@ -43,12 +44,15 @@ class Run(NamedTuple):
         """How image files get one shape: as in training, but for "none" by the centre, as evaluations take it."""
         return "contain" if self.config.get("fit") == "contain" else "cover"
 
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How its images are read, for `open_images`: in the depth that it was trained in, and with its range."""
+    def reading(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """How images are read, for `open_images`: in the depth that it was trained in, with its range, and by its bands
+        and axes, where none are given."""
+        stored = {name: self.config[name] for name in READING if name in self.config}
+        is_float = self._trained_dtype == "float32" and (self.config.get("data") or {}).get("kind") == "folder"
         return {
-            "dtype": "uint16" if self._trained_dtype == "uint16" else "uint8",
+            "dtype": "float32" if is_float else "uint16" if self._trained_dtype == "uint16" else "uint8",
             "value_range": self.learner.settings.value_range,
+            "reading": stored | dict(given),
         }
 
     def check_images(self, dataset: Dataset, what: str) -> None:

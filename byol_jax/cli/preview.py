@@ -12,10 +12,12 @@ from byol_jax.cli.common import (
     add_fit,
     add_network,
     add_output,
+    add_reading,
     add_value_range,
     check_data,
     check_output,
     folder_for,
+    reading_of,
 )
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_augment, add_hidden_layer
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(parser)
+    add_reading(parser)
     add_array_layout(parser)
     add_fit(parser)
     add_value_range(parser)
@@ -63,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.open_network import open_network, summary
     from byol_jax.data import epoch_order
     from byol_jax.data.ranges import to_unit
-    from byol_jax.runs.pictures import sample_grid
+    from byol_jax.runs.pictures import sample_grid, say_shown
 
     make_network = find_network(options.network, options.weights) if options.network else None
     dataset, image_size, channels = open_training_images(
@@ -73,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         fit=options.fit or "cover",
         layout=options.layout,
         value_range=options.value_range,
+        reading=reading_of(options),
     )
     value_range = say_range(options.value_range, dataset, seed=options.seed)
     lines = []
@@ -91,5 +95,6 @@ def run(options: argparse.Namespace) -> int:
             jax.random.fold_in(jax.random.key(options.seed), 0),
             options.out,
         )
-    print("\n".join([str(options.out), *lines]))
+    shown = say_shown(channels, options.bands)
+    print("\n".join([str(options.out), *([shown] if shown else []), *lines]))
     return 0

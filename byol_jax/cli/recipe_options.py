@@ -119,6 +119,8 @@ def recipe_from(options: argparse.Namespace) -> Recipe:
     """
     base = DEFAULT if options.preset is None else PRESETS[options.preset]
     given = {FIELDS[name]: value for name, value in vars(options).items() if name in FIELDS and value is not None}
+    if getattr(options, "bands", None) is not None:
+        given.setdefault("num_channels", len(options.bands))
     if options.no_momentum:
         given["use_momentum"] = False
     return replace(base, **(_changes(base, given, has_weights=options.weights is not None) | given))

@@ -14,9 +14,11 @@ from byol_jax.cli.common import (
     add_channels,
     add_fit,
     add_network,
+    add_reading,
     add_value_range,
     check_data,
     check_folder,
+    reading_of,
 )
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.processes import Given, Processes, find_launch, find_processes, join
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=values.image_size, metavar="N", help="pixels, N or HxW (224; that of arrays)"
     )
     add_channels(network)
+    add_reading(network)
     add_array_layout(network)
     add_fit(network)
     add_value_range(network)
@@ -236,6 +239,9 @@ PROGRAM = (
     "health_every",
     "stop_on_collapse",
     "batchnorm_group",
+    "bands",
+    "tiff_axes",
+    "dicom_rescale",
 )
 """Options that are `train.Program`'s; what isn't given has its default there."""
 
@@ -286,6 +292,7 @@ def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
             workers=options.workers,
             dtype=_known_probe_dtype(options),
             value_range=recipe.value_range,
+            reading=reading_of(options),
         )
         check_probe(train.labels, test.labels, names)
     except DataError as error:

@@ -18,6 +18,7 @@ from byol_jax.errors import nearest
 __all__ = [
     "EMBEDDED",
     "INDEX",
+    "bands",
     "data_source",
     "existing_file",
     "first_level",
@@ -35,6 +36,7 @@ __all__ = [
     "probability",
     "run_folder",
     "several",
+    "tiff_axes",
     "value_range",
     "weight_file",
     "whole_number",
@@ -115,6 +117,24 @@ def image_size(word: str) -> int | tuple[int, int]:
     if not 1 <= len(sizes) <= 2 or not all(1 <= size <= 16384 for size in sizes):
         raise argparse.ArgumentTypeError(f"{word!r} is not a size in pixels such as 96, or 96x128 for height x width")
     return sizes[0] if len(set(sizes)) == 1 else (sizes[0], sizes[1])
+
+
+def bands(word: str) -> tuple[int, ...]:
+    """`3,2,1`: numbers of channels, counted from 1; one may be given several times."""
+    try:
+        found = tuple(int(part) for part in word.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not numbers of channels, from 1, such as 3,2,1")
+    return found
+
+
+def tiff_axes(word: str) -> str:
+    """Letters of axes but Y and X, such as `CS` or `Z`."""
+    if not word.isascii() or not word.isalpha() or {"X", "Y"} & set(word.upper()):
+        raise argparse.ArgumentTypeError(f"{word!r} is not letters of axes that become channels, such as CS or Z")
+    return word.upper()
 
 
 def value_range(word: str) -> str | tuple[tuple[float, ...], tuple[float, ...]]:

@@ -32,9 +32,11 @@ class Dataset:
         evaluation_crop: `(H, W)` of the centre crop that an evaluation takes; None where images are taken whole.
         list_skipped: gives `skipped`, which grows when bad files turn up while training.
         remarks: lines for a person about images that are used, and may not be what they seem.
-        dtype: "uint8", "uint16", or "float32", then in [0, 1] unless another range was asked for.
-        range_is_known: False where all files are grey of 16 bits: what they fill of 0 to 65,535 is the instrument's
-            matter.
+        notes: lines for a person that say how files were read, where there was something to decide.
+        dtype: "uint8", "uint16", or "float32": of an array in [0, 1] unless another range was asked for, of a folder in
+            any range.
+        range_is_known: False where what the numbers fill is the instrument's matter: a folder of grey files of 16 bits,
+            of channels as they are stored, or of signed numbers, those of 32 bits, or floats.
         narrow: a line, where numbers of 16 bits fill little of 0 to 65,535, for whoever divides by that; or None.
     """
 
@@ -51,6 +53,7 @@ class Dataset:
     dtype: str = "uint8"
     range_is_known: bool = True
     narrow: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count

@@ -37,9 +37,11 @@ __all__ = [
     "EXTENSIONS",
     "OTHER_EXTENSIONS",
     "Depth",
+    "UnreadLayoutError",
     "UnusableImageError",
     "ValueRange",
     "check_header",
+    "count_colours",
     "open_without_waiting",
     "read_image",
     "uniform_warnings",
@@ -88,6 +90,9 @@ _WHOLE_COLOURS = frozenset(f"{mode};16{order}" for mode in ("RGB", "RGBA") for o
 
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+"""Pillow's modes of one colour, beside those of 16 bits."""
+
 _RED, _GREEN, _BLUE = 19595, 38470, 7471
 """ITU-R 601's weights of luminance as parts of 65,536, Pillow's."""
 
@@ -102,13 +107,19 @@ class Depth(enum.IntEnum):
     GREY = 1
     """12 or 16 bits of grey."""
     COLOUR = 2
-    """16 bits of RGB, with alpha or without."""
+    """16 bits of RGB, with alpha or without; or of any other channels, where they are taken as they are stored."""
     LOST = 3
     """16 bits, of which Pillow gives the upper 8: CMYK, LAB, grey with alpha, premultiplied colour."""
+    MEASURED = 4
+    """Numbers that float32 holds: signed, of 32 bits, or floating."""
 
 
 class UnusableImageError(Exception):
     """This file gives no image; the text is the reason, one line without the file's name."""
+
+
+class UnreadLayoutError(UnusableImageError):
+    """A TIFF that Pillow would read in part, wrongly or not at all; it may be whole, and another reader may take it."""
 
 
 def open_without_waiting(path: str, flags: int) -> int:
@@ -130,8 +141,10 @@ def _open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
                 with Image.open(file, formats=_FORMATS) as image:
                     _check_pixels(image)
                     yield image
+            except UnusableImageError:
+                raise
             except Exception as error:  # decoders raise whatever a damaged file leads them to
-                raise UnusableImageError(_reason(error, file)) from error
+                raise _failure(error, file) from error
     except FileNotFoundError as error:
         raise UnusableImageError("no longer there") from error
     except OSError as error:
@@ -145,19 +158,17 @@ def _check_pixels(image: Image.Image) -> None:
         )
 
 
-def _reason(error: Exception, file: BinaryIO) -> str:
+def _failure(error: Exception, file: BinaryIO) -> UnusableImageError:
     """Why an image couldn't be opened or decoded."""
-    if isinstance(error, UnusableImageError):
-        return str(error)
     unidentified = isinstance(error, Image.UnidentifiedImageError)
     pages = tiff.pages(file) if unidentified or not isinstance(error, OSError) else []  # others: cut short, a bad disk
     layout = (tiff.unread(pages[0]) or tiff.complaint(pages)) if pages else None
     if layout is not None:
-        return layout
+        return UnreadLayoutError(layout)
     if unidentified:
         file.seek(0)
-        return describe_foreign(file.read(LONGEST)) or "not an image, or damaged at its start"
-    return getattr(error, "strerror", None) or one_line(error, at_most=200)
+        return UnusableImageError(describe_foreign(file.read(LONGEST)) or "not an image, or damaged at its start")
+    return UnusableImageError(getattr(error, "strerror", None) or one_line(error, at_most=200))
 
 
 @contextmanager
@@ -203,7 +214,7 @@ def _raw_mode(arguments: Any) -> str:
 def _check_layout(image: ImageFile.ImageFile) -> None:
     wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
     if wrong is not None:
-        raise UnusableImageError(wrong)
+        raise UnreadLayoutError(wrong)
     if image.format == "PNG" and image.info.get(DRAWN[0]) == DRAWN[1]:
         raise UnusableImageError("a picture that byol_jax drew of images and their views: not used")
     if _packing(image) == "RGB;16B" and "transparency" in image.info:
@@ -226,6 +237,17 @@ def upright_size(path: Path) -> tuple[int, int]:
     with _open_image(path) as image:
         _check_layout(image)
         return (image.width, image.height) if _is_turned(image) else (image.height, image.width)
+
+
+def count_colours(path: Path) -> int:
+    """1 for a picture of grey, with transparency or without, and 3 for any other; nothing is decoded.
+
+    Raises:
+        UnusableImageError: as `check_header`.
+    """
+    with _open_image(path) as image:
+        _check_layout(image)
+        return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") else 3
 
 
 def _is_turned(image: ImageFile.ImageFile) -> bool:

@@ -8,19 +8,23 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError, open_without_waiting
+from byol_jax.data.readers.open import READERS
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
 __all__ = [
+    "ANY_EXTENSIONS",
     "RUN_FORMAT",
     "Listing",
     "Verdict",
+    "extensions_of",
     "identity_of",
     "is_image_name",
     "is_run_folder",
@@ -46,7 +50,16 @@ _MOST_CONFIG = 2**20
 
 JPEG_EXTENSIONS = (".jfif", ".jpe", ".jif")
 
+_KINDS = (EXTENSIONS, READERS["dicom"].extensions, READERS["npy"].extensions)
+"""What a folder may hold: pictures and TIFFs; where there are none DICOM; where there is none of these .npy. Beside
+pictures an .npy may hold labels, say."""
+
+ANY_EXTENSIONS = frozenset[str]().union(*_KINDS)
+
 _FORMAT = "byol_jax verdict on a folder of images, 1"
+_FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"
+"""The second says which files are read by others than Pillow, and how many images each holds."""
+
 _WINDOW = 1024
 """Files handed to the threads at a time: bounds memory with millions of files, and the wait after Ctrl-C."""
 
@@ -59,12 +72,14 @@ class Listing(NamedTuple):
             the folder, with "/" between parts.
         skipped: (name, reason) of everything else with such an extension, of images with another one, of hidden images,
             and of folders that can't be read or aren't entered.
-        others: a few names without an extension of `EXTENSIONS`, for a message.
+        others: a few names without an extension of an image, for a message.
+        extensions: that images have here, see `extensions_of`.
     """
 
     files: tuple[tuple[str, int], ...]
     skipped: tuple[tuple[str, str], ...]
     others: tuple[str, ...]
+    extensions: frozenset[str] = EXTENSIONS
 
 
 class Verdict(NamedTuple):
@@ -74,7 +89,8 @@ class Verdict(NamedTuple):
         files: (name, bytes) of what is used, sorted by name.
         skipped: (name, reason), sorted by name.
         shape: (height, width) that the pictures have in common, where they get it (`fit.common_shape`).
-        dtype: "uint8" or "uint16", what the pictures are used in; is_grey: whether all are grey of 16 bits.
+        dtype: "uint8", "uint16" or "float32", what the images are used in; is_grey: whether all are grey of 16 bits.
+        read_by: of each file that isn't Pillow's its reader, a word of `READERS`, and how many images it holds.
     """
 
     files: tuple[tuple[str, int], ...]
@@ -82,6 +98,15 @@ class Verdict(NamedTuple):
     shape: tuple[int, int] | None = None
     dtype: str = "uint8"
     is_grey: bool = False
+    read_by: Mapping[str, tuple[str, int]] = MappingProxyType({})
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """One for each image: the name of its file, and where that holds several the image's number: "stack.tif#3"."""
+        counts = [(name, self.read_by.get(name, ("", 1))[1]) for name, _ in self.files]
+        return tuple(
+            name if count == 1 else f"{name}#{number + 1}" for name, count in counts for number in range(count)
+        )
 
     def additions(self, listing: Listing) -> tuple[tuple[str, str], ...]:
         """(name, reason) of each file that was added to the folder after the verdict, and so isn't used."""
@@ -92,29 +117,54 @@ class Verdict(NamedTuple):
 def list_images(root: Path) -> Listing:
     """Lists a folder and the folders in it.
 
-    The order depends on names alone, and no image is opened. Only names with an extension of `EXTENSIONS` count, in
-    either case, and no hidden ones; hidden folders, those that systems make beside somebody's images
+    The order depends on names alone, and no image is opened. Only names with an image's extension (`extensions_of`)
+    count, in either case, and no hidden ones; hidden folders, those that systems make beside somebody's images
     (`SYSTEM_FOLDERS`), and those of our own runs aren't entered. The folder itself may be any of these.
     Links are followed and must lead to a regular file. Names may hold anything that a file system allows,
     newlines and undecodable bytes included.
     """
     names, refused = _walk(root)
-    found = {name: _reason_or_size(root / name) for name in sorted(names) if is_image_name(name)}
+    extensions = extensions_of(names)
+    found = {name: _reason_or_size(root / name) for name in sorted(names) if is_image_name(name, extensions)}
     files = tuple((name, size) for name, size in found.items() if isinstance(size, int))
     skipped = refused | {name: reason for name, reason in found.items() if isinstance(reason, str)}
-    skipped |= {name: _unread(name) for name in names if is_unread_name(name)}
+    skipped |= {name: _unread(name) for name in names if is_unread_name(name) and name not in found}
     skipped |= {name: "a hidden file: rename it to use it" for name in names if _is_hidden_image(name)}
-    return Listing(files, tuple(sorted(skipped.items())), tuple(sorted(set(names) - set(found))[:3]))
+    skipped |= _left_out_arrays(names, extensions)
+    others = tuple(sorted(set(names) - set(found))[:3])
+    return Listing(files, tuple(sorted(skipped.items())), others, extensions)
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a path's last part has an extension of `EXTENSIONS` and isn't hidden.
+def _left_out_arrays(names: list[str], extensions: frozenset[str]) -> dict[str, str]:
+    """A line on .npy files that aren't read, where they are more than the images; else they are labels, say."""
+    arrays, images = (sum(is_image_name(name, kind) for name in names) for kind in (_KINDS[-1], extensions))
+    if extensions == _KINDS[-1] or arrays <= images:
+        return {}
+    return {
+        ".npy files": f"{arrays} .npy files aren't read beside {images} other images: give them a folder of their own"
+    }
+
+
+def extensions_of(names: Iterable[str]) -> frozenset[str]:
+    """The extensions that make files of these names a folder's images: of its pictures, else of DICOM, else of .npy.
+
+    Example:
+        >>> sorted(extensions_of(["scans/1.dcm", "labels.npy"]))
+        ['.dcm', '.dicom']
+    """
+    names = list(names)
+    kinds = (kind for kind in _KINDS if any(is_image_name(name, kind) for name in names))
+    return next(kinds, EXTENSIONS)
+
+
+def is_image_name(name: str, extensions: Collection[str] = EXTENSIONS) -> bool:
+    """Whether a path's last part has one of these extensions and isn't hidden.
 
     Example:
         >>> is_image_name("cats/1.JPG"), is_image_name("cats/.1.jpg"), is_image_name("cats/1.heic")
         (True, False, False)
     """
-    return _has_extension(name, EXTENSIONS) and not _last_part(name).startswith(".")
+    return _has_extension(name, extensions) and not _last_part(name).startswith(".")
 
 
 def is_unread_name(name: str) -> bool:
@@ -139,6 +189,8 @@ def _last_part(name: str) -> str:
 def _unread(name: str) -> str:
     extension = os.path.splitext(name)[1].lower()
     advice = "rename it to .jpg" if extension in JPEG_EXTENSIONS else "convert it to .png, .tif or .jpg"
+    if extension in READERS["dicom"].extensions:
+        return "DICOM files aren't read beside pictures: give them a folder of their own"
     return f"images named {extension} aren't read: {advice}"
 
 
@@ -252,7 +304,7 @@ def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
     files = tuple(file for index, file in enumerate(listing.files) if index not in reasons)
     failed = tuple((listing.files[index][0], reason) for index, reason in reasons.items())
     skipped = tuple(sorted(listing.skipped + failed))
-    bad = [(name, reason) for name, reason in skipped if is_image_name(name)]
+    bad = [(name, reason) for name, reason in skipped if is_image_name(name, listing.extensions)]
     if not files or len(bad) > len(files):
         some = "; ".join(f"{name!r}: {reason}" for name, reason in (bad or skipped)[:3])
         raise DataError(
@@ -269,11 +321,13 @@ def identity_of(verdict: Verdict) -> dict[str, object]:
         >>> identity_of(Verdict((("a.png", 80),), ()))["count"]
         1
     """
-    digest = hashlib.sha256()
+    digest, count = hashlib.sha256(), 0
     for name, size in verdict.files:
-        digest.update(os.fsencode(name) + b"\0%d\0" % size)
+        images = verdict.read_by.get(name, ("", 1))[1]
+        digest.update(os.fsencode(name) + b"\0%d\0" % size + (b"%d images\0" % images if images > 1 else b""))
+        count += images
     deep = {"dtype": verdict.dtype} if verdict.dtype != "uint8" else {}  # earlier folders have no such key
-    return {"kind": "folder", "count": len(verdict.files), "sha256": digest.hexdigest(), **deep}
+    return {"kind": "folder", "count": count, "sha256": digest.hexdigest(), **deep}
 
 
 def save_verdict(path: Path, verdict: Verdict) -> None:
@@ -284,7 +338,9 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
     """
     shape = {} if verdict.shape is None else {"shape": verdict.shape}
     deep = {} if verdict.dtype == "uint8" else {"dtype": verdict.dtype, "is_grey": verdict.is_grey}
-    text = json.dumps({"format": _FORMAT, "files": verdict.files, "skipped": verdict.skipped, **shape, **deep})
+    others = {"read_by": dict(verdict.read_by)} if verdict.read_by else {}  # of pictures alone the file is what it was
+    kind = _FORMAT_READ_BY if others else _FORMAT
+    text = json.dumps({"format": kind, "files": verdict.files, "skipped": verdict.skipped, **shape, **deep, **others})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode("ascii"))
@@ -301,6 +357,15 @@ def _pairs(value: object, kinds: tuple[type, type]) -> tuple:
     return tuple((first, second) for first, second in value)
 
 
+def _read_by(value: object) -> dict[str, tuple[str, int]]:
+    if not isinstance(value, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and pair[0] in READERS and type(pair[1]) is int and pair[1] > 0
+        for pair in value.values()
+    ):
+        raise ValueError("not readers and numbers of images")
+    return {name: (reader, count) for name, (reader, count) in value.items()}
+
+
 def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
     """The verdict of an earlier start, for the folder that it was made of.
 
@@ -314,14 +379,14 @@ def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
     """
     try:
         content = json.loads(path.read_bytes())
-        if content["format"] != _FORMAT:
+        if content["format"] not in (_FORMAT, _FORMAT_READ_BY):
             raise ValueError("another format")
         shape = _pairs([content["shape"]], (int, int))[0] if "shape" in content else None
         dtype, is_grey = content.get("dtype", "uint8"), content.get("is_grey", False)
-        if dtype not in ("uint8", "uint16") or not isinstance(is_grey, bool):
+        if dtype not in ("uint8", "uint16", "float32") or not isinstance(is_grey, bool):
             raise ValueError("another dtype")
         files, skipped = _pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str))
-        verdict = Verdict(files, skipped, shape, dtype, is_grey)
+        verdict = Verdict(files, skipped, shape, dtype, is_grey, _read_by(content.get("read_by", {})))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     listed = dict(listing.files)

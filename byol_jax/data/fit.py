@@ -17,7 +17,7 @@ from PIL import Image
 from byol_jax.errors import ConfigurationError
 from byol_jax.image_size import image_sides
 
-__all__ = ["FITS", "Fit", "check_fit", "common_shape", "load_size"]
+__all__ = ["FITS", "Fit", "check_fit", "common_shape", "contained_box", "load_size"]
 
 LARGEST = 4
 """`common_shape`'s area is at most this many times that of the shape to cover: a folder of 10:1 panoramas would take
@@ -69,11 +69,22 @@ def _cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return _resize(image, size, box=(left, top, left + width, top + height))
 
 
+def contained_box(width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where `contain` puts a picture in `size`: (left, top, width, height).
+
+    Example:
+        >>> contained_box(40, 20, (10, 10))
+        (0, 2, 10, 5)
+    """
+    scale = _fitting(width, height, size)
+    inner = max(1, round(width * scale)), max(1, round(height * scale))
+    return (size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2, *inner
+
+
 def _contain(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    scale = _fitting(image.width, image.height, size)
-    height, width = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+    left, top, width, height = contained_box(image.width, image.height, size)
     whole = Image.new(image.mode, (size[1], size[0]))  # black
-    whole.paste(_resize(image, (height, width)), ((size[1] - width) // 2, (size[0] - height) // 2))
+    whole.paste(_resize(image, (height, width)), (left, top))
     return whole
 
 

@@ -5,8 +5,9 @@ that only headers were read. Then the next file in order replaces it, of the sam
 same file always gets the same replacement, whoever asks and when.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
+from byol_jax.data.decode import UnusableImageError, uniform_warnings
+from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
+    extensions_of,
     identity_of,
     is_image_name,
     judge,
@@ -26,11 +29,15 @@ from byol_jax.data.file_list import (
     save_verdict,
 )
 from byol_jax.data.fit import common_shape, load_size
-from byol_jax.data.survey import WHOLE, Survey
-from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.data.readers.picture import WHOLE
+from byol_jax.data.readers.reading import Reading
+from byol_jax.data.survey import Survey
+from byol_jax.errors import DataError
 from byol_jax.image_size import image_sides
 
 __all__ = ["open_folder"]
+
+ANY_RANGE = "float32 of any range: give what becomes [0, 1], value_range=(low, high) or --value-range auto"
 
 
 def open_folder(
@@ -38,7 +45,7 @@ def open_folder(
     *,
     image_size: int | tuple[int, int] | None,
     fit: str,
-    num_channels: int,
+    reading: Reading,
     with_labels: bool,
     workers: int,
     progress: Callable[[int, int], None] | None,
@@ -48,73 +55,91 @@ def open_folder(
     dtype: str | None,
 ) -> Dataset:
     """A folder of images; `open_dataset` documents the arguments and checks `root`."""
-    if num_channels not in (1, 3):
-        raise ConfigurationError(f"num_channels {num_channels}: image files give 1 or 3; others come from arrays only")
     listing, added, reasons = _list_or_refuse(root), (), {}
     kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
         added = kept.additions(listing)
         listing = Listing(kept.files, kept.skipped, ())
-    names = [name for name, _ in listing.files]
+    names, channels = [name for name, _ in listing.files], reading.num_channels
 
-    survey, doubts, mixture = Survey(root, names, workers=workers, progress=progress), (), ()
+    read_by = {} if kept is None else kept.read_by
+    survey = Survey(root, names, reading, read_by=read_by, workers=workers, progress=progress)
+    doubts, mixture, notes, gaps = (), (), (), ()
     with uniform_warnings():
-        used = kept.dtype if kept is not None else dtype or _dtype(is_deep=survey.first_depth() in WHOLE)
+        if kept is None:
+            reasons = survey.look_ahead()
+        measured = kept is None and dtype is None and survey.is_measured(reasons)
+        used = (
+            kept.dtype
+            if kept is not None
+            else dtype or ("float32" if measured else _dtype(is_deep=survey.first_depth(reasons) in WHOLE))
+        )
         is_grey = kept is not None and kept.is_grey
+        reasons |= {} if kept is not None else survey.strangers(used)  # these give a folder no shape
         wanted = size = None if image_size is None else load_size(image_size)
-        sizes: dict[int, tuple[int, int]] = {}
+        sizes: dict[int, Sequence[tuple[int, int]]] = {}
         if wanted is not None and fit == "none":
             if kept is None or kept.shape is None:
                 sizes = survey.sizes()
-            size = (kept and kept.shape) or common_shape(list(sizes.values()), wanted)
-        shape = (*size, num_channels) if size is not None else _shape_of_first(root, listing, num_channels)
+            size = (kept and kept.shape) or common_shape(_flat(sizes), wanted)
+        shape = (*(size if size is not None else survey.first_size(reasons)), channels)
+        images = FileImages(root, names, survey.counts, survey.readers, reading)
         options = {"fit": None if size is None else fit, "cache_bytes": cache_bytes}
-        decode = _Decoder(root, names, shape, dtype=used, **options)
+        decode = Decoder(images, shape, dtype=used, **options)
         if kept is None:
-            reasons = survey.failures(decode if len(names) <= scan_limit else None)
-            used, before = dtype or _dtype(is_deep=survey.is_deep(reasons)), used
+            reasons = survey.failures(decode.file if len(names) <= scan_limit else None, reasons)
+            used, before = dtype or ("float32" if measured else _dtype(is_deep=survey.is_deep(reasons))), used
+            reasons |= survey.strangers(used)
             is_grey = used == "uint16" and survey.is_grey(reasons)
-            doubts = survey.doubts(reasons, dtype=used)
-            mixture = survey.mixture(reasons) if used == "uint16" else ()
+            doubts, mixture = survey.doubts(reasons, dtype=used), survey.mixture(reasons, used)
+            notes, gaps = survey.notes(reasons), decode.say_gaps(reasons)
             if used != before:  # the first file's depth isn't the folder's: the others are decoded again when asked for
-                decode = _Decoder(root, names, shape, dtype=used, **options)
+                decode = Decoder(images, shape, dtype=used, **options)
         if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
-            size = common_shape([one for file, one in sizes.items() if file not in reasons], wanted)
-            if (*size, num_channels) != shape:
-                shape = (*size, num_channels)
-                decode = _Decoder(root, names, shape, dtype=used, **options)
+            size = common_shape(_flat({file: some for file, some in sizes.items() if file not in reasons}), wanted)
+            if (*size, channels) != shape:
+                shape = (*size, channels)
+                decode = Decoder(images, shape, dtype=used, **options)
     verdict = kept or judge(root, listing, reasons)._replace(
-        shape=size if fit == "none" else None, dtype=used, is_grey=is_grey
+        shape=size if fit == "none" else None,
+        dtype=used,
+        is_grey=is_grey,
+        read_by=survey.read_by(reasons),
     )
     labels, class_names = _labels(verdict, root) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
 
-    files = np.array([file for file in range(len(names)) if file not in reasons], np.int64)
-    taker = _Taker(decode, files, labels, shape=shape, dtype=used, workers=workers)
+    image_names, numbers = verdict.image_names, images.without(reasons)
+    taker = _Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
     return Dataset(
         take=taker.take,
-        count=len(files),
+        count=len(numbers),
         image_shape=shape,
         identity=identity_of(verdict),
         labels=labels,
         class_names=class_names,
-        names=tuple(name for name, _ in verdict.files),
+        names=image_names,
         evaluation_crop=None if image_size is None else _evaluation_crop(image_size, fit, shape),
-        remarks=mixture if used == "uint16" else doubts,
+        remarks=(*gaps, *(doubts if used == "uint8" else mixture)),
         dtype=used,
-        range_is_known=not is_grey,
-        narrow=next(iter(doubts), None) if used == "uint16" else None,
+        range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
+        narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
+        notes=notes,
         list_skipped=lambda: (
             *verdict.skipped,
             *added,
-            *((verdict.files[index][0], reason) for index, reason in taker.failures().items()),
+            *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
     )
 
 
 def _dtype(*, is_deep: bool) -> str:
     return "uint16" if is_deep else "uint8"
+
+
+def _flat(sizes: Mapping[int, Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+    return list(itertools.chain.from_iterable(sizes.values()))
 
 
 def _evaluation_crop(
@@ -130,25 +155,14 @@ def _evaluation_crop(
 
 def _list_or_refuse(root: Path) -> Listing:
     listing = list_images(root)
-    if not listing.files and not any(is_image_name(name) for name, _ in listing.skipped):
+    if not listing.files and not any(is_image_name(name, listing.extensions) for name, _ in listing.skipped):
         names = listing.others or [name for name, _ in listing.skipped[:3]]
         found = f"it holds {', '.join(map(repr, names))}" if names else "it is empty"
         raise DataError(
-            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif): {found}: give another folder"
+            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif .dcm .npy): {found}: "
+            "give another folder"
         )
     return listing
-
-
-def _shape_of_first(root: Path, listing: Listing, num_channels: int) -> tuple[int, int, int]:
-    """The shape of the first image that can be used, for a folder whose images keep their size."""
-    for name, _ in listing.files:
-        try:
-            check_header(root / name)
-            height, width, _ = read_image(root / name, size=None, num_channels=num_channels).shape
-        except UnusableImageError:
-            continue
-        return height, width, num_channels
-    return 1, 1, num_channels  # none can be used: the scan says so, file by file
 
 
 def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -159,66 +173,22 @@ def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
             f"(the first: {outside[0]!r}): move them into a folder named after their class"
         )
-    paths = [name for name, _ in (*verdict.files, *verdict.skipped) if is_image_name(name) and "/" in name]
+    names = [name for name, _ in (*verdict.files, *verdict.skipped)]
+    extensions = extensions_of(name for name, _ in verdict.files)
+    paths = [name for name in names if is_image_name(name, extensions) and "/" in name]
     class_names = tuple(sorted({path.split("/")[0] for path in paths}))
     number = {name: label for label, name in enumerate(class_names)}
-    return np.array([number[name.split("/")[0]] for name, _ in verdict.files], np.int32), class_names
-
-
-class _Decoder:
-    """`decoder(i)` gives the pixels of file number i, `shape`; none is decoded twice where all fit `cache_bytes`.
-
-    Args:
-        root, names: the files.
-        shape: (h, w, C) of every image.
-        dtype: "uint8" or "uint16".
-        fit: how an image gets `shape`, one of `FITS`; with None an image of another size is a DataError.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        names: Sequence[str],
-        shape: tuple[int, int, int],
-        *,
-        dtype: str,
-        fit: str | None,
-        cache_bytes: int,
-    ) -> None:
-        self.root, self.names, self.shape, self.dtype, self.fit = root, names, shape, np.dtype(dtype), fit
-        fits = len(names) * int(np.prod(shape)) * self.dtype.itemsize <= cache_bytes
-        self.cache = np.empty((len(names), *shape), self.dtype) if fits else None  # untouched pages cost nothing
-        self.filled = np.zeros(len(names), bool)
-
-    def __call__(self, file: int) -> np.ndarray:
-        if self.cache is not None and self.filled[file]:
-            return self.cache[file]
-        name = self.names[file]
-        image = self._read(self.root / name)
-        if image.shape != self.shape:
-            raise DataError(
-                f"{self.root}: images differ in size ({name!r} is {image.shape[0]} × {image.shape[1]}, the first is "
-                f"{self.shape[0]} × {self.shape[1]}): give image_size"
-            )
-        if self.cache is not None:
-            self.cache[file] = image
-            self.filled[file] = True  # last: another thread may look at any moment
-        return image
-
-    def _read(self, path: Path) -> np.ndarray:
-        if self.fit is None:
-            return read_image(path, size=None, num_channels=self.shape[2], dtype=self.dtype)
-        return read_image(path, size=self.shape[:2], num_channels=self.shape[2], fit=self.fit, dtype=self.dtype)
+    return np.array([number[name.split("/")[0]] for name in verdict.image_names], np.int32), class_names
 
 
 class _Taker:
     """The `take` of a folder, which remembers the files that failed.
 
     Args:
-        decode: `decode(file number) -> [h, w, C]`, raises `UnusableImageError`.
-        files: int64 [count], the file number of each image.
+        decode: `decode(number) -> [h, w, C]`, raises `UnusableImageError`.
+        numbers: int64 [count], the number that `decode` knows each image by.
         labels: int32 [count] or None; a replacement has the same label.
-        shape: (h, w, C). dtype: "uint8" or "uint16".
+        shape: (h, w, C). dtype: "uint8", "uint16" or "float32".
         workers: threads, where the caller gives no number.
 
     Attributes:
@@ -228,21 +198,21 @@ class _Taker:
     def __init__(
         self,
         decode: Callable[[int], np.ndarray],
-        files: np.ndarray,
+        numbers: np.ndarray,
         labels: np.ndarray | None,
         *,
         shape: tuple[int, int, int],
         dtype: str,
         workers: int,
     ) -> None:
-        self.decode, self.files, self.labels, self.workers = decode, files, labels, workers
+        self.decode, self.numbers, self.labels, self.workers = decode, numbers, labels, workers
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.failed: dict[int, str] = {}
         self.lock = threading.Lock()
 
     def replacements(self, index: int) -> np.ndarray:
         """The images that may replace one, in the order of trying: later ones, then from the start again."""
-        same = np.arange(len(self.files))
+        same = np.arange(len(self.numbers))
         if self.labels is not None:
             same = np.flatnonzero(self.labels == self.labels[index])
         return np.roll(same, -int(np.searchsorted(same, index)))[1:]
@@ -256,13 +226,13 @@ class _Taker:
         if index in self.failed:
             return None
         try:
-            return self.decode(int(self.files[index]))
+            return self.decode(int(self.numbers[index]))
         except UnusableImageError as error:
             with self.lock:
                 self.failed[index] = str(error)
-            if 2 * len(self.failed) > len(self.files):
+            if 2 * len(self.failed) > len(self.numbers):
                 raise DataError(
-                    f"{len(self.failed)} of {len(self.files)} images could be used at first and can't be now "
+                    f"{len(self.failed)} of {len(self.numbers)} images could be used at first and can't be now "
                     f"(the last: {error}): is the folder still there?"
                 ) from error
         return None
@@ -284,7 +254,7 @@ class _Taker:
 
     def take(self, indices: Any, *, workers: int | None = None) -> np.ndarray:
         """Images by number, decoded by `workers` threads: [n, h, w, C]."""
-        wanted = row_numbers(indices, len(self.files))
+        wanted = row_numbers(indices, len(self.numbers))
         images = np.empty((len(wanted), *self.shape), self.dtype)  # [n, h, w, C]
 
         def fill(row: int) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from byol_jax.data.decode import EXTENSIONS
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
 from byol_jax.data.fit import check_fit
 from byol_jax.data.folder import open_folder
+from byol_jax.data.readers.reading import make_reading
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 
@@ -49,16 +50,20 @@ def open_dataset(
     cache_bytes: int = CACHE_BYTES,
     dtype: str | None = None,
     any_range: bool = False,
+    bands: Sequence[int] | None = None,
+    tiff_axes: str | None = None,
+    dicom_rescale: bool = False,
 ) -> Dataset:
     """Images from anywhere, checked before anything is trained on them.
 
     Args:
-        source: a folder of image files (nested, any mixture of kinds); a `.npz` or `.npy` file; "fashion-mnist", the
-            embedded images; an array [N, H, W, C] or [N, H, W], uint8, uint16 or floating in [0, 1]; or (images,
-            labels).
+        source: a folder of image files (nested; pictures and TIFFs, or DICOM, or .npy files); a `.npz` or `.npy` file;
+            "fashion-mnist", the embedded images; an array [N, H, W, C] or [N, H, W], uint8, uint16 or floating in
+            [0, 1]; or (images, labels).
         image_size: the size to train with. A folder's images are resized for it; with None they keep their size, which
             must be the same for all. Arrays keep theirs.
-        num_channels: 1 (luminance) or 3 for a folder, where None means 3; an array must have as many channels.
+        num_channels: of a folder 1 (luminance) or 3, to which pictures are converted, or any other, which its files
+            then have; None: as many as `bands`, or 3. An array must have as many.
         with_labels: whether labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs anyway.
         fit: how a folder's images get one shape. "cover": resized to cover `load_size(image_size)`, the rest of the
             longer side cut off; "contain": resized to fit into it, the rest black; "none": nothing is cut off, each
@@ -69,16 +74,21 @@ def open_dataset(
             starts at once and sees the same images even if the folder has changed.
         scan_limit: of more files than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
-        dtype: "uint8" or "uint16" for a folder's images. None: uint16 where at least half of the files have 16 bits a
-            channel (one of 8 is then multiplied by 257, which is said), else uint8.
+        dtype: "uint8", "uint16" or "float32" for a folder's images. None: float32 where at least half of the files have
+            signed numbers, those of 32 bits or floats; uint16 where at least half have 16 bits a channel (one of 8 is
+            then multiplied by 257, which is said); else uint8.
         any_range: whether whoever takes the images gives the range that becomes [0, 1]: then floats may have any
             finite values, and nothing is said of 16 bits that fill little of 0 to 65,535.
+        bands: which channels of a folder's files are used, counted from 1, in this order; channels are then as they are
+            stored, and grey isn't made of colour.
+        tiff_axes: letters of a TIFF's axes that become channels, every other axis gives images; None: C and S.
+        dicom_rescale: whether slope and intercept of DICOM files are applied.
 
     Raises:
         DataError: absent, empty, not images, over half of it unusable, of another shape, dtype or range, or an array
             that could be read in either layout.
-        ConfigurationError: an impossible image size, number of channels, dtype or workers; `fit` or `dtype` without a
-            folder, or `layout` with one.
+        ConfigurationError: an impossible image size, number of channels, dtype or workers; `fit`, `dtype`, `bands`,
+            `tiff_axes` or `dicom_rescale` without a folder, or `layout` with one.
 
     Warns:
         ImageWarning: for each of the dataset's `remarks`, and of what is `narrow`.
@@ -92,8 +102,8 @@ def open_dataset(
     if image_size is not None:
         image_sides(image_size)
     check_fit(fit)
-    if dtype not in (None, "uint8", "uint16"):
-        raise ConfigurationError(f"dtype {dtype!r}: give 'uint8', 'uint16' or None")
+    if dtype not in (None, "uint8", "uint16", "float32"):
+        raise ConfigurationError(f"dtype {dtype!r}: give 'uint8', 'uint16', 'float32' or None")
     if layout is not None and layout not in LAYOUTS:
         raise ConfigurationError(f"layout {layout!r}: give NHWC (channels last) or NCHW")
     if isinstance(source, str) and not source:
@@ -108,7 +118,7 @@ def open_dataset(
             path,
             image_size=image_size,
             fit=fit,
-            num_channels=3 if num_channels is None else num_channels,
+            reading=make_reading(num_channels, bands=bands, tiff_axes=tiff_axes, dicom_rescale=dicom_rescale),
             with_labels=with_labels,
             workers=workers,
             progress=progress,
@@ -121,6 +131,11 @@ def open_dataset(
         return dataset
     if dtype is not None:
         raise ConfigurationError(f"dtype {dtype!r}: only for a folder of image files; an array has its own")
+    named = {"bands": bands, "tiff_axes": tiff_axes, "dicom_rescale": dicom_rescale or None}
+    if given := [name for name, value in named.items() if value is not None]:
+        raise ConfigurationError(
+            f"{', '.join(given)}: only for a folder of image files; of an array give the part itself"
+        )
     if layout is not None and isinstance(source, str) and source == EMBEDDED:
         raise ConfigurationError(f"layout {layout}: {EMBEDDED} has its own")
     if fit != "cover":

@@ -1,73 +1,165 @@
 """What is learned of a folder's files while it is looked through: which can't be used, their shapes, and doubts.
 
+Pictures are Pillow's. TIFFs that Pillow doesn't take whole, DICOM and .npy files have readers of their own; they are
+looked at first, since one file of theirs may hold several images, and numbers that only float32 holds.
+
 A doubt is about images that are used: of those with 16 bits a channel, 12-bit data for instance, few grey levels are
 left in 8 bits, and in 16 they are dark. The list that comes of it, and how it is kept: file_list.py.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from byol_jax.data.decode import Depth, UnusableImageError, ValueRange, check_header, upright_size, value_range
+from byol_jax.data.decode import Depth, UnreadLayoutError, UnusableImageError, ValueRange, upright_size, value_range
 from byol_jax.data.file_list import scan
+from byol_jax.data.readers import guarded
+from byol_jax.data.readers.open import check_installed, install_hint, is_installed, reader_of
+from byol_jax.data.readers.picture import WHOLE, check_picture, read_picture
+from byol_jax.data.readers.reading import ROUNDED, Contents, Reading, output_dtype
 
-__all__ = ["WHOLE", "Survey"]
+__all__ = ["Survey"]
 
 FEW_LEVELS = 64
 """Grey levels of 256: what 14 bits in a file of 16 leave. 12 bits leave 16."""
 
-WHOLE = (Depth.GREY, Depth.COLOUR)
-"""Of 16 bits a channel all are had."""
-
 LOOKED_AT = 200
 """Images of 16 bits, evenly spaced, of which the range is looked at: each is decoded once more for it."""
+
+_NAMED = 3
+"""At most so many ways in which axes were taken are said."""
 
 
 class Survey:
     """A look at a folder's files.
 
     Args:
-        root, names: the files.
+        root, names: the files. reading: how they are read.
+        read_by: what an earlier look found, as a verdict keeps it: readers and numbers of images by name.
         workers: threads. progress: `progress(done, total)`, called from this thread.
 
     Attributes:
-        depths: [files], a `Depth` each, as far as `failures` has looked.
+        depths: [files], a `Depth` each, as far as has been looked.
+        readers: by file number, of files that aren't Pillow's: a word of `READERS`.
+        counts: [files], how many images each holds.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], *, workers: int, progress: Callable[[int, int], None] | None
+        self,
+        root: Path,
+        names: Sequence[str],
+        reading: Reading,
+        *,
+        read_by: Mapping[str, tuple[str, int]],
+        workers: int,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
-        self.root, self.names, self.workers, self.progress = root, names, workers, progress
+        self.root, self.names, self.reading = root, names, reading
+        self.workers, self.progress = workers, progress
         self.depths = np.zeros(len(names), np.int8)
+        self.counts = np.ones(len(names), np.int64)
+        self.readers: dict[int, str] = {}
+        self._contents: dict[int, Contents] = {}
+        for file, name in enumerate(names if read_by else ()):
+            if name in read_by:
+                self.readers[file], self.counts[file] = read_by[name]
 
-    def failures(self, decode: Callable[[int], object] | None) -> dict[int, str]:
-        """The reason by file number where a header, or with `decode` the pixels, can't be used."""
+    def read_by(self, failed: Collection[int]) -> dict[str, tuple[str, int]]:
+        """What a verdict keeps of it: of each file that isn't Pillow's its reader, and how many images it holds."""
+        used = {file: reader for file, reader in sorted(self.readers.items()) if file not in failed}
+        return {self.names[file]: (reader, int(self.counts[file])) for file, reader in used.items()}
+
+    def look_ahead(self) -> dict[int, str]:
+        """Looks at the headers of files that may have another reader than Pillow; the reason for each that has none."""
+        files = [file for file, name in enumerate(self.names) if reader_of(name) is not None]
+        report, total = self.progress, len(files) + len(self.names)
+        progress = None if report is None else lambda done, _: report(done, total)
+        reasons = scan(lambda row: self._choose(files[row]), len(files), workers=self.workers, progress=progress)
+        self.progress = None if report is None else _later(report, len(files))
+        return {files[row]: reason for row, reason in sorted(reasons.items())}
+
+    def _choose(self, file: int) -> None:
+        """Finds a file's reader and what it holds."""
+        path, reader = self.root / self.names[file], reader_of(self.names[file])
+        if reader is None:
+            return
+        if reader == "tiff" and not self.reading.is_as_stored:
+            try:
+                self.depths[file] = check_picture(path, self.reading)
+                return
+            except UnreadLayoutError as error:
+                if not is_installed(reader):
+                    raise UnusableImageError(f"{error}; or {install_hint(reader)}, which reads it") from error
+        check_installed(reader)
+        contents = guarded.look(reader, path, self.reading)
+        self._contents[file], self.counts[file], self.readers[file] = contents, len(contents.sizes), reader
+        self.depths[file] = _depth(contents)
+
+    def failures(self, decode: Callable[[int], object] | None, known: Mapping[int, str]) -> dict[int, str]:
+        """The reason by file number where a header, or with `decode(file)` the pixels, can't be used.
+
+        Args:
+            known: the reasons so far.
+        """
 
         def check(file: int) -> None:
-            self.depths[file] = check_header(self.root / self.names[file])
+            if file in known:
+                raise UnusableImageError(known[file])
+            if file not in self.readers:
+                self.depths[file] = check_picture(self.root / self.names[file], self.reading)
             if decode is not None:
                 decode(file)
 
         return scan(check, len(self.names), workers=self.workers, progress=self.progress)
 
-    def sizes(self) -> dict[int, tuple[int, int]]:
-        """(height, width) by file number of each file whose header can be used."""
-        sizes: dict[int, tuple[int, int]] = {}
+    def contents(self, file: int) -> Contents:
+        """Of a file that isn't Pillow's."""
+        if file not in self._contents:
+            self._contents[file] = guarded.look(self.readers[file], self.root / self.names[file], self.reading)
+        return self._contents[file]
+
+    def sizes(self) -> dict[int, Sequence[tuple[int, int]]]:
+        """(height, width) of its images, by file number, of each file whose header can be used."""
+        sizes: dict[int, Sequence[tuple[int, int]]] = {}
 
         def look(file: int) -> None:
-            sizes[file] = upright_size(self.root / self.names[file])
+            others = file in self.readers
+            sizes[file] = self.contents(file).sizes if others else (upright_size(self.root / self.names[file]),)
 
         scan(look, len(self.names), workers=self.workers, progress=self.progress)
         return dict(sorted(sizes.items()))
 
-    def first_depth(self) -> Depth:
-        """Of the first file whose header can be used."""
-        for name in self.names:
+    def first_size(self, failed: Collection[int]) -> tuple[int, int]:
+        """(height, width) of the first image that can be used; (1, 1) where none can: the scan says so by file."""
+        for file, name in enumerate(self.names):
+            if file in failed:
+                continue
             with contextlib.suppress(UnusableImageError):
-                return check_header(self.root / name)
+                if file in self.readers:
+                    return self.contents(file).sizes[0]
+                check_picture(self.root / name, self.reading)
+                options = {"size": None, "fit": "cover", "dtype": "uint8"}
+                height, width, _ = read_picture(self.root / name, self.reading, **options).shape
+                return height, width
+        return 1, 1
+
+    def first_depth(self, failed: Collection[int]) -> Depth:
+        """Of the first file whose header can be used."""
+        for file, name in enumerate(self.names):
+            if file in failed:
+                continue
+            with contextlib.suppress(UnusableImageError):
+                return (
+                    Depth(self.depths[file]) if file in self.readers else check_picture(self.root / name, self.reading)
+                )
         return Depth.EIGHT
+
+    def is_measured(self, failed: Collection[int]) -> bool:
+        """Whether at least half of the files that can be used, as far as is known, have numbers for float32."""
+        measured = int((self.depths == Depth.MEASURED).sum())
+        return 2 * measured >= len(self.names) - len(failed) > 0
 
     def is_deep(self, failed: Collection[int]) -> bool:
         """Whether at least half of the files that can be used have 16 bits a channel that can be had."""
@@ -78,18 +170,59 @@ class Survey:
         """Whether every file that can be used is grey of 16 bits."""
         return all(depth == Depth.GREY for file, depth in enumerate(self.depths) if file not in failed)
 
-    def mixture(self, failed: Collection[int]) -> tuple[str, ...]:
-        """Lines on the files that are used in 16 bits and don't have so many, or lose them."""
+    def strangers(self, dtype: str) -> dict[int, str]:
+        """The reason by file number of those whose numbers no image of this dtype can have."""
+        if dtype == "float32":
+            return {}
+        return {
+            int(file): f"{self.contents(int(file)).dtype} numbers in a folder whose images are used in {dtype}:"
+            " give them their own"
+            for file in np.flatnonzero(self.depths == Depth.MEASURED)
+        }
+
+    def mixture(self, failed: Collection[int], dtype: str) -> tuple[str, ...]:
+        """Lines on files whose images have other numbers than they: of 8 bits in 16, too exact ones in float32."""
         used = [file for file in range(len(self.names)) if file not in failed]
-        lines = []
-        for depth, what in (
-            (Depth.EIGHT, "have 8 bits a channel: their numbers are multiplied by 257"),
-            (Depth.LOST, "have 16 bits a channel, of which the upper 8 are used (CMYK, LAB, grey with alpha)"),
-        ):
-            some = [self.names[file] for file in used if self.depths[file] == depth]
-            if some:
-                lines.append(f"{len(some)} of {len(used)} images {what}; the first: {some[0]!r}")
-        return tuple(lines)
+
+        def with_depth(*depths: Depth) -> list[int]:
+            return [file for file in used if self.depths[file] in depths]
+
+        if dtype == "uint16":
+            found = {
+                "have 8 bits a channel: their numbers are multiplied by 257": with_depth(Depth.EIGHT),
+                "have 16 bits a channel, of which the upper 8 are used (CMYK, LAB, grey with alpha)": with_depth(
+                    Depth.LOST
+                ),
+            }
+        elif dtype == "float32":
+            rounded = [file for file in used if file in self._contents and self._contents[file].dtype in ROUNDED]
+            found = {
+                "hold whole numbers of 8 or 16 bits: used as they are, in float32": with_depth(
+                    Depth.EIGHT, Depth.LOST, *WHOLE
+                ),
+                "hold numbers that float32 rounds: whole ones above 16,777,216, floats of 64 bits": rounded,
+            }
+        else:
+            found = {}
+        return tuple(
+            f"{len(some)} of {len(used)} images {what}; the first: {self.names[some[0]]!r}"
+            for what, some in found.items()
+            if some
+        )
+
+    def notes(self, failed: Collection[int]) -> tuple[str, ...]:
+        """Lines that say how the axes of files were taken, each way once."""
+        ways: dict[str, list[int]] = {}
+        for file in sorted(self._contents):
+            said = self._contents[file].said
+            if said is not None and file not in failed:
+                ways.setdefault(said, []).append(file)
+        lines = [
+            f"{len(files)} file{'s' * (len(files) != 1)} read so: {said}; the first: {self.names[files[0]]!r}"
+            for said, files in ways.items()
+        ]
+        more = len(lines) - _NAMED
+        return (*lines[:_NAMED], *([f"and {more} other way{'s' * (more != 1)} of axes"] if more > 0 else []))
 
     def doubts(self, failed: Collection[int], *, dtype: str = "uint8") -> tuple[str, ...]:
         """A line on images of 16 bits whose numbers fill so little of their range that 8 bits leave few grey levels.
@@ -97,13 +230,14 @@ class Survey:
         Args:
             dtype: of the images as they are used, which decides what becomes of them.
         """
+        if dtype == "float32":
+            return ()
         deep: list[int] = [int(file) for file in np.flatnonzero(self.depths) if int(file) not in failed]
         rows = np.linspace(0, len(deep) - 1, min(len(deep), LOOKED_AT)).astype(int)
         ranges: dict[str, ValueRange] = {}
         for row in rows:
-            name: str = self.names[deep[int(row)]]
             with contextlib.suppress(UnusableImageError):  # only its header was read yet
-                ranges[name] = value_range(self.root / name)
+                ranges[self.names[deep[int(row)]]] = self._range(deep[int(row)])
         poor = {name: found for name, found in ranges.items() if found.loses(FEW_LEVELS)}
         if not poor:
             return ()
@@ -123,3 +257,25 @@ class Survey:
             f"{of_all} keep at most {FEW_LEVELS} of 256 grey levels, since their numbers fill little of their range"
             f" {named}: use them in 16 bits, or scale them to 0 to 65535",
         )
+
+    def _range(self, file: int) -> ValueRange:
+        """Of an image of 16 bits, the first in its file."""
+        path = self.root / self.names[file]
+        if file not in self.readers:
+            return value_range(path)
+        options = {"size": None, "fit": "cover", "dtype": "uint16"}
+        numbers, _ = guarded.read(self.readers[file], path, 0, self.reading, **options)
+        return ValueRange(int(numbers.min()), int(numbers.max()), 65535)
+
+
+def _depth(contents: Contents) -> Depth:
+    if output_dtype(contents.dtype) == "float32":
+        return Depth.MEASURED
+    if contents.dtype == "uint8":
+        return Depth.EIGHT
+    return Depth.GREY if contents.channels == 1 else Depth.COLOUR
+
+
+def _later(progress: Callable[[int, int], None], done_before: int) -> Callable[[int, int], None]:
+    """`progress` after this much was done."""
+    return lambda done, total: progress(done_before + done, done_before + total)

@@ -94,7 +94,7 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
         return
     first = learner_options.get("augment_fn") or augment.simclr(image_size)
     second = learner_options.get("augment_fn2") or first
-    with contextlib.suppress(DataError):  # other channels than 1 or 3, or views that aren't images: no picture
+    with contextlib.suppress(DataError):  # views that aren't images: no picture
         images = to_unit(source.take(np.arange(min(PICTURED, len(source)))), learner_options.get("value_range"))
         sample_grid(images, first, second, key, path)
 

@@ -6,7 +6,7 @@ Draws arrays with Pillow. Which images: artifacts.py, cli/preview.py and cli/mea
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 from byol_jax.views import sample_views
 
-__all__ = ["neighbours_grid", "sample_grid", "views_grid"]
+__all__ = ["neighbours_grid", "sample_grid", "say_shown", "views_grid"]
 
 MAX_ROWS = 8
 SMALLEST, LARGEST = 112, 256
@@ -38,13 +38,39 @@ def sample_grid(
     """Draws both views of `images`, as a step with this key would, and writes `views_grid` of them.
 
     Args:
-        images: [N, H, W, C], floating in [0, 1].
+        images: [N, H, W, C], floating in [0, 1]; of more than three channels the first three are drawn as red, green
+            and blue, of two the first as grey; the views are made of all.
         augment_fn, augment_fn2: of view 1 and view 2.
         key: the step's.
         path: as in `views_grid`, whose errors it raises too.
     """
     view1, view2 = jax.jit(lambda batch: sample_views(augment_fn, augment_fn2, batch, key))(jnp.asarray(images))
+    shown = _shown(np.shape(images)[-1])
+    images, view1, view2 = (np.asarray(part)[..., :shown] for part in (images, view1, view2))
     views_grid(images, view1, view2, path)
+
+
+def _shown(channels: int) -> int:
+    """How many of an image's channels, the first ones, stand for it in a picture."""
+    return 3 if channels >= 3 else 1
+
+
+def say_shown(channels: int, bands: Sequence[int] | None = None) -> str | None:
+    """Which channels `sample_grid` draws of so many; None where it is all of them and none was chosen.
+
+    Args:
+        bands: of the files' own channels, those that were chosen.
+
+    Example:
+        >>> say_shown(5), say_shown(3, (3, 2, 1))
+        ('drawn: channels 1, 2, 3 of 5 as red, green, blue', 'drawn: bands 3, 2, 1 as red, green, blue')
+    """
+    count = _shown(channels)
+    if bands is None and count == channels:
+        return None
+    names = [str(number) for number in (bands or range(1, channels + 1))[:count]]
+    what = f"{'band' if bands else 'channel'}{'s' * (count > 1)} {', '.join(names)}"
+    return f"drawn: {what}{f' of {channels}' * (count < channels)} as {'red, green, blue' if count == 3 else 'grey'}"
 
 
 def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[str]) -> Path:

@@ -5,15 +5,16 @@ Also how long the run is, because epochs depend on the data. How images are foun
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
 from byol_jax import data, disk, parallel
 from byol_jax.accumulation import check_parts
-from byol_jax.data.file_list import is_image_name, is_unread_name
+from byol_jax.data.file_list import ANY_EXTENSIONS, is_image_name, is_unread_name
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
@@ -21,6 +22,8 @@ from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import progress_bar
 
 __all__ = ["LISTED", "Length", "Source", "open_source", "say_skipped"]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 LISTED = 20
 """At most so many images are named in a message or the log. images.json names all that were bad at the first start."""
@@ -80,8 +83,10 @@ class Source(NamedTuple):
         return len(skipped)
 
     def say_doubts(self, say: Callable[[str], None], *, has_range: bool = False) -> None:
-        """Says what is doubtful about images that are used; of the range that they fill only where none is given."""
+        """Says how images were read, and what is doubtful about them; of the range that they fill only where none is
+        given."""
         remarks, narrow = getattr(self.images, "remarks", ()), getattr(self.images, "narrow", None)
+        remarks = (*getattr(self.images, "notes", ()), *remarks)
         for remark in remarks if has_range or narrow is None else (*remarks, narrow):
             if parallel.is_writer():
                 say(remark)
@@ -124,8 +129,8 @@ def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) 
         1 folder or hidden file was left out:
         left out '.thumbs': a hidden folder
     """
-    images = [pair for pair in skipped if is_image_name(pair[0]) or is_unread_name(pair[0])]
-    others = [pair for pair in skipped if not (is_image_name(pair[0]) or is_unread_name(pair[0]))]
+    images = [pair for pair in skipped if _is_image(pair[0])]
+    others = [pair for pair in skipped if not _is_image(pair[0])]
     if images:
         count, verb = ("1 image", "was") if len(images) == 1 else (f"{len(images)} images", "were")
         say(f"{count} can't be used and {verb} skipped:")
@@ -134,6 +139,12 @@ def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) 
         one = len(others) == 1
         say(f"{len(others)} folder{'' if one else 's'} or hidden file{' was' if one else 's were'} left out:")
         _list("left out", others, say)
+
+
+def _is_image(name: str) -> bool:
+    """Whether a name is a file's that was meant to be an image, or an image's in it, "stack.tif#3"."""
+    file = name.rsplit("#", 1)[0]
+    return any(is_image_name(one, ANY_EXTENSIONS) for one in (name, file)) or is_unread_name(name)
 
 
 def _list(what: str, pairs: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
@@ -155,6 +166,7 @@ def open_source(
     known: Path | None,
     show: bool,
     any_range: bool = False,
+    reading: Mapping[str, Any] = NOTHING,
 ) -> Source:
     """Opens the data and says how long the run is.
 
@@ -163,6 +175,7 @@ def open_source(
         known: where an earlier start left its images.json; if the file exists, its list is used.
         show: show a bar on the terminal while a folder is looked through.
         any_range: whether a value range is given, so that floats may have any finite values.
+        reading: what was said of how a folder's files are read, as `open_dataset`'s arguments.
 
     Raises:
         ConfigurationError: lengths that don't fit together or the data, or batches that can't be cut into parts.
@@ -174,15 +187,15 @@ def open_source(
         check_parts(length.batch_size, length.parts, jax.device_count())
     if opens:
         options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
-        options["any_range"] = any_range
+        options |= {"any_range": any_range, **reading}
         with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
             listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ImageWarning)  # the run's log says it
                 images = data.open_dataset(source, progress=progress, verdict_path=listed, workers=workers, **options)
             image_list = listed.read_bytes() if listed.exists() else None
-    elif fit != "cover" or layout is not None:
-        given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}"
+    elif fit != "cover" or layout is not None or reading:
+        given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}" if layout is not None else ", ".join(reading)
         raise ConfigurationError(f"{given}: only where byol_jax opens the data, not with a {type(source).__name__}")
     steps = _steps(images, length)
     if isinstance(images, data.Dataset):

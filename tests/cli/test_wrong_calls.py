@@ -44,7 +44,6 @@ WRONG = {
     "an image size in words": ([*TRAIN, "--image-size", "96by96"], ["--image-size", "such as 96, or 96x128"]),
     "three image sizes": ([*TRAIN, "--image-size", "9x9x3"], ["--image-size"]),
     "an image size of nought": ([*TRAIN, "--image-size", "0"], ["--image-size"]),
-    "two channels": ([*TRAIN, "--channels", "2"], ["--channels 2: image files give 1 or 3", "as an array (.npy)"]),
     "a layout for a folder": ([*TRAIN, "--layout", "NCHW"], ["--layout NCHW: only .npy and .npz files have a layout"]),
     "a fit for an array": (
         ["train", "images.npy", "--out", "new", "--steps", "3", "--fit", "contain"],

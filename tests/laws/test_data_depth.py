@@ -241,8 +241,8 @@ def test_floats_of_any_range_only_where_somebody_knows_it():
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="dtype 'float32': give 'uint8', 'uint16' or None"):
-        open_dataset(tmp_path, dtype="float32")
+    with pytest.raises(ConfigurationError, match="dtype 'int16': give 'uint8', 'uint16', 'float32' or None"):
+        open_dataset(tmp_path, dtype="int16")
     with pytest.raises(ConfigurationError, match="dtype 'uint8': only for a folder"):
         open_dataset(np.zeros((3, 8, 8, 1), np.uint8), dtype="uint8")
 

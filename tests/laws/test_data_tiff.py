@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.data import open_dataset, tiff
+from byol_jax.data import open_dataset, survey, tiff
 from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
 
 NUMBERS = np.random.default_rng(0)
@@ -152,16 +152,22 @@ LOST = {
 }
 
 
+def hide_tifffile(monkeypatch):
+    """As where the extra isn't installed: with it such files are read (test_readers_tiff.py)."""
+    monkeypatch.setattr(survey, "is_installed", lambda reader: False)
+
+
 @pytest.mark.parametrize("name", LOST)
-def test_what_would_be_lost_is_refused_by_name(tmp_path, name):
+def test_what_would_be_lost_is_refused_by_name(tmp_path, monkeypatch, name):
     options, reason = LOST[name]
     path = save(tmp_path / "a.tif", **options)
     assert refusal(path).startswith(reason)
+    hide_tifffile(monkeypatch)
     for number in range(2):
         Image.new("L", (20, 20)).save(tmp_path / f"{number}.png")
     for scan_limit in (100, 1):  # decoded before, or opened only
         dataset = open_dataset(tmp_path, image_size=14, scan_limit=scan_limit)
-        assert dataset.skipped == (("a.tif", refusal(path)),)
+        assert dataset.skipped == (("a.tif", f'{refusal(path)}; or pip install "byol-jax[tiff]", which reads it'),)
     path.rename(tmp_path / "b.tif")
     (tmp_path / "0.png").unlink()
     (tmp_path / "1.png").unlink()

@@ -1,0 +1,207 @@
+"""A folder whose files hold several images, other channels, or numbers beyond 16 bits, as one dataset."""
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from byol_jax import ConfigurationError, DataError
+from byol_jax.data import open_dataset, survey
+from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.fit import FITS
+from byol_jax.data.ranges import estimate_range
+from byol_jax.data.readers import guarded
+from byol_jax.data.readers import open as open_module
+from byol_jax.data.readers.reading import make_reading
+
+NUMBERS = np.random.default_rng(0)
+STACK = NUMBERS.integers(0, 65536, (3, 20, 20), np.uint16)
+
+
+def save(path, data, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, data, **({"photometric": "minisblack", "metadata": None} | options))
+    return path
+
+
+def open_ranged(folder, **options):
+    return open_dataset(folder, any_range=True, **options)
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    """Two classes: a stack of three pages, and two files of one page each."""
+    folder = tmp_path / "images"
+    save(folder / "a" / "stack.tif", STACK)
+    save(folder / "b" / "one.tif", STACK[0])
+    Image.fromarray(STACK[1]).save(folder / "b" / "two.png")
+    return folder
+
+
+def test_each_page_is_an_image_of_its_files_class(stacks, tmp_path):
+    verdict = tmp_path / "images.json"
+    dataset = open_dataset(stacks, num_channels=1, with_labels=True, verdict_path=verdict)
+    assert dataset.names == ("a/stack.tif#1", "a/stack.tif#2", "a/stack.tif#3", "b/one.tif", "b/two.png")
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
+    assert (dataset.identity["count"], dataset.dtype) == (5, "uint16")
+    np.testing.assert_array_equal(dataset.take(range(5))[..., 0], [*STACK, STACK[0], STACK[1]])
+    assert dataset.notes == ("1 file read so: axes IYX, 3 x 20 x 20; I: 3 images; the first: 'a/stack.tif'",)
+    content = json.loads(verdict.read_text())
+    assert content["read_by"] == {"a/stack.tif": ["tiff", 3]}
+    again = open_dataset(stacks, num_channels=1, with_labels=True, verdict_path=verdict)
+    assert (again.names, again.identity) == (dataset.names, dataset.identity)
+    np.testing.assert_array_equal(again.take([2, 4]), dataset.take([2, 4]))
+
+
+def test_pictures_alone_leave_the_verdict_as_it_was(tmp_path):
+    Image.fromarray(STACK[0]).save(tmp_path / "a.png")
+    save(tmp_path / "b.tif", STACK[0])
+    (tmp_path / "run").mkdir()
+    open_dataset(tmp_path, num_channels=1, verdict_path=tmp_path / "run" / "images.json")
+    content = json.loads((tmp_path / "run" / "images.json").read_text())
+    assert sorted(content) == ["dtype", "files", "format", "is_grey", "skipped"]
+    assert content["format"].endswith(", 1")
+
+
+def test_without_the_package_the_refusal_is_what_it_was_and_names_the_extra(stacks, monkeypatch):
+    for module in (survey, open_module):
+        monkeypatch.setattr(module, "is_installed", lambda reader: False)
+    dataset = open_dataset(stacks, num_channels=1)
+    ((name, reason),) = dataset.skipped
+    assert name == "a/stack.tif"
+    assert reason == (
+        "a TIFF of 3 pages, of which only the first would be used: save each by itself, or as an array (.npy);"
+        ' or pip install "byol-jax[tiff]", which reads it'
+    )
+    with pytest.raises(DataError, match=r'tifffile isn.t installed, which reads it: pip install "byol-jax\[tiff\]"'):
+        open_dataset(stacks / "a", num_channels=5)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
+@pytest.mark.filterwarnings("ignore::byol_jax.data.sources.ImageWarning")
+def test_channels_are_resized_in_their_own_numbers(tmp_path, fit, dtype):
+    """Beside Pillow's own resize of each channel as floats."""
+    data = NUMBERS.normal(100, 40, (30, 50, 5)).clip(0, 255).astype(dtype)
+    save(tmp_path / "a.tif", data, planarconfig="contig")
+    dataset = open_ranged(tmp_path, num_channels=5, image_size=14, fit=fit)
+    found = dataset.take([0])[0]
+    size = dataset.image_shape[:2]
+    for channel in range(5):
+        plane = Image.fromarray(data[..., channel].astype(np.float32))
+        expected = np.asarray(FITS[fit].resize(plane, size))
+        if fit == "contain" and dtype == "int16":
+            expected = np.where(expected == 0, data[..., channel].min(), expected)  # around it, the least number
+        atol = 1e-3 if found.dtype == np.float32 else 1 if dtype == "uint8" else 0.51
+        np.testing.assert_allclose(found[..., channel], expected, atol=atol)
+
+
+def test_other_channels_are_as_stored_and_their_range_is_looked_for(tmp_path):
+    folder = tmp_path / "images"
+    bands = NUMBERS.integers(300, 4000, (4, 20, 20, 5), np.uint16)
+    for number, data in enumerate(bands):
+        save(folder / f"{number}.tif", data, planarconfig="contig")
+    dataset = open_ranged(folder, num_channels=5)
+    assert (dataset.image_shape, dataset.dtype, dataset.range_is_known) == ((20, 20, 5), "uint16", False)
+    np.testing.assert_array_equal(dataset.take(range(4)), bands)
+    low, high = estimate_range(dataset, percentile=100, seed=0).value_range
+    assert (low, high) == (tuple(bands.min((0, 1, 2))), tuple(bands.max((0, 1, 2))))
+    chosen = open_ranged(folder, bands=(4, 1))
+    np.testing.assert_array_equal(chosen.take([2]), bands[2:3][..., [3, 0]])
+    assert chosen.identity == dataset.identity
+
+
+def test_pictures_by_bands_are_as_stored_too(tmp_path):
+    colour = NUMBERS.integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    found = open_dataset(tmp_path, bands=(3, 1)).take([0])
+    np.testing.assert_array_equal(found[0], colour[..., [2, 0]])
+    Image.fromarray(colour[..., 0]).save(tmp_path / "grey.png")
+    dataset = open_dataset(tmp_path, bands=(3, 1))
+    assert dataset.skipped == (("grey.png", "1 channel, and band 3 is asked for"),)
+
+
+def test_signed_numbers_are_exact_and_rounded_ones_are_spoken_of(tmp_path):
+    data = NUMBERS.integers(-32768, 32768, (20, 20), np.int16)
+    save(tmp_path / "i" / "a.tif", data)
+    np.testing.assert_array_equal(open_ranged(tmp_path / "i", num_channels=1).take([0])[0, ..., 0], data)
+    save(tmp_path / "u" / "a.tif", np.full((20, 20), 2**24 + 1, np.uint32))
+    with pytest.warns(UserWarning, match=r"1 of 1 images hold numbers that float32 rounds: .* above 16,777,216"):
+        open_ranged(tmp_path / "u", num_channels=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bands": ()}, "bands"),
+        ({"bands": (0,)}, "bands"),
+        ({"bands": (1, 2), "num_channels": 3}, "2 bands for 3 channels"),
+        ({"tiff_axes": "YX"}, "tiff_axes 'YX'"),
+        ({"num_channels": 0}, "num_channels 0"),
+    ],
+)
+def test_impossible_options_are_refused(stacks, options, said):
+    with pytest.raises(ConfigurationError, match=said):
+        open_dataset(stacks, **options)
+    if "num_channels" not in options:
+        with pytest.raises(ConfigurationError, match="only for a folder of image files"):
+            open_dataset(np.zeros((4, 8, 8, 3), np.uint8), **options)
+
+
+READING = make_reading(1)
+
+
+def read(path, index=0, workers=None):
+    request = guarded._request("read", "tiff", path, READING)
+    options = {"size": None, "fit": "cover", "dtype": "uint16"}
+    answer, content = (workers or guarded._workers()).ask(request | {"index": index, "options": options})
+    return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"])
+
+
+def test_the_death_of_a_decoder_costs_one_image_and_the_next_is_read(tmp_path):
+    path, workers = save(tmp_path / "a.tif", STACK), guarded.Workers()
+    try:
+        np.testing.assert_array_equal(read(path, 1, workers)[..., 0], STACK[1])
+        (process,) = workers.idle
+        process.send_signal(signal.SIGSTOP)  # it is at work, for all that anyone can see
+        killer = threading.Timer(
+            0.2, lambda: process.send_signal(signal.SIGSEGV) or process.send_signal(signal.SIGCONT)
+        )
+        killer.start()
+        with pytest.raises(UnusableImageError, match=r"its decoder ended its process \(SIGSEGV\): the file is damaged"):
+            read(path, 2, workers)
+        np.testing.assert_array_equal(read(path, 2, workers)[..., 0], STACK[2])
+        os.kill(workers.idle[0].pid, signal.SIGKILL)
+        workers.idle[0].wait()
+        np.testing.assert_array_equal(read(path, 0, workers)[..., 0], STACK[0])  # died idle: another is started
+    finally:
+        workers.close()
+
+
+def test_a_decoder_that_hangs_is_ended(tmp_path):
+    path, workers = save(tmp_path / "a.tif", STACK), guarded.Workers(seconds=0.5)
+    try:
+        with pytest.raises(UnusableImageError, match=r"its decoder took longer than 0.5 s"):
+            _stop_first(workers, lambda: read(path, 0, workers))
+        assert not workers.idle
+    finally:
+        workers.close()
+
+
+def _stop_first(workers, call):
+    process = guarded._start()
+    process.send_signal(signal.SIGSTOP)
+    workers.idle.append(process)
+    return call()
+
+
+def test_many_threads_have_a_worker_each_and_all_get_their_own(stacks):
+    dataset = open_dataset(stacks, num_channels=1, cache_bytes=0, workers=3)
+    rows = NUMBERS.integers(0, 5, 60)
+    expected = np.stack([*STACK, STACK[0], STACK[1]])[rows]
+    np.testing.assert_array_equal(dataset.take(rows, workers=3)[..., 0], expected)
