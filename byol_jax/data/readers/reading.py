@@ -151,7 +151,8 @@ def check_contents(contents: Contents, reading: Reading, *, most_pixels: int | N
             raise UnusableImageError(f"{width} × {height} pixels, above the limit of {most_pixels} pixels")
         size = math.prod((height, width, contents.channels, np.dtype(contents.dtype).itemsize))
         if size > _MOST_BYTES:
-            raise UnusableImageError(f"an image of {size / 2**30:.1f} GiB, above the limit of {_MOST_BYTES // 2**30} GiB")
+            limit = _MOST_BYTES // 2**30
+            raise UnusableImageError(f"an image of {size / 2**30:.1f} GiB, above the limit of {limit} GiB")
     _check_channels(contents, reading)
 
 
