@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from byol_jax import accumulation, batchnorm_groups, checkpoint, parallel, report
 from byol_jax.byol import Learner, encoder_variables, make_learner
@@ -21,13 +22,22 @@ from byol_jax.data.ranges import parse_rule
 from byol_jax.errors import CollapsedError, ConfigurationError, DataError, DivergedError
 from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
+from byol_jax.runs import placement
 from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
 from byol_jax.runs.config import read_config, uncompared, update_config
 from byol_jax.runs.environment import rounding_changes
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.fingerprint import function_fingerprints
 from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
-from byol_jax.runs.health import HEALTH_EVERY, compile_health, fixed_images, is_due, raw_images, warning
+from byol_jax.runs.health import (
+    HEALTH_EVERY,
+    compile_health,
+    fixed_images,
+    is_due,
+    local_state,
+    raw_images,
+    warning,
+)
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 from byol_jax.runs.precision import dtype_notes
 from byol_jax.runs.probe import BATCH, Probe, Prober, make_probe
@@ -73,6 +83,7 @@ def pretrain(
     bands: Sequence[int] | None = None,
     tiff_axes: str | None = None,
     dicom_rescale: bool = False,
+    shard_state: bool = False,
     **learner_options: Any,
 ) -> TrainState:
     """Trains `encoder` on unlabelled images with BYOL and leaves everything about it in the folder `out`.
@@ -109,10 +120,13 @@ def pretrain(
             channels as they are stored, else as in `make_learner`.
         bands, tiff_axes, dicom_rescale: how a folder's files are read, as in `data.open_dataset`; with bands there are
             as many channels, and num_channels may be left out.
+        shard_state: spread target and optimiser state over the devices instead of keeping them whole on each, as
+            `parallel.spread_state`: less memory, the same result to rounding. A run may go on with or without.
         **learner_options: `make_learner`'s other arguments.
 
     Returns:
-        The last state. Ctrl-C or SIGTERM save a checkpoint first, then raise KeyboardInterrupt.
+        The last state, on the devices: `parallel.gather` brings together what is in parts. Ctrl-C or SIGTERM save a
+        checkpoint first, then raise KeyboardInterrupt.
 
     Raises:
         ConfigurationError, DataError, HiddenLayerNotFoundError: before anything is written.
@@ -149,6 +163,7 @@ def pretrain(
         bands=None if bands is None else tuple(bands),
         tiff_axes=tiff_axes,
         dicom_rescale=dicom_rescale,
+        shard_state=shard_state,
     )
     if bands is not None:
         learner_options.setdefault("num_channels", len(program.bands or ()))
@@ -204,6 +219,7 @@ class Program:
     bands: tuple[int, ...] | None = None
     tiff_axes: str | None = None
     dicom_rescale: bool = False
+    shard_state: bool = False
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -338,7 +354,9 @@ def _run(
     weights = None if program.init_from is None else interop.open_weights(program.init_from)
     state = state if weights is None else weights.start(encoder, state)
     writes = parallel.is_writer()
+    mesh = parallel.make_mesh()
     remarks = [*program.remarks, *_said_of_groups(source, program)]
+    remarks += [placement.sentence(state, mesh)] if program.shard_state else []
     events = event_writer(run_paths(out).tensorboard) if program.tensorboard and writes else None
     config = run_config(
         **record,
@@ -362,6 +380,7 @@ def _run(
             "log_every": program.log_every,
             "health_every": program.health_every,
             "stop_on_collapse": program.stop_on_collapse,
+            "shard_state": program.shard_state,
         },
         init_from=weights,
     )
@@ -381,7 +400,9 @@ def _run(
                 log.say(note)
             if found.sentence is not None:
                 (log.warn if found.is_narrow else log.say)(found.sentence)
-            plan = Plan(encoder, learner, source, program, paths, log, events, config)
+            plan = Plan(encoder, learner, source, program, mesh, paths, log, events, config)
+            put = placement.to_restore if resumed else placement.place
+            state = put(state, mesh, shard_state=program.shard_state)  # the one before takes no memory any more
             state = _train(plan, state, resumed)
     return state
 
@@ -396,10 +417,12 @@ def _said_of_groups(source: Source, program: Program) -> list[str]:
 def _doubts(out: str | Path, config: dict[str, Any]) -> list[str]:
     """Lines about what may make a run that goes on another one than it would have been, and isn't refused."""
     try:
-        lines = uncompared(read_config(out), config)
+        stored = read_config(out)
     except ConfigurationError:  # no run's folder: `prepare` says so
         return []
-    changes = rounding_changes(run_paths(out).environment)
+    lines, changes = uncompared(stored, config), rounding_changes(run_paths(out).environment)
+    before, now = (bool(each.get("shard_state")) for each in (stored, config))
+    changes += [f"shard_state {before} then, {now} now"] if before != now else []
     if changes:
         lines.append(f"from here on not bit for bit what it would have been, rounding differs: {', '.join(changes)}")
     return lines
@@ -412,6 +435,7 @@ class Plan(NamedTuple):
     learner: Learner
     source: Source
     program: Program
+    mesh: Mesh
     paths: RunPaths
     log: TrainingLog
     record_events: Callable[[dict[str, Any]], None] | None
@@ -426,8 +450,9 @@ def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
         state = _restore(plan, like=state)
     state = _loop(plan, state)
     plan.source.say_skipped(plan.log.say, said)  # images that turned out to be bad on the way
+    here = local_state(plan.learner, state)
     if parallel.is_writer():
-        _finish(plan, state)
+        _finish(plan, here)
     parallel.wait_for_all("finished")
     return state
 
@@ -444,21 +469,19 @@ def _restore(plan: Plan, *, like: TrainState) -> TrainState:
 
 def _loop(plan: Plan, state: TrainState) -> TrainState:
     """Steps from `state.step` to the end, or until somebody asks to stop; saves on the way."""
-    mesh = parallel.make_mesh()
-    agree = parallel.agreement(mesh, delay=STEPS_AHEAD)
+    agree = parallel.agreement(plan.mesh, delay=STEPS_AHEAD)
     done, total = int(state.step), plan.source.total_steps
-    watch, collapse = _begin_watch(plan), None
-    state, step, health, prober = parallel.replicate(state, mesh), None, None, None
+    watch, collapse, probe = _begin_watch(plan), None, plan.program.probe
+    step, health, prober = None, None, None
     tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
-    with stop_on_signals() as stop, _open_loader(plan, mesh, done) as loader:
+    with stop_on_signals() as stop, _open_loader(plan, done) as loader:
         stopping = False
         while done < total and not stopping:
             images = next(loader)  # [N, H, W, C], over all devices and processes
             if step is None:
                 plan = _record_batch_size(plan, len(images))
-                health = _measure_health(plan, state, images, tally)
-                prober = _begin_probes(plan, state, images, tally)
-                step = _compile(plan, mesh, state, images, tally)
+                health, prober = _begin_measures(plan, state, images, tally)
+                step = _compile(plan, state, images, tally)
                 if parallel.is_writer():
                     _keep_network(plan, state, images)
             state, metrics = step(state, images)
@@ -471,21 +494,21 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             row = tally.row(waited=loader.wait_seconds, last=last)
             if row is not None:
                 every = plan.program.health_every or HEALTH_EVERY
-                if health is not None and is_due(
-                    done, log_every=plan.program.log_every, last=done == total, every=every
-                ):
-                    row |= _timed(tally, health, state)
+                if is_due(done, log_every=plan.program.log_every, last=done == total, every=every):
+                    row |= _measured(plan, health, state, tally)
                 has_begun = _record(plan, row, watch, prober)
                 collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
-            if prober is not None and not stopping and (done % prober.every == 0 or done == total):
+            if probe is not None and not stopping and (done % probe.every == 0 or done == total):
                 _probe(plan, prober, state, done, tally)
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
-    has_collapsed, is_asked = (parallel.agreement(mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop)))
+    has_collapsed, is_asked = (
+        parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
+    )
     if has_collapsed and not is_asked:
         found = "the run has collapsed, as process 0 says" if collapse is None else collapse
         raise CollapsedError(
@@ -517,13 +540,13 @@ def _advise(plan: Plan) -> str:
     return likely_causes(plan.config, has_batch_norm=bool(jax.tree.leaves(stats)))
 
 
-def _open_loader(plan: Plan, mesh: Any, start_step: int) -> Any:
+def _open_loader(plan: Plan, start_step: int) -> Any:
     """Batches for the steps after `start_step`, on the devices."""
     return plan.source.loader(
         start_step=start_step,
         seed=plan.program.seed,
         workers=plan.program.workers,
-        place=lambda batch: parallel.shard_in_place(batch, mesh),
+        place=lambda batch: parallel.shard_in_place(batch, plan.mesh),
     )
 
 
@@ -536,12 +559,14 @@ def _record_batch_size(plan: Plan, size: int) -> Plan:
     return plan._replace(config=plan.config | {"batch_size": size})
 
 
-def _compile(plan: Plan, mesh: Any, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
+def _compile(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
     """The step, compiled for these images before it runs, so that the time for it is no step's."""
     began = time.perf_counter()
     keeps_barriers = plan.encoder.facts.remat and jax.default_backend() == "cpu"
     options = KEEP_BARRIERS if keeps_barriers else None
-    step = parallel.jit(plan.learner, mesh).lower(state, images).compile(compiler_options=options)
+    places = {"state_shardings": placement.places(state, plan.mesh, shard_state=True)}
+    jitted = parallel.jit(plan.learner, plan.mesh, **(places if plan.program.shard_state else {}))
+    step = jitted.lower(state, images).compile(compiler_options=options)
     seconds = time.perf_counter() - began
     tally.add_compilation(seconds)
     plan.log.say(f"compiled the step in {seconds:.1f} s")
@@ -555,6 +580,14 @@ def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
     if traced is not None and not traced.takes_any_batch:
         jax.eval_shape(plan.learner.embed, state, images)
     keep_network(plan.paths.network, plan.encoder)
+
+
+def _begin_measures(
+    plan: Plan, state: TrainState, images: jax.Array, tally: Tally
+) -> tuple[Callable[[TrainState], dict[str, float]] | None, Prober | None]:
+    """What measures projections and representation on the way; None in processes that write nothing."""
+    here = local_state(plan.learner, state)
+    return _measure_health(plan, here, images, tally), _begin_probes(plan, here, images, tally)
 
 
 def _measure_health(
@@ -578,10 +611,13 @@ def _measure_health(
     return health
 
 
-def _timed(tally: Tally, measure: Callable[[TrainState], dict[str, float]], state: TrainState) -> dict[str, float]:
-    """What is measured, its time being no step's. The row before has waited for the state."""
+def _measured(
+    plan: Plan, health: Callable[[TrainState], dict[str, float]] | None, state: TrainState, tally: Tally
+) -> dict[str, float]:
+    """What is measured, its time being no step's. Every process calls it; the row before has waited for the state."""
     began = time.perf_counter()
-    found = measure(state)
+    here = local_state(plan.learner, state)
+    found = {} if health is None else health(here)
     tally.leave_out(time.perf_counter() - began)
     return found
 
@@ -600,13 +636,16 @@ def _begin_probes(plan: Plan, state: TrainState, images: jax.Array, tally: Tally
     return prober
 
 
-def _probe(plan: Plan, prober: Prober, state: TrainState, done: int, tally: Tally) -> None:
-    """One probe, as a row of its own; its time is no step's."""
-    jax.block_until_ready(state)
+def _probe(plan: Plan, prober: Prober | None, state: TrainState, done: int, tally: Tally) -> None:
+    """One probe, as a row of its own; its time is no step's. Every process calls it, and the one that writes probes."""
+    here = local_state(plan.learner, state)
+    if prober is None:
+        return
+    jax.block_until_ready(here)
     began = time.perf_counter()
     epoch = done / plan.source.epoch_steps if plan.source.epoch_steps else 0.0
     try:
-        row = prober.row(state, step=done, epoch=epoch)
+        row = prober.row(here, step=done, epoch=epoch)
     except DataError as error:  # features that aren't finite
         plan.log.warn(f"no probe after step {done}: {error}")
     else:
@@ -650,7 +689,7 @@ def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
 
 
 def _finish(plan: Plan, state: TrainState) -> None:
-    """Weights for others, and the report."""
+    """Weights for others, and the report; of a state that this process can read."""
     evaluated = plan.learner.evaluation_state(parallel.gather(state))
     export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
     report.write_report(plan.paths.root)

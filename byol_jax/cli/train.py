@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="devices (replicas) over which batch norm takes its statistics, a divisor of their number (all)",
     )
+    run.add_argument(
+        "--shard-state",
+        action="store_true",
+        help="spread target and optimiser state over the devices instead of keeping them whole on each: less memory",
+    )
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
     run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
     run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
@@ -242,6 +247,7 @@ PROGRAM = (
     "bands",
     "tiff_axes",
     "dicom_rescale",
+    "shard_state",
 )
 """Options that are `train.Program`'s; what isn't given has its default there."""
 

@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 NEVER_COMPARED = frozenset(
-    {"out", "workers", "log_every", "checkpoint_every", "health_every", "stop_on_collapse"}
+    {"out", "workers", "log_every", "checkpoint_every", "health_every", "stop_on_collapse", "shard_state"}
     | {"num_processes", "process_id", "coordinator_address"}
 )
-"""Keys that have no influence on the result: a run may be moved, and go on with other machines."""
+"""Keys that have no influence on the result but by rounding: a run may be moved, and go on with other machines."""
 
 MAY_GROW = frozenset({"steps", "epochs"})
 """Keys that may be larger than before when a run goes on, but not smaller."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byol_jax import data
+from byol_jax import data, parallel
 from byol_jax.byol import Learner
 from byol_jax.data.dataset import resize
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
@@ -107,7 +107,7 @@ def compile_health(
     compiled in about the time of the step (a small_cnn at 32 px, one core: 23 s for 2 s without).
 
     Args:
-        state: replicated, as the step takes it.
+        state: as the step takes it, or what `local_state` gives; `measure` likewise.
         images, raw: as `fixed_images` and `raw_images` give them.
     """
     s, part = learner.settings, local_state(learner, state)
@@ -187,14 +187,19 @@ def _count(available: int) -> int:
 
 
 def local_state(learner: Learner, state: TrainState) -> TrainState:
-    """What evaluation takes of a replicated state, on one device of this process, without a copy."""
+    """What evaluation takes of a state, on one device of this process: without a copy of what is replicated.
+
+    Where the optimiser's state belongs to it (`evaluation_params`) and is spread, it is brought together: of several
+    processes all call this.
+    """
     nothing: Any = None
     evaluated = learner.settings.evaluation_params is not None
     opt_state = jax.tree.map(_local_leaf, state.opt_state) if evaluated else nothing
-    return TrainState(nothing, nothing, jax.tree.map(_local_leaf, state.online), nothing, opt_state)
+    online = jax.tree.map(_local_leaf, state.online)
+    return TrainState(_local_leaf(state.step), _local_leaf(state.key), online, nothing, opt_state)
 
 
 def _local_leaf(leaf: jax.Array) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_local_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-    return leaf.addressable_data(0)
+    return leaf.addressable_data(0) if leaf.is_fully_replicated else jnp.asarray(parallel.gather(leaf))

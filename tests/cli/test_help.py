@@ -27,7 +27,7 @@ OPTIONS = {
     "train": "network image-size batch-size steps epochs seed out checkpoint-every log-every resume overwrite init-from"
     " which-weights prefix weights workers hidden-layer moving-average-decay learning-rate projection-size"
     " num-processes process-id coordinator-address preset views augment optimizer weight-decay schedule warmup-steps"
-    " layout fit channels dtype remat batchnorm-group health-every stop-on-collapse probe probe-every",
+    " layout fit channels dtype remat batchnorm-group shard-state health-every stop-on-collapse probe probe-every",
     "evaluate": "data json which k labels layout protocol linear-epochs label-fraction finetune-epochs"
     " finetune-learning-rate finetune-batch-size finetune-augment",
     "embed": "data out which project overwrite network weights init-from which-weights prefix image-size channels"

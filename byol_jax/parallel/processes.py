@@ -1,14 +1,7 @@
-"""Many devices: three drivers of the one step, and the moves of arrays that they need.
+"""Several processes that run the same program over one mesh.
 
-    jit        one program over a sharded batch; the compiler inserts the communication. What `pretrain` uses.
-    shard_map  the same devices, communication written out: the learner needs `axis_name=parallel.AXIS`.
-    pmap       a stacked state, one row a device; for scripts that are built around it.
-
-All three give the same losses, views and parameters to reduction noise (tests/laws/test_drivers.py). The step itself is
-in byol.py; nothing here computes.
-
-Several processes run the same program over one mesh: each calls `initialize` first, and what one of them alone knows
-(a signal to stop, its options) is settled between them by `agreement`, `check_same` and `wait_for_all`.
+Each calls `initialize` first, and what one of them alone knows (a signal to stop, its options) is settled between them
+by `agreement`, `check_same` and `wait_for_all`.
 """
 
 import contextlib
@@ -19,162 +12,18 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from byol_jax.byol import Learner
 from byol_jax.errors import ConfigurationError, one_line
-from byol_jax.memory import fresh_array, own_batch
-from byol_jax.types import TrainState
+from byol_jax.parallel.sharding import AXIS
 
-__all__ = [
-    "AXIS",
-    "agreement",
-    "check_same",
-    "gather",
-    "initialize",
-    "is_writer",
-    "jit",
-    "make_mesh",
-    "pmap",
-    "replicate",
-    "shard",
-    "shard_map",
-    "split",
-    "stack",
-    "unstack",
-    "wait_for_all",
-]
-
-AXIS = "devices"
-"""Name of the one mesh axis; what to pass as `make_learner(axis_name=...)` for `pmap` and `shard_map`."""
-
-Step = Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A one-dimensional mesh over `devices`; all of them, those of other processes included, by default."""
-    chosen = list(jax.devices() if devices is None else devices)
-    return jax.make_mesh((len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen)
-
-
-def jit(learner: Learner, mesh: Mesh) -> jax.stages.Wrapped:
-    """The step under `jax.jit`: state replicated and donated, batch [N, H, W, C] sharded, N a multiple of the devices.
-
-    The learner has no `axis_name`: batch statistics are those of the whole batch by themselves.
-    """
-    everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    return jax.jit(
-        learner.step,
-        in_shardings=(everywhere, spread),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-    )
-
-
-def shard_map(learner: Learner, mesh: Mesh, *, check_vma: bool = True) -> Step:
-    """The step under `jax.shard_map`: global state (replicated, donated) and batch (sharded) in, the same out.
-
-    The learner was made with `axis_name=AXIS`.
-    """
-    replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.shard_map(
-        learner.step,
-        mesh=mesh,
-        in_specs=(replicated, spread),
-        out_specs=(replicated, replicated),
-        check_vma=check_vma,
-    )
-
-    def step(state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        _check_even(images, mesh.size)
-        return mapped(state, images)
-
-    return jax.jit(step, donate_argnums=0)
-
-
-def pmap(learner: Learner, devices: Sequence[Any] | None = None) -> Step:
-    """The step under `jax.pmap`: `stack`ed state (donated) and `split` batch in; stacked state and metrics out.
-
-    The learner was made with `axis_name=AXIS`.
-    """
-    return jax.pmap(learner.step, axis_name=AXIS, devices=devices, donate_argnums=0)
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same values on every device of the mesh, as global arrays in fresh buffers. Every process calls it."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def place(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = place(jax.random.key_data(leaf))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return fresh_array(np.asarray(leaf), everywhere)
-
-    return jax.tree.map(place, tree)
-
-
-def shard(batch: Any, mesh: Mesh) -> Any:
-    """This process's part of the batch, [n, ...], as a global array spread over the mesh, [n * processes, ...].
-
-    Of a batch of several arrays, `(images, labels)`, each is spread so. The batch is copied; its memory may be filled
-    with the next one when this returns.
-
-    Raises:
-        ConfigurationError: the batch can't be shared evenly among the devices.
-    """
-    return shard_in_place(jax.tree.map(own_batch, batch, is_leaf=_is_list), mesh)
-
-
-def shard_in_place(batch: Any, mesh: Mesh) -> Any:
-    """`shard` without the copy, for a batch that nobody writes to any more: on a CPU its own memory is used."""
-    local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
-    _check_even(batch, local)
-    spread = NamedSharding(mesh, PartitionSpec(AXIS))
-    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(spread, np.asarray(part)), batch)
-
-
-def stack(tree: Any, count: int) -> Any:
-    """For `pmap`: every leaf `count` times along a new first axis."""
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), tree)
-
-
-def unstack(tree: Any) -> Any:
-    """The inverse of `stack`: of every leaf in `tree` the first device's row, [count, ...] to [...]."""
-    return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def split(batch: Any, count: int) -> Any:
-    """For `pmap`: [N, ...] to [count, N / count, ...], of each array of the batch.
-
-    Raises:
-        ConfigurationError: N isn't a multiple of `count`.
-    """
-    _check_even(batch, count)
-    return jax.tree.map(lambda part: part.reshape(count, -1, *part.shape[1:]), batch)
-
-
-def gather(tree: Any) -> Any:
-    """A `tree` of global arrays, replicated or fully addressable, as NumPy arrays of the same shapes and dtypes.
-
-    Typed keys stay JAX arrays.
-
-    Example:
-        >>> gather({"w": jnp.ones((2, 3))})["w"].shape
-        (2, 3)
-    """
-
-    def fetch(leaf: Any) -> Any:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return np.asarray(leaf.addressable_data(0) if leaf.is_fully_replicated else leaf)
-
-    return jax.tree.map(fetch, tree)
+__all__ = ["agreement", "check_same", "initialize", "is_writer", "wait_for_all"]
 
 
 def initialize(
@@ -289,6 +138,7 @@ def agreement(mesh: Mesh, *, delay: int) -> Callable[[bool], bool]:
     have been sent. With one process nothing is sent and the answer is the wish itself, at once.
 
     Example:
+        >>> from byol_jax.parallel import make_mesh
         >>> agree = agreement(make_mesh(), delay=2)
         >>> agree(False), agree(True)
         (False, True)
@@ -355,16 +205,3 @@ def wait_for_all(what: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
-
-
-def _is_list(part: Any) -> bool:
-    """A list of images is one array; a tuple, a dict, or a list of arrays that differ in shape is several."""
-    return isinstance(part, list) and len({np.shape(item) for item in part}) <= 1
-
-
-def _check_even(batch: Any, devices: int) -> None:
-    for part in jax.tree.leaves(batch):
-        if part.shape[0] % devices:
-            raise ConfigurationError(
-                f"a batch of {part.shape[0]} can't be shared by {devices} devices: use a multiple of {devices}"
-            )

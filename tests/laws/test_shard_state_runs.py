@@ -1,0 +1,125 @@
+"""A run whose state is spread over eight devices: the run that it would be without, stopped and gone on bit for bit."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from optax import contrib
+
+from byol_jax import TrainState, checkpoint, nets, parallel, pretrain
+from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.placement import sentence
+
+OPTIONS = {
+    "image_size": 16,
+    "num_channels": 1,
+    "batch_size": 16,
+    "projection_size": 64,
+    "projection_hidden_size": 256,
+    "optimizer": optax.sgd(0.005, momentum=0.9),
+    "augment_fn": lambda key, image: image,
+    "log_every": 1,
+    "progress": False,
+}
+"""The heads' larger kernels are just large enough to be spread."""
+
+FLOAT32 = 2e-5
+"""Six float32 steps of such a rate, sums in another order; as in tests/cli/test_train_processes.py."""
+
+
+def train(out, steps, **options):
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), np.uint8)
+    return pretrain(nets.small_cnn((4,)), images, out=out, steps=steps, **(OPTIONS | options))
+
+
+def leaves(out, step):
+    (file,) = (out / "checkpoints" / f"{step:08d}").glob("*.safetensors")
+    return safetensors.numpy.load_file(file)
+
+
+def difference(ours, wanted):
+    assert set(ours) == set(wanted)
+    return max(np.abs(ours[name].astype(np.float64) - leaf.astype(np.float64)).max() for name, leaf in wanted.items())
+
+
+def bytes_of_devices():
+    """Of the arrays that somebody has; of several that lie in the same memory one counts."""
+    found = {device: {} for device in jax.devices()}
+    for array in jax.live_arrays():
+        if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            for part in array.addressable_shards:
+                found[part.device][part.data.unsafe_buffer_pointer()] = part.data.nbytes
+    return [sum(buffers.values()) for buffers in found.values()]
+
+
+@pytest.mark.slow
+def test_it_is_the_run_without_and_goes_on_bit_for_bit_and_with_or_without(tmp_path, monkeypatch):
+    before, taken, real = bytes_of_devices(), [], checkpoint.save
+
+    def save(directory, state, **options):
+        taken.append(np.subtract(bytes_of_devices(), before))
+        return real(directory, state, **options)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    state = train(tmp_path / "spread", 6, shard_state=True)
+    assert not state.opt_state[0].trace["projector"]["3"]["kernel"].is_fully_replicated
+    size = parallel.state_bytes(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    assert max(taken[0]) - min(taken[0]) < 0.1 * size, "no device keeps the whole one that the run started from"
+
+    monkeypatch.undo()
+    train(tmp_path / "whole", 6)
+    assert difference(leaves(tmp_path / "spread", 6), leaves(tmp_path / "whole", 6)) < FLOAT32
+    for name in ("loss", "evaluation_feature_std"):
+        ours, wanted = (read_metrics(tmp_path / run / "metrics.jsonl")[0][-1][name] for run in ("spread", "whole"))
+        assert ours == pytest.approx(wanted, rel=1e-3)
+    log = (tmp_path / "spread" / "train.log").read_text()
+    assert log.count("target and optimiser state are spread over 8 devices: each holds ") == 1
+    assert "spread over" not in (tmp_path / "whole" / "train.log").read_text()
+    configs = [json.loads((tmp_path / run / "config.json").read_bytes()) for run in ("spread", "whole")]
+    assert [config["shard_state"] for config in configs] == [True, False]
+    assert configs[0] | {"out": "", "shard_state": False} == configs[1] | {"out": ""}
+
+    train(tmp_path / "first", 3, shard_state=True)
+    for name, options in (("again", {"shard_state": True}), ("without", {})):
+        shutil.copytree(tmp_path / "first", tmp_path / name)
+        train(tmp_path / name, 6, resume=True, **options)
+    assert difference(leaves(tmp_path / "again", 6), leaves(tmp_path / "spread", 6)) == 0
+    assert difference(leaves(tmp_path / "without", 6), leaves(tmp_path / "spread", 6)) < FLOAT32
+    doubt = "from here on not bit for bit what it would have been, rounding differs: shard_state True then, False now"
+    assert doubt in (tmp_path / "without" / "train.log").read_text()
+    assert "shard_state True then" not in (tmp_path / "again" / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_an_optimiser_whose_state_belongs_to_the_evaluated_point(tmp_path):
+    """What is exported and measured in process 0 is made of parts of the optimiser's state, from all devices."""
+    free = {"optimizer": contrib.schedule_free_sgd(0.05), "evaluation_params": contrib.schedule_free_eval_params}
+    for run, shard_state in (("spread", True), ("whole", False)):
+        train(tmp_path / run, 4, shard_state=shard_state, **free)
+    rows, exported = zip(
+        *(
+            (
+                read_metrics(tmp_path / run / "metrics.jsonl")[0][-1],
+                safetensors.numpy.load_file(tmp_path / run / "exported" / "encoder.safetensors"),
+            )
+            for run in ("spread", "whole")
+        ),
+        strict=True,
+    )
+    assert difference(*exported) < FLOAT32
+    assert rows[0]["evaluation_feature_std"] == pytest.approx(rows[1]["evaluation_feature_std"], rel=1e-3)
+
+
+def test_what_it_does_is_said():
+    kernel = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)  # 4.2 MB
+    step, key = jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+    state, mesh = TrainState(step, key, {"k": kernel}, {"k": kernel}, {"k": kernel}), parallel.make_mesh()
+    assert sentence(state, mesh) == (
+        "target and optimiser state are spread over 8 devices: each holds 5.2 MB of the training state instead of 12.6"
+    )
+    assert sentence(state, parallel.make_mesh(jax.devices()[:1])) == "shard_state changes nothing: there is one device"
