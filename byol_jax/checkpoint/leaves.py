@@ -58,12 +58,10 @@ def describe(leaf: Any) -> LeafEntry:
 def local_data(leaf: Any) -> Any:
     """The whole leaf as an array that this process holds; a key as its uint32 data.
 
-    Raises:
-        ConfigurationError: parts of it are on other processes only.
+    Args:
+        leaf: replicated, or on this process alone; see parts.py for those that are spread over several.
     """
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        if not leaf.is_fully_replicated:
-            raise ConfigurationError("parts of it are on other processes; gather it first (byol_jax.parallel)")
         leaf = leaf.addressable_data(0)
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 

@@ -6,7 +6,9 @@ arrays here and no JAX; `states.py` reads and writes the numbers.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from byol_jax.errors import DamagedCheckpointError
@@ -16,7 +18,10 @@ __all__ = ["MANIFEST", "FileEntry", "LeafEntry", "Manifest", "decode", "encode",
 MANIFEST = "manifest.json"
 """The manifest's file name inside a checkpoint's folder."""
 
-_FORMAT, _VERSION = "byol_jax.checkpoint", 1
+_FORMAT = "byol_jax.checkpoint"
+
+_VERSION, _VERSION_IN_PARTS = 1, 2
+"""Of a checkpoint whose leaves are whole, and of one that has leaves in parts."""
 
 
 class FileEntry(NamedTuple):
@@ -38,12 +43,20 @@ class LeafEntry(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """All of `manifest.json`. `position` is whatever JSON the caller gave; `files` and `leaves` are keyed by name."""
+    """All of `manifest.json`.
+
+    Attributes:
+        step: of the state.
+        position: whatever JSON the caller gave.
+        files, leaves: by their names.
+        parts: for each leaf that isn't written whole, {name of a file: the boxes of the leaf in it}; see parts.py.
+    """
 
     step: int
     position: Any
     files: dict[str, FileEntry]
     leaves: dict[str, LeafEntry]
+    parts: Mapping[str, dict[str, list[str]]] = MappingProxyType({})
 
 
 def file_entry(data: bytes) -> FileEntry:
@@ -65,11 +78,12 @@ def encode(manifest: Manifest) -> bytes:
     return _seal(
         {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _VERSION_IN_PARTS if manifest.parts else _VERSION,
             "step": manifest.step,
             "position": manifest.position,
             "files": {name: entry._asdict() for name, entry in manifest.files.items()},
             "leaves": {name: entry._asdict() for name, entry in manifest.leaves.items()},
+            **({"parts": manifest.parts} if manifest.parts else {}),
         }
     )
 
@@ -93,9 +107,11 @@ def decode(data: bytes) -> Manifest:
         intact, unsealed = False, {}
     if not intact:
         raise ValueError("altered or cut short (its own checksum doesn't match)")
-    if (unsealed.get("format"), unsealed.get("version")) != (_FORMAT, _VERSION):
+    versions = (_VERSION, _VERSION_IN_PARTS)
+    if unsealed.get("format") != _FORMAT or unsealed.get("version") not in versions:
         found = f"{unsealed.get('format')} version {unsealed.get('version')}"
-        raise ValueError(f"{found} found, {_FORMAT} version {_VERSION} expected; use the byol_jax that wrote it")
+        expected = " or ".join(map(str, versions))
+        raise ValueError(f"{found} found, {_FORMAT} version {expected} expected; use the byol_jax that wrote it")
     return Manifest(
         step=unsealed["step"],
         position=unsealed["position"],
@@ -104,6 +120,7 @@ def decode(data: bytes) -> Manifest:
             name: LeafEntry(entry["dtype"], tuple(entry["shape"]), entry["impl"])
             for name, entry in unsealed["leaves"].items()
         },
+        parts=unsealed.get("parts", {}),
     )
 
 

@@ -5,7 +5,10 @@ A checkpoint is a folder, `DIRECTORY/STEP/` with the step in eight digits (more 
 keys as their uint32 key data). That file's name has its content's hash in it: when a step is saved again, the new file
 comes to lie beside the old one, and then the manifest is replaced, which is one instant.
 
-Not a general store: one process writes, whole states, synchronously.
+Where leaves are spread over several processes, each process has a file of its own, with its parts of these leaves;
+process 0's has all others too. The manifest says which box of a leaf lies in which file.
+
+Not a general store: whole states, synchronously.
 """
 
 import contextlib
@@ -13,6 +16,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +27,10 @@ import safetensors
 import safetensors.numpy
 
 from byol_jax import disk, parallel
-from byol_jax.checkpoint import leaves
-from byol_jax.checkpoint.manifest import MANIFEST, Manifest, encode, file_entry, read_verified
+from byol_jax.checkpoint import leaves, parts
+from byol_jax.checkpoint.contents import new_contents
+from byol_jax.checkpoint.manifest import MANIFEST, FileEntry, Manifest, encode, file_entry, read_verified
+from byol_jax.checkpoint.together import write_together
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.types import TrainState
 
@@ -51,18 +57,24 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
     """Write `state` to `directory/STEP/`, all or nothing; then remove all but the newest `keep` up to that step.
 
     When this returns the disk has it (files, folder and parent are fsynced), and nothing refers to the state's arrays,
-    so they may be donated. Of several processes only process 0 writes; the others return the same path at once.
+    so they may be donated.
+
+    Of several processes only process 0 writes, and the others return the same path at once; unless leaves are spread
+    over them: then every process writes its parts, to a disk that all of them see, and all return, or all raise,
+    together.
 
     Args:
         directory: made if it isn't there.
-        state: pytree of arrays of any dtype, with an integer scalar `step`; each array replicated or on this process.
+        state: pytree of arrays of any dtype, with an integer scalar `step`; each array replicated, on this process, or
+            spread over the devices of all.
         position: the data's position, anything that JSON gives back equal.
         keep: at least 1, or None to keep all. Checkpoints of later steps (of a run that was set back) stay until the
             run reaches those steps again; the one just written is never removed.
 
     Raises:
-        ConfigurationError: a leaf isn't an array or not here, two have one name, `position` isn't JSON, `keep` < 1.
-        OSError: disk full, read-only, quota. Nothing new is left behind and the earlier checkpoints are untouched.
+        ConfigurationError: a leaf isn't an array, two have one name, `position` isn't JSON, `keep` < 1.
+        OSError: disk full, read-only, quota, in any process that writes. Nothing new is left behind and the earlier
+            checkpoints are untouched.
 
     Example:
         >>> import tempfile
@@ -71,22 +83,35 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
         '00000007'
     """
     step = _checked_step(state, position, keep)
-    directory = Path(directory)
-    if parallel.is_writer():
-        data, manifest = _snapshot(state, step, position)
-        try:
-            _write(directory / _name(step), data, manifest)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"checkpoint of step {step} not saved in {directory}: {error.strerror or error}; earlier checkpoints"
-                " are untouched; make room, or give a folder that can be written",
-            ) from error
+    directory, named = Path(directory), leaves.leaves_by_name(state)
+    folder, in_parts = directory / _name(step), any(map(parts.is_in_parts, named.values()))
+    writes = parallel.is_writer()
+    if not (writes or in_parts):
+        return folder
+    data = _own_file(named)
+
+    def describe(files: Sequence[str], entries: Sequence[FileEntry]) -> Manifest:
+        kinds = {name: leaves.describe(leaf) for name, leaf in named.items()}
+        return Manifest(step, position, dict(zip(files, entries, strict=True)), kinds, _boxes(named, files))
+
+    try:
+        if in_parts:
+            write_together(folder, data, describe)
+        else:
+            entry = file_entry(data)
+            _write(folder, data, describe([f"state-{entry.sha256[:16]}.safetensors"], [entry]))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"checkpoint of step {step} not saved in {directory}: {error.strerror or error}; earlier checkpoints"
+            " are untouched; make room, or give a folder that can be written",
+        ) from error
+    if writes:
         up_to_here = [path for path in reversed(_step_folders(directory)) if int(path.name) <= step]
         for path in up_to_here[keep:] if keep else []:
             with contextlib.suppress(OSError):  # the new one is safe; the next save tries again
                 disk.discard(path)
-    return directory / _name(step)
+    return folder
 
 
 def latest(directory: str | os.PathLike[str]) -> Path | None:
@@ -137,8 +162,18 @@ def restore(path: str | os.PathLike[str], *, like: TrainState) -> Restored:
             f" {'; '.join(differences)}; use the network, heads and optimiser that it was saved with"
         )
     stored = {name: view["data"] for data in contents.values() for name, view in safetensors.deserialize(data)}
-    values = [leaves.from_bytes(stored[name], manifest.leaves[name], leaf) for name, leaf in wanted.items()]
+    values = [
+        leaves.from_bytes(_whole(name, manifest, stored), manifest.leaves[name], leaf) for name, leaf in wanted.items()
+    ]
     return Restored(jax.tree.unflatten(jax.tree.structure(like), values), manifest.position)
+
+
+def _whole(name: str, manifest: Manifest, stored: Mapping[str, bytes]) -> bytes:
+    """A leaf's bytes, in one piece whether it was written so or not."""
+    if name not in manifest.parts:
+        return stored[name]
+    boxes = [box for boxes in manifest.parts[name].values() for box in boxes]
+    return parts.assemble(manifest.leaves[name], {box: stored[parts.part_name(name, box)] for box in boxes})
 
 
 def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
@@ -158,41 +193,33 @@ def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
     return int(leaves.local_data(step))
 
 
-def _snapshot(state: TrainState, step: int, position: Any) -> tuple[bytes, Manifest]:
-    """All of the state on the host, as the content of its file and what the manifest says of it."""
-    named, local = leaves.leaves_by_name(state), {}
+def _own_file(named: Mapping[str, Any]) -> bytes:
+    """The content of the file that this process writes: its parts, and of process 0 all leaves that are whole."""
+    local = {}
     for name, leaf in named.items():
-        try:
+        if parts.is_in_parts(leaf):
+            local |= {parts.part_name(name, box): part for box, part in parts.own_parts(leaf).items()}
+        elif parallel.is_writer():
             local[name] = leaves.local_data(leaf)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{name}: {error}") from None
     arrays = {name: leaves.as_storable(np.asarray(array)) for name, array in jax.device_get(local).items()}
-    data = safetensors.numpy.save(arrays)
-    entry = file_entry(data)
-    files = {f"state-{entry.sha256[:16]}.safetensors": entry}
-    return data, Manifest(step, position, files, {name: leaves.describe(leaf) for name, leaf in named.items()})
+    return safetensors.numpy.save(arrays)
+
+
+def _boxes(named: Mapping[str, Any], files: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Of each leaf in parts, which boxes are in which file; `files` by their processes' numbers."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, leaf in named.items():
+        if parts.is_in_parts(leaf):
+            boxes = found[name] = {}
+            for box, process in parts.writers(leaf).items():
+                boxes.setdefault(files[process], []).append(box)
+    return found
 
 
 def _write(folder: Path, data: bytes, manifest: Manifest) -> None:
-    """A new folder appears by one rename; one that is there changes by one replacement of its manifest."""
-    directory = folder.parent
-    contents = dict(zip([*manifest.files, MANIFEST], (data, encode(manifest)), strict=True))
-    directory.mkdir(parents=True, exist_ok=True)
-    disk.remove_abandoned(directory)
-    if not folder.exists():
-        with disk.new_folder(folder) as temporary:
-            for name, content in contents.items():
-                disk.write_durably(temporary / name, content)
-        return
-    with disk.temporary_folder(directory) as temporary:
-        for name, content in contents.items():
+    with new_contents(folder) as temporary:
+        for name, content in zip([*manifest.files, MANIFEST], (data, encode(manifest)), strict=True):
             disk.write_durably(temporary / name, content)
-        for name in contents:  # the manifest last
-            os.replace(temporary / name, folder / name)
-            disk.sync_folder(folder)
-    for leftover in folder.glob("state-*.safetensors"):
-        if leftover.name not in contents:
-            leftover.unlink()
 
 
 def _name(step: int) -> str:

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from byol_jax import TrainState, Variables
+from byol_jax import TrainState, Variables, parallel
+from byol_jax.memory import fresh_array
 
 
 def small_state(*, step=3, width=5, optimizer=None, impl="threefry2x32", dtype=jnp.float32):
@@ -45,3 +47,27 @@ def assert_identical(found, expected):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert isinstance(one, jax.Array)
         assert as_bytes(one) == as_bytes(other)
+
+
+def whole_state(*, step=3, seed=0):
+    """A small state with leaves that four devices can share: keys, bytes that no file has a type for, float8s."""
+    generator = np.random.default_rng(seed)
+    more = {
+        "keys": jax.random.split(jax.random.key(seed), (4, 3)),
+        "quarters": jnp.asarray(generator.integers(-7, 7, (3, 8)), jnp.int4),
+        "columns": jnp.asarray(generator.normal(size=(3, 8)), jnp.bfloat16),
+        "odd": jnp.asarray(generator.normal(size=(5, 3)), jnp.float8_e4m3fn),
+    }
+    state = small_state(step=step, width=8)
+    target = jax.tree.map(lambda leaf: leaf + seed, state.target)
+    return state.replace(target=target, opt_state=(state.opt_state, more))
+
+
+def spread_state(mesh, *, step=3, seed=0):
+    """The same on the devices of a mesh, every leaf of target and optimiser state in parts that can be, keys too."""
+    state = whole_state(step=step, seed=seed)
+    spread = parallel.spread_state(state, mesh, smallest=1)
+    rows = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+    data = np.asarray(jax.random.key_data(state.opt_state[1]["keys"]))
+    keys = jax.random.wrap_key_data(fresh_array(data, rows))
+    return spread.replace(opt_state=(spread.opt_state[0], spread.opt_state[1] | {"keys": keys}))

@@ -159,10 +159,10 @@ def test_edited_manifest(saved, edit):
 
 def test_manifest_of_a_later_version_says_so(saved, monkeypatch):
     directory, _, _ = saved
-    monkeypatch.setattr("byol_jax.checkpoint.manifest._VERSION", 2)
+    monkeypatch.setattr("byol_jax.checkpoint.manifest._VERSION", 3)
     folder = checkpoint.save(directory, small_state(step=30))
     monkeypatch.undo()
-    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: .* version 2 found, .* version 1 expected"):
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: .* version 3 found, .* version 1 or 2 expected"):
         checkpoint.restore(folder, like=small_state())
 
 

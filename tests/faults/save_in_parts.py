@@ -1,0 +1,81 @@
+"""One of two processes whose state is spread over both: saves, restores, fails, dies. Run by test_checkpoint_parts.py.
+
+    save_in_parts.py NUMBER ADDRESS OUT ACTION
+
+ACTION is "save", "fail", or "die 0" or "die 1", by the process that dies.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+from checkpoint_states import assert_identical, spread_state, whole_state
+
+from byol_jax import checkpoint, disk, parallel
+
+number, address, out, action = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+parallel.initialize(num_processes=2, process_id=number, coordinator_address=address, timeout_seconds=10)
+mesh = parallel.make_mesh()
+
+
+@contextlib.contextmanager
+def failing(module, name, process, failure):
+    """In one process `module.name` does something else."""
+    real = getattr(module, name)
+    if number == process:
+        setattr(module, name, failure)
+    try:
+        yield
+    finally:
+        setattr(module, name, real)
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def same_here(found, wanted) -> None:
+    """Bit for bit what lies on this process's devices, and in the same places."""
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+        for part, expected in zip(one.addressable_shards, other.addressable_shards, strict=True):
+            assert part.index == expected.index
+            assert_identical(part.data, expected.data)
+
+
+if action == "save":
+    state = spread_state(mesh, step=3)
+    assert any(not leaf.is_fully_addressable and not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+    for step, position in ((3, "new"), (4, "another"), (3, "again")):  # to be replaced by files of other names
+        state = spread_state(mesh, step=step, seed=len(position))
+        folder = checkpoint.save(out, state, position=position)
+        assert folder == out / f"{step:08d}"
+        restored = checkpoint.restore(folder, like=state)
+        assert restored.position == position
+        same_here(restored.state, state)
+    replicated = parallel.replicate(whole_state(step=3), mesh)
+    found = checkpoint.restore(out / "00000003", like=replicated).state
+    same_here(found, parallel.replicate(whole_state(step=3, seed=5), mesh))
+    checkpoint.save(out, found.replace(step=found.step + 2))  # replicated now: one file, by process 0
+    parallel.wait_for_all("saved")
+elif action == "fail":
+    cases = [(disk, "write_durably", 1), (disk, "write_durably", 0), (os, "rename", 0), (os, "mkdir", 0)]
+    for module, name, process in cases:
+        try:
+            with failing(module, name, process, full):
+                checkpoint.save(out, spread_state(mesh, step=9), position="never")
+        except OSError as error:
+            print(f"{name} {process}: {error.errno} {error}", flush=True)
+        parallel.wait_for_all("failed")
+    checkpoint.save(out, spread_state(mesh, step=5), position="after all")
+elif action.startswith("die"):
+    with failing(disk, "write_durably", int(action[-1]), die):
+        checkpoint.save(out, spread_state(mesh, step=9), position="never")
