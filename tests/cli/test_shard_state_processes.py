@@ -120,8 +120,8 @@ def test_a_spread_run_that_is_stopped_or_loses_a_process_goes_on(images, cache, 
         assert 0 not in codes
         step = int(leaves(out)["step"])
         assert 2 <= step < LENGTH
-        alone(out, images, *WIDE, "--shard-state", "--steps", step + 3, "--resume", devices=8, cache=cache)
-        assert leaves(out)["step"] == step + 3
+        alone(out, images, *WIDE, "--shard-state", "--steps", LENGTH, "--resume", devices=8, cache=cache)
+        assert leaves(out)["step"] == LENGTH
     figure(
         "SIGTERM or kill -9 to one of two processes whose state is spread over both",
         cases=2,

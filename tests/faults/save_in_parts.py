@@ -2,7 +2,7 @@
 
     save_in_parts.py NUMBER ADDRESS OUT ACTION
 
-ACTION is "save", "fail", or "die 0" or "die 1", by the process that dies.
+ACTION is "live", or "die 0" or "die 1", by the process that dies.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from checkpoint_states import assert_identical, spread_state, whole_state
 from byol_jax import checkpoint, disk, parallel
 
 number, address, out, action = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
-parallel.initialize(num_processes=2, process_id=number, coordinator_address=address, timeout_seconds=10)
+timeout_seconds = 60 if action == "live" else 5  # how long the other is believed to live
+parallel.initialize(num_processes=2, process_id=number, coordinator_address=address, timeout_seconds=timeout_seconds)
 mesh = parallel.make_mesh()
 
 
@@ -51,11 +52,10 @@ def same_here(found, wanted) -> None:
             assert_identical(part.data, expected.data)
 
 
-if action == "save":
-    state = spread_state(mesh, step=3)
-    assert any(not leaf.is_fully_addressable and not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+def save_and_restore(out: Path) -> None:
     for step, position in ((3, "new"), (4, "another"), (3, "again")):  # to be replaced by files of other names
         state = spread_state(mesh, step=step, seed=len(position))
+        assert any(not leaf.is_fully_addressable and not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
         folder = checkpoint.save(out, state, position=position)
         assert folder == out / f"{step:08d}"
         restored = checkpoint.restore(folder, like=state)
@@ -66,7 +66,9 @@ if action == "save":
     same_here(found, parallel.replicate(whole_state(step=3, seed=5), mesh))
     checkpoint.save(out, found.replace(step=found.step + 2))  # replicated now: one file, by process 0
     parallel.wait_for_all("saved")
-elif action == "fail":
+
+
+def fail(out: Path) -> None:
     cases = [(disk, "write_durably", 1), (disk, "write_durably", 0), (os, "rename", 0), (os, "mkdir", 0)]
     for module, name, process in cases:
         try:
@@ -76,6 +78,11 @@ elif action == "fail":
             print(f"{name} {process}: {error.errno} {error}", flush=True)
         parallel.wait_for_all("failed")
     checkpoint.save(out, spread_state(mesh, step=5), position="after all")
-elif action.startswith("die"):
+
+
+if action == "live":
+    save_and_restore(out / "saved")
+    fail(out / "failed")
+else:
     with failing(disk, "write_durably", int(action[-1]), die):
         checkpoint.save(out, spread_state(mesh, step=9), position="never")

@@ -53,17 +53,26 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-@pytest.mark.slow
-def test_two_processes_write_their_parts_and_anybody_reads_the_whole(tmp_path):
-    codes, _, errors = together(tmp_path, "save")
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory):
+    """What two processes left and printed: first they save and restore, then one or the other fails."""
+    out = tmp_path_factory.mktemp("parts")
+    checkpoint.save(out / "failed", small_state(step=1), position="old")
+    codes, outputs, errors = together(out, "live")
     assert codes == [0, 0], errors[0][-3000:] + errors[1][-3000:]
-    assert names(tmp_path) == ["00000003", "00000004", "00000005"]
-    manifests = {step: json.loads((tmp_path / f"0000000{step}" / "manifest.json").read_bytes()) for step in (3, 4, 5)}
+    return out, outputs
+
+
+@pytest.mark.slow
+def test_two_processes_write_their_parts_and_anybody_reads_the_whole(lived):
+    directory = lived[0] / "saved"
+    assert names(directory) == ["00000003", "00000004", "00000005"]
+    manifests = {step: json.loads((directory / f"0000000{step}" / "manifest.json").read_bytes()) for step in (3, 4, 5)}
     assert [manifests[step]["version"] for step in (3, 4, 5)] == [2, 2, 1]
     assert "parts" not in manifests[5]
     assert len(manifests[5]["files"]) == 1
     wanted = whole_state(step=3, seed=5)
-    folder = tmp_path / "00000003"
+    folder = directory / "00000003"
     assert names(folder) == ["manifest.json", *sorted(manifests[3]["files"])], "the files that were replaced are gone"
 
     # In this process, with eight devices: whole on one, whole on each, and cut in eight.
@@ -98,20 +107,18 @@ def test_two_processes_write_their_parts_and_anybody_reads_the_whole(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_fails_in_one_process_is_raised_in_both_and_leaves_what_was_there(tmp_path):
-    checkpoint.save(tmp_path, small_state(step=1), position="old")
-    codes, outputs, errors = together(tmp_path, "fail")
-    assert codes == [0, 0], errors[0][-3000:] + errors[1][-3000:]
-    for number, output in enumerate(outputs):
+def test_what_fails_in_one_process_is_raised_in_both_and_leaves_what_was_there(lived):
+    directory = lived[0] / "failed"
+    for number, output in enumerate(lived[1]):
         lines = [line for line in output.splitlines() if "Gloo" not in line]  # which prints at any time
         assert len(lines) == 4, output
         for line, process in zip(lines, (1, 0, 0, 0), strict=True):
             where = "" if number == process else f" in process {process}"
-            assert f"{errno.ENOSPC} [Errno {errno.ENOSPC}] checkpoint of step 9 not saved in {tmp_path}" in line
+            assert f"{errno.ENOSPC} [Errno {errno.ENOSPC}] checkpoint of step 9 not saved in {directory}" in line
             assert f": No space left on device{where}; earlier checkpoints are untouched" in line
-    assert names(tmp_path) == ["00000001", "00000005"], "nothing temporary is left"
-    assert_identical(checkpoint.restore(tmp_path, like=whole_state()).state, whole_state(step=5))
-    assert_identical(checkpoint.restore(tmp_path / "00000001", like=small_state()).state, small_state(step=1))
+    assert names(directory) == ["00000001", "00000005"], "nothing temporary is left"
+    assert_identical(checkpoint.restore(directory, like=whole_state()).state, whole_state(step=5))
+    assert_identical(checkpoint.restore(directory / "00000001", like=small_state()).state, small_state(step=1))
 
 
 @pytest.mark.parametrize("victim", [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.long)])
