@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 OPTIMIZERS = ("adam", "adamw", "lars", "sgd")
-AUGMENTATIONS = ("simclr", "byol", "small_grey", "none")
+AUGMENTATIONS = ("simclr", "byol", "small_grey", "multichannel", "none")
 SCHEDULES = ("constant", "cosine")
 VIEWS = ("concatenated", "separate")
 DTYPES = ("float32", "bfloat16")
@@ -101,7 +101,7 @@ class Recipe:
     hidden_layer: str | int
     image_size: int | tuple[int, int]
     normalize: MeanStd | Literal["auto"] | None
-    augmentation: Literal["simclr", "byol", "small_grey", "none"]
+    augmentation: Literal["simclr", "byol", "small_grey", "multichannel", "none"]
     views: Literal["concatenated", "separate"]
     epochs: int | None = None
     steps: int | None = None
@@ -384,8 +384,8 @@ def augmentations(name: str, image_size: int | tuple[int, int]) -> tuple[Callabl
         return augment.byol(image_size, view=1), augment.byol(image_size, view=2)
     if name == "none":
         return (whole := _whole_image(image_size)), whole
-    view = augment.simclr(image_size) if name == "simclr" else augment.small_grey(image_size)
-    return view, view
+    make_view = {"simclr": augment.simclr, "small_grey": augment.small_grey, "multichannel": augment.multichannel}[name]
+    return (view := make_view(image_size)), view
 
 
 def mean_std(num_channels: int, weights: Any = None) -> Any:

@@ -186,6 +186,8 @@ def pretrain(
     fingerprints = function_fingerprints(learner, learner_options, image_shape)
     record = {"network": None, "learner": learner_options, "fingerprints": fingerprints}
     notes = dtype_notes(learner, learner_options.get("dtype", "float32"))
+    if learner_options.get("augment_fn") is None:
+        notes += _said_of_channels(learner, "simclr")
     return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
 
 
@@ -264,6 +266,7 @@ def train_recipe(
         options = learner_arguments(whole, normalize=normalize)
         learner = _make_learner(encoder, program, **options)
     notes = dtype_notes(learner, recipe.dtype)
+    notes += _said_of_channels(learner, recipe.augmentation)
     if recipe.schedule == "cosine" and warmup_steps(whole) > source.total_steps:
         notes.append(f"the warm-up of {warmup_steps(whole)} steps is longer than the run, which ends within it")
     if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
@@ -412,6 +415,15 @@ def _said_of_groups(source: Source, program: Program) -> list[str]:
     if groups == 1:
         return []
     return [f"batch norm sees {groups} groups of {_part_size(source, program) // groups} images, each by itself"]
+
+
+def _said_of_channels(learner: Learner, augmentation: str) -> list[str]:
+    channels = learner.settings.image_shape[-1]
+    if channels in (1, 3) or augmentation not in ("simclr", "byol"):
+        return []
+    return [
+        f"{channels} channels: {augmentation} leaves out hue, saturation and grey; the set for such is multichannel"
+    ]
 
 
 def _doubts(out: str | Path, config: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ __all__ = [
     "check_box",
     "check_choice",
     "check_count",
+    "check_counts",
+    "check_factors",
     "check_kernel_size",
     "check_number",
     "check_positive",
@@ -53,12 +55,12 @@ def check_probability(name: str, p: float) -> None:
         raise ConfigurationError(f"{name}: p is a probability and must be a number in [0, 1], got {p!r}")
 
 
-def check_range(name: str, argument: str, bounds: Any, *, above: float = -math.inf) -> None:
-    """Refuses what isn't a pair `(low, high)` of numbers with `above < low <= high`."""
+def check_range(name: str, argument: str, bounds: Any, *, above: float = -math.inf, least: float = -math.inf) -> None:
+    """Refuses what isn't a pair of finite numbers `(low, high)` with `above < low <= high` and `least <= low`."""
     if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not all(map(_is_number, bounds)):
         raise ConfigurationError(f"{name}: {argument} must be two numbers (low, high), got {bounds!r}")
-    if not above < bounds[0] <= bounds[1] < math.inf:
-        floor = "" if above == -math.inf else f"{above:g} < "
+    if not (above < bounds[0] <= bounds[1] < math.inf and least <= bounds[0]):
+        floor = f"{above:g} < " if above > -math.inf else f"{least:g} <= " if least > -math.inf else ""
         raise ConfigurationError(f"{name}: {argument} must have {floor}low <= high, got {bounds!r}")
 
 
@@ -91,6 +93,30 @@ def check_count(name: str, argument: str, value: Any) -> None:
     """Refuses what isn't a whole number of at least 1."""
     if not _is_whole(value) or value < 1:
         raise ConfigurationError(f"{name}: {argument} must be a positive int, got {value!r}")
+
+
+def check_counts(name: str, argument: str, bounds: Any) -> None:
+    """Refuses what isn't a pair `(low, high)` of whole numbers with `1 <= low <= high`."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not all(map(_is_whole, bounds)):
+        raise ConfigurationError(f"{name}: {argument} must be two whole numbers (low, high), got {bounds!r}")
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ConfigurationError(f"{name}: {argument} must have 1 <= low <= high, got {bounds!r}")
+
+
+def check_factors(name: str, factors: Any, *, channels: int) -> jax.Array:
+    """One factor a channel, `[C]`; refuses other shapes, and where they can be looked at negative or infinite ones."""
+    if not _is_array(factors):
+        try:
+            factors = np.asarray(factors, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{name}: factors must be numbers, one a channel, got {factors!r}") from error
+    if factors.shape != (channels,):
+        raise ConfigurationError(
+            f"{name}: factors must be {channels} numbers, one a channel, got shape {list(factors.shape)}"
+        )
+    if isinstance(factors, np.ndarray) and not (np.isfinite(factors).all() and (factors >= 0).all()):
+        raise ConfigurationError(f"{name}: factors must be at least 0 and finite, got {factors.tolist()}")
+    return jnp.asarray(factors)
 
 
 def check_choice(name: str, argument: str, value: Any, choices: Collection[Any]) -> None:

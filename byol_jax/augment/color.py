@@ -22,6 +22,7 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "blend",
     "color_jitter",
     "grayscale",
     "luma",
@@ -68,7 +69,7 @@ def adjust_brightness(image: Any, factor: Any) -> jax.Array:
     """
     image = as_image("adjust_brightness", image)
     check_positive("adjust_brightness", "factor", factor, or_zero=True)
-    return _blend(image, jnp.zeros((), image.dtype), factor)
+    return blend(image, jnp.zeros((), image.dtype), factor)
 
 
 def adjust_contrast(image: Any, factor: Any) -> jax.Array:
@@ -94,7 +95,7 @@ def adjust_contrast(image: Any, factor: Any) -> jax.Array:
     """
     image = as_image("adjust_contrast", image)
     check_positive("adjust_contrast", "factor", factor, or_zero=True)
-    return _blend(image, jnp.mean(luma(image) if image.shape[-1] == 3 else image), factor)
+    return blend(image, jnp.mean(luma(image) if image.shape[-1] == 3 else image), factor)
 
 
 def adjust_saturation(image: Any, factor: Any) -> jax.Array:
@@ -117,7 +118,7 @@ def adjust_saturation(image: Any, factor: Any) -> jax.Array:
     """
     image = as_image("adjust_saturation", image, channels=(1, 3))
     check_positive("adjust_saturation", "factor", factor, or_zero=True)
-    return image if image.shape[-1] == 1 else _blend(image, luma(image), factor)
+    return image if image.shape[-1] == 1 else blend(image, luma(image), factor)
 
 
 def adjust_hue(image: Any, delta: Any) -> jax.Array:
@@ -226,13 +227,13 @@ def color_jitter(
     kinds = jnp.asarray(active, jnp.int32)
     factors = jnp.stack([draw(k, bound, image.dtype) for k, bound in zip(keys, bounds, strict=True)])  # [3]
 
-    def blend(slot: jax.Array, pixels: jax.Array) -> jax.Array:
+    def change(slot: jax.Array, pixels: jax.Array) -> jax.Array:
         kind = kinds[slot]
-        return _blend(pixels, _target(kind, pixels), factors[kind])
+        return blend(pixels, _target(kind, pixels), factors[kind])
 
     turn = draw(key_hue, (-hue, hue), image.dtype)
     turn_hue = (lambda pixels: adjust_hue(pixels, turn)) if hue and has_color else None
-    return in_random_order(key_order, image, apply_cheap=blend, count=len(active), apply_costly=turn_hue)
+    return in_random_order(key_order, image, apply_cheap=change, count=len(active), apply_costly=turn_hue)
 
 
 def _target(kind: jax.Array, image: jax.Array) -> jax.Array:
@@ -241,6 +242,7 @@ def _target(kind: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(kind == 2, grey, jnp.where(kind == 1, jnp.mean(grey), jnp.zeros((), image.dtype)))
 
 
-def _blend(image: jax.Array, target: jax.Array, factor: Any) -> jax.Array:
+def blend(image: jax.Array, target: jax.Array, factor: Any) -> jax.Array:
+    """`clip(factor x + (1 - factor) target, 0, 1)`; target and factor are scalars, one a channel `[C]`, or images."""
     factor = jnp.asarray(factor, image.dtype)
     return jnp.clip(factor * image + (1 - factor) * target, 0, 1)

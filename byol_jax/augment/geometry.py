@@ -19,9 +19,11 @@ from byol_jax.ops.precision import at_least_float32
 __all__ = [
     "crop_and_resize",
     "flip_left_right",
+    "flip_up_down",
     "random_box",
     "random_crop_and_resize",
     "random_flip_left_right",
+    "random_flip_up_down",
 ]
 
 FILTERS = {"bilinear": triangle, "bicubic": cubic}
@@ -49,6 +51,30 @@ def random_flip_left_right(key: jax.Array, image: Any, *, p: float = 0.5) -> jax
     """
     check_probability("random_flip_left_right", p)
     flipped = flip_left_right(image)
+    return jnp.where(happens(key, p), flipped, jnp.asarray(image))
+
+
+def flip_up_down(image: Any) -> jax.Array:
+    """Mirrors the height: `[H, W, C] -> [H, W, C]`. Raises ConfigurationError for what isn't one float image.
+
+    For pictures without an upper side: from a microscope, from above.
+
+    Example:
+        >>> flip_up_down(jnp.array([[[0.0]], [[1.0]]])).ravel().tolist()
+        [1.0, 0.0]
+    """
+    return as_image("flip_up_down", image)[::-1]
+
+
+def random_flip_up_down(key: jax.Array, image: Any, *, p: float = 0.5) -> jax.Array:
+    """`flip_up_down` with probability `p`. Raises ConfigurationError for p outside [0, 1].
+
+    Example:
+        >>> random_flip_up_down(jax.random.key(0), jnp.array([[[0.0]], [[1.0]]]), p=1.0).ravel().tolist()
+        [1.0, 0.0]
+    """
+    check_probability("random_flip_up_down", p)
+    flipped = flip_up_down(image)
     return jnp.where(happens(key, p), flipped, jnp.asarray(image))
 
 

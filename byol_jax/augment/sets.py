@@ -1,8 +1,8 @@
 """The sets of augmentations that make BYOL's views, and the one that its fine-tuning takes.
 
 Each is a function `(key, image) -> image` for one float image. Here it is decided what happens to images that aren't
-RGB: hue, saturation and grey are left out, the rest stays. Normalisation is no part of a set; the learner does it after
-either view.
+RGB: hue, saturation and grey are left out, the rest stays; `multichannel` is made for them. Normalisation is no part of
+a set; the learner does it after either view.
 """
 
 from functools import partial
@@ -13,14 +13,21 @@ import jax.numpy as jnp
 
 from byol_jax.augment import paper
 from byol_jax.augment.chain import AugmentFn, compose, draw, scale_to, with_probability
+from byol_jax.augment.channels import channel_jitter, random_channel_dropout, random_gaussian_noise
 from byol_jax.augment.checks import as_image, check_choice
 from byol_jax.augment.color import color_jitter, random_grayscale
 from byol_jax.augment.filters import random_gaussian_blur
-from byol_jax.augment.geometry import crop_and_resize, flip_left_right, random_crop_and_resize, random_flip_left_right
+from byol_jax.augment.geometry import (
+    crop_and_resize,
+    flip_left_right,
+    random_crop_and_resize,
+    random_flip_left_right,
+    random_flip_up_down,
+)
 from byol_jax.augment.tone import adjust_gamma, cutout, patch_box, random_solarize, shift_knots, solarize, tone_curve
 from byol_jax.image_size import image_sides
 
-__all__ = ["byol", "crop_and_flip", "simclr", "small_grey"]
+__all__ = ["byol", "crop_and_flip", "multichannel", "simclr", "small_grey"]
 
 
 def simclr(image_size: Any) -> AugmentFn:
@@ -155,6 +162,50 @@ def small_grey(image_size: Any) -> AugmentFn:
         image = jnp.where(numbers[13] < 0.3, solarize(image, 0.5), image)
         patch = patch_box(numbers[14:18], *size, height=(6 / 28, 14 / 28), width=(6 / 28, 14 / 28))
         return jnp.where(numbers[18] < 0.5, cutout(image, patch), image)
+
+    return augment
+
+
+def multichannel(image_size: Any) -> AugmentFn:
+    """For any number of channels that aren't colours: stains, spectral bands, detectors. One set for both views.
+
+    1. random resized crop, area [0.08, 1], ratio [3/4, 4/3], bilinear, antialiased; 2. both flips, each with p 0.5;
+    3. 3 x 3 blur, sigma ~ U[1, 2], p 0.2; 4. brightness and contrast of each channel by its own factors ~ U[0.6, 1.4],
+    in either order, p 0.8; 5. intensity, one factor ~ U[0.6, 1.4] for all channels, p 0.8; 6. Gaussian noise,
+    sigma ~ U[0, 0.05], p 0.5; 7. channel dropout, p 0.2: 1 to C / 4 channels (rounded down, at least 1) become 0, and
+    one always stays. Steps 4 to 6 clip to [0, 1].
+
+    Crop and blur are those of `simclr`; strengths and p of 4 and 5 the BYOL paper's (table 6) and those of SSL4EO-S12's
+    code for 13 bands; both flips and the p of 7 are Cell-DINO's; noise is this project's choice. Pictures without an
+    upper side would allow quarter turns too: neither of these takes them, and the flips are two of the three.
+
+    Args:
+        image_size: int or (height, width), at least 2 x 2.
+
+    Returns:
+        `(key, image) -> [height, width, C]`; any input size, any C; in [0, 1].
+
+    Raises:
+        ConfigurationError: image_size isn't a size.
+
+    Example:
+        >>> jax.jit(multichannel(32))(jax.random.key(0), jnp.ones((40, 48, 13))).shape
+        (32, 32, 13)
+    """
+    size = image_sides(image_size, name="multichannel")
+
+    def augment(key: jax.Array, image: jax.Array) -> jax.Array:
+        image = as_image("multichannel", image)
+        return compose(
+            partial(random_crop_and_resize, size=size),
+            partial(random_flip_left_right, p=0.5),
+            partial(random_flip_up_down, p=0.5),
+            partial(random_gaussian_blur, p=0.2, kernel_size=3, sigma=(1.0, 2.0)),
+            with_probability(partial(channel_jitter, brightness=0.4, contrast=0.4), p=0.8),
+            with_probability(partial(color_jitter, brightness=0.4), p=0.8),
+            partial(random_gaussian_noise, p=0.5, sigma=(0.0, 0.05)),
+            partial(random_channel_dropout, p=0.2, count=(1, max(1, image.shape[-1] // 4))),
+        )(key, image)
 
     return augment
 

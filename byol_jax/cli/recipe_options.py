@@ -95,7 +95,8 @@ def add_augment(parser: argparse.ArgumentParser | argparse._ArgumentGroup, text:
         "--augment",
         type=values.one_of(AUGMENTATIONS),
         metavar="SET",
-        help=f"{text}, one of {', '.join(AUGMENTATIONS)} ({DEFAULT.augmentation})",
+        help=f"{text}, one of {', '.join(AUGMENTATIONS)}; multichannel is for channels that aren't colours"
+        f" ({DEFAULT.augmentation})",
     )
 
 

@@ -162,7 +162,9 @@ def test_the_optimisers_state_does_not_depend_on_the_length(name, schedule):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("augment", "channels"), [*product(("simclr", "byol", "none"), (1, 3)), ("small_grey", 1)])
+@pytest.mark.parametrize(
+    ("augment", "channels"), [*product(("simclr", "byol", "none"), (1, 3)), ("small_grey", 1), ("multichannel", 5)]
+)
 def test_every_recipe_makes_a_learner(augment, channels):
     words = ["--augment", augment, "--projection-size", "8", "--projection-hidden-size", "8", "--channels", channels]
     given = replace(_recipe(*map(str, words)), image_size=(16, 12), steps=10)

@@ -33,6 +33,11 @@ def picture(seed=0, shape=(9, 12, 3)):
     return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
 
 
+def spread(image):
+    """A factor for each channel."""
+    return np.linspace(0.5, 1.5, image.shape[-1])
+
+
 def functions():
     """Every deterministic function as image -> image."""
     one = {
@@ -46,6 +51,10 @@ def functions():
         "crop_and_resize": lambda image: augment.crop_and_resize(image, (1.5, 2, 6.25, 7), size=(4, 5)),
         "tone_curve": lambda image: augment.tone_curve(image, jnp.asarray([0, 0.5, 0.3, 1])),
         "cutout": lambda image: augment.cutout(image, (2, 3, 4.5, 100)),
+        "flip_up_down": augment.flip_up_down,
+        "adjust_channel_brightness": lambda image: augment.adjust_channel_brightness(image, spread(image)),
+        "adjust_channel_contrast": lambda image: augment.adjust_channel_contrast(image, spread(image)),
+        "channel_dropout": lambda image: augment.channel_dropout(image, spread(image) > 1),
     }
 
 
@@ -166,7 +175,10 @@ def test_hue_turns_add_up_and_value_stays():
     np.testing.assert_allclose(twice.max(-1), image.max(-1), atol=1e-6)
 
 
-HEAVY = [pytest.param(module, marks=pytest.mark.slow) for module in ("color", "geometry", "paper", "tone", "sets")]
+HEAVY = [
+    pytest.param(module, marks=pytest.mark.slow)
+    for module in ("channels", "color", "geometry", "paper", "tone", "sets")
+]
 
 
 @pytest.mark.parametrize("module", ["chain", "checks", "filters", "sides", *HEAVY])
@@ -224,6 +236,30 @@ REFUSED = {
     "box place": (lambda: augment.cutout(picture(), (0, float("nan"), 2, 2)), "box left must be a finite number"),
     "knots": (lambda: augment.tone_curve(picture(), [1.0]), "at least two numbers"),
     "compose": (lambda: augment.compose(3), "argument 0 must be a function"),
+    "factors": (
+        lambda: augment.adjust_channel_brightness(picture(), [1.0, 2.0]),
+        r"3 numbers, one a channel, got shape \[2\]",
+    ),
+    "negative factor": (lambda: augment.adjust_channel_contrast(picture(), [1, -1, 1]), "at least 0 and finite"),
+    "factors in words": (lambda: augment.adjust_channel_contrast(picture(), "abc"), "factors must be numbers"),
+    "dropped": (lambda: augment.channel_dropout(picture(), [1, 0, 1]), "3 truth values, one a channel, got int32"),
+    "no channel": (
+        lambda: augment.random_channel_dropout(jax.random.key(0), picture(), count=(0, 1)),
+        "count must have 1 <= low <= high",
+    ),
+    "half a channel": (
+        lambda: augment.random_channel_dropout(jax.random.key(0), picture(), count=(0.5, 1)),
+        "count must be two whole numbers",
+    ),
+    "noise below 0": (
+        lambda: augment.random_gaussian_noise(jax.random.key(0), picture(), sigma=(-0.1, 0.1)),
+        "sigma must have 0 <= low <= high",
+    ),
+    "jitter of a channel": (
+        lambda: augment.channel_jitter(jax.random.key(0), picture(), contrast=-1),
+        "contrast must be at least 0",
+    ),
+    "multichannel size": (lambda: augment.multichannel("a"), "multichannel: the size must be a positive int"),
     "colour of 5": (lambda: augment.color_jitter(jax.random.key(0), picture(0, (4, 4, 5)), hue=0.1), "1 or 3 channels"),
 }
 

@@ -16,6 +16,12 @@ SHAPE = (6, 7, 3)
 FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32)
 NARROW = {jnp.float16: 2.0**-11, jnp.bfloat16: 2.0**-8}
 
+
+def each(image, number):
+    """A factor for each channel, from a number in [0, 1]."""
+    return 4 * number * jnp.linspace(0, 1, image.shape[-1])
+
+
 IN_RANGE = {  # of (image, number in [0, 1])
     "brightness": lambda image, number: augment.adjust_brightness(image, 4 * number),
     "contrast": lambda image, number: augment.adjust_contrast(image, 4 * number),
@@ -27,6 +33,10 @@ IN_RANGE = {  # of (image, number in [0, 1])
     "tone_curve": lambda image, number: augment.tone_curve(image, jnp.stack([number, 1 - number, number])),
     "cutout": lambda image, number: augment.cutout(image, (6 * number, 0, 2, 3)),
     "flip": lambda image, number: augment.flip_left_right(image),
+    "flip_up_down": lambda image, number: augment.flip_up_down(image),
+    "each brightness": lambda image, number: augment.adjust_channel_brightness(image, each(image, number)),
+    "each contrast": lambda image, number: augment.adjust_channel_contrast(image, each(image, number)),
+    "dropout": lambda image, number: augment.channel_dropout(image, each(image, number) > 2),
     "add_brightness": lambda image, number: paper.add_brightness(image, 2 * number - 1),
     "channel_contrast": lambda image, number: paper.scale_channel_contrast(image, 4 * number),
     "hsv_saturation": lambda image, number: paper.scale_hsv_saturation(image, 4 * number),
@@ -88,6 +98,7 @@ def test_nothing_is_nan_under_debug_nans():
 @pytest.mark.slow
 def test_sets_are_never_nan_under_debug_nans():
     sets = {"simclr": augment.simclr(8), "byol": augment.byol(8, view=2), "small_grey": augment.small_grey(8)}
+    sets["multichannel"] = augment.multichannel(8)
     views = jax.jit(lambda key, image: {name: made(key, image) for name, made in sets.items()})
     with jax.debug_nans(True):
         for seed, level in enumerate((0.0, 0.5, 1.0) * 6):
@@ -106,6 +117,13 @@ def test_identities_to_the_bit(dtype):
         "contrast": lambda: augment.adjust_contrast(image, 1.0),
         "saturation": lambda: augment.adjust_saturation(image, 1.0),
         "solarize": lambda: augment.solarize(image, 1.1),
+        "each brightness": lambda: augment.adjust_channel_brightness(image, np.ones(3)),
+        "each contrast": lambda: augment.adjust_channel_contrast(image, np.ones(3)),
+        "dropout of none": lambda: augment.channel_dropout(image, np.zeros(3, bool)),
+        "no channel jitter": lambda: augment.channel_jitter(key, image),
+        "no channel dropout": lambda: augment.random_channel_dropout(key, image, p=0.0),
+        "no noise": lambda: augment.random_gaussian_noise(key, image, p=0.0),
+        "no turn": lambda: augment.random_flip_up_down(key, image, p=0.0),
         "flips": lambda: augment.flip_left_right(augment.flip_left_right(image)),
         "blur": lambda: augment.gaussian_blur(image, 2.0, kernel_size=1),
         "bilinear": lambda: augment.crop_and_resize(image, (0, 0, *size), size=size),
@@ -133,7 +151,7 @@ def test_narrow_dtypes_are_float32_but_for_roundings():
             narrow, wide = everything()(image, 0.3), everything()(image.astype(jnp.float32), 0.3)
             for name, view in narrow.items():
                 assert view.dtype == dtype
-                limit = 0.51 if name in {"hue", "solarize", "flip", *AVERAGING} else 4
+                limit = 0.51 if name in {"hue", "solarize", "flip", "flip_up_down", "dropout", *AVERAGING} else 4
                 assert np.abs(np.asarray(view, np.float32) - wide[name]).max() <= limit * unit, (name, dtype)
 
 
@@ -159,6 +177,10 @@ TWINS = {
     "tone_curve": augment.random_tone_curve,
     "cutout": augment.random_cutout,
     "blur": partial(augment.random_gaussian_blur, p=0.5, kernel_size=3),
+    "channel_jitter": partial(augment.channel_jitter, brightness=0.4, contrast=0.4),
+    "channel_dropout": partial(augment.random_channel_dropout, count=(1, 2)),
+    "noise": augment.random_gaussian_noise,
+    "flip_up_down": augment.random_flip_up_down,
     "crop": partial(augment.random_crop_and_resize, size=(4, 9)),
 }
 

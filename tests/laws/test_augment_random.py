@@ -39,6 +39,9 @@ TWINS = {
     "random_gamma": {},
     "random_tone_curve": {},
     "random_cutout": {"height": (0.9, 1.0), "width": (0.9, 1.0)},
+    "random_flip_up_down": {},
+    "random_channel_dropout": {"count": (1, 2)},
+    "random_gaussian_noise": {"sigma": (0.1, 0.2)},
 }
 
 
@@ -91,7 +94,7 @@ def test_cutout_covers_what_it_says():
 @pytest.mark.slow
 def test_one_key_means_one_view_in_either_precision():
     image = np.asarray(picture((24, 20, 3)))
-    for view in (augment.simclr(12), augment.byol(12, view=2), augment.small_grey(12)):
+    for view in (augment.simclr(12), augment.byol(12, view=2), augment.small_grey(12), augment.multichannel(12)):
         view = jax.jit(view)
         for key in keys(4):
             narrow = view(key, image)

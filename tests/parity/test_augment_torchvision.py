@@ -136,7 +136,7 @@ def test_every_order_of_the_jitter():
     @jax.jit
     def ours(order, place):
         def apply_cheap(kind, pixels):
-            return color._blend(pixels, color._target(kind, pixels), jnp.asarray(list(factors.values()))[kind])
+            return color.blend(pixels, color._target(kind, pixels), jnp.asarray(list(factors.values()))[kind])
 
         return chain.in_order(
             order, place, jnp.asarray(image), apply_cheap=apply_cheap, apply_costly=lambda x: color.adjust_hue(x, 0.17)
