@@ -91,7 +91,8 @@ def pretrain(
     Args:
         encoder: the network.
         data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8, uint16 or
-            floating in [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`.
+            floating in [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`. With a whole
+            input shape as `image_size`, an array of such inputs, volumes [N, D, H, W, C] for instance.
         out: the run's folder. One that isn't empty is refused without `resume` or `overwrite`.
         image_size: as in `make_learner`.
         epochs, steps: how long; exactly one of them. An epoch leaves out the last, incomplete batch.

@@ -141,7 +141,13 @@ class WeightFile:
         return {name: _read_only(as_numpy(self.stored[stored], name)) for name, stored in best.items()}
 
     def variables(
-        self, encoder: "Encoder", *, like: "Variables", which: str = "online", dtype: str | None = "like"
+        self,
+        encoder: "Encoder",
+        *,
+        like: "Variables",
+        which: str = "online",
+        dtype: str | None = "like",
+        first_layer: str = "keep",
     ) -> "Variables":
         """One of its networks as an encoder's variables, whether the encoder is native or traced.
 
@@ -153,20 +159,27 @@ class WeightFile:
             like: its variables, which decide structure, shapes and types; arrays, or shapes alone.
             which: "online", or "target" of a learner.
             dtype: as in `from_torch_state_dict`; a traced network's types are always converted.
+            first_layer: as in `from_torch_state_dict`, "keep" or "inflate"; so for a traced network too.
 
         Warns:
             StrangeValuesWarning: NaN, infinity or variances below zero.
-            AbsentCountersWarning: see `from_torch_state_dict`.
+            AbsentCountersWarning, InflatedInputWarning: see `from_torch_state_dict`.
 
         Raises:
             StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
         """
-        variables = self._variables(encoder, like=like, which=which, dtype=dtype)
+        variables = self._variables(encoder, like=like, which=which, dtype=dtype, first_layer=first_layer)
         self._warn_of_values(which)
         return variables
 
     def _variables(
-        self, encoder: "Encoder", *, like: "Variables", which: str = "online", dtype: str | None = "like"
+        self,
+        encoder: "Encoder",
+        *,
+        like: "Variables",
+        which: str = "online",
+        dtype: str | None = "like",
+        first_layer: str = "keep",
     ) -> "Variables":
         own = _leaves_by_key(encoder, like)
         network = self.network(own, which=which)
@@ -185,10 +198,10 @@ class WeightFile:
             if encoder.facts.traced is not None:
                 from interop.trace.state_dict import from_module_state_dict
 
-                return from_module_state_dict(encoder, network, like=like)
+                return from_module_state_dict(encoder, network, like=like, first_layer=first_layer)
             from interop.weights.state_dict import from_torch_state_dict
 
-            return from_torch_state_dict(network, like=like, dtype=dtype)
+            return from_torch_state_dict(network, like=like, dtype=dtype, first_layer=first_layer)
         except StateDictMismatchError as error:
             where = "" if self.path is None else f"{self.where}: "
             raise StateDictMismatchError(f"{where}{self._looks_like(own, which)}{error}") from error
@@ -247,7 +260,8 @@ class WeightFile:
         """`state` with as much of the file as fits: a whole learner, or else the encoder.
 
         A learner whose heads have `state`'s sizes starts both networks, heads and statistics. Any other learner's
-        encoder, or a network by itself, starts the encoder, online and target. Step, key and optimiser's state stay.
+        encoder, or a network by itself, starts the encoder, online and target. Step, key and optimiser's state stay. A
+        first layer for 3 channels is inflated to the encoder's, as by `from_torch_state_dict(first_layer="inflate")`.
 
         Args:
             encoder: that of `state`'s learner.
@@ -255,6 +269,7 @@ class WeightFile:
 
         Warns:
             UserWarning: a learner's heads don't fit, and why; only the encoder starts from it.
+            InflatedInputWarning: the first layer was inflated.
             StrangeValuesWarning: NaN, infinity or variances below zero.
 
         Raises:
@@ -280,6 +295,7 @@ class WeightFile:
 
         Warns:
             PaddingWarning, StemWarning: the encoder computes otherwise than the network in the file.
+            InflatedInputWarning: the first layer was inflated.
             StrangeValuesWarning: NaN, infinity or variances below zero.
 
         Raises:
@@ -311,7 +327,7 @@ class WeightFile:
         from byol_jax.types import Variables
 
         own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
-        new = self._variables(encoder, like=own)
+        new = self._variables(encoder, like=own, first_layer="inflate")
 
         def with_weights(network: Any) -> Any:
             if not network.params:

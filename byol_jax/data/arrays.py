@@ -53,11 +53,18 @@ def check_images(images: Any, *, num_channels: int | None, what: str, any_range:
     Raises:
         DataError: it is something else; the message says what.
     """
-    shape, dtype = images.shape, np.dtype(images.dtype)
+    shape = images.shape
     if len(shape) != 4 or 0 in shape:
-        raise DataError(f"{what}: shape {shape}, expected [N, H, W, C] with at least one image")
+        hint = "; volumes go with their whole shape, image_size=(D, H, W, C), and an augment_fn" * (len(shape) == 5)
+        raise DataError(f"{what}: shape {shape}, expected [N, H, W, C] with at least one image{hint}")
     if num_channels is not None and shape[3] != num_channels:
         raise DataError(f"{what}: images of {shape[3]} channels (shape {shape}), but num_channels is {num_channels}")
+    _check_numbers(images, what=what, any_range=any_range)
+
+
+def _check_numbers(images: Any, *, what: str, any_range: bool) -> None:
+    """The dtype and the range, as `check_images` says."""
+    dtype = np.dtype(images.dtype)
     if is_whole(dtype):
         return
     if not is_float(dtype) and dtype.kind not in "iub":
@@ -74,6 +81,19 @@ def check_images(images: Any, *, num_channels: int | None, what: str, any_range:
             f"{what}: {dtype} values from {low} to {high}, expected floats in [0, 1] (or uint8, uint16, or a value"
             " range: --value-range, value_range=)"
         )
+
+
+def _check_inputs(inputs: Any, *, input_shape: tuple[int, ...], what: str, any_range: bool) -> None:
+    """Checks an array of inputs that aren't images: as many axes and channels as wanted.
+
+    Raises:
+        DataError: it is something else; the message says what.
+    """
+    shape = inputs.shape
+    if len(shape) != 1 + len(input_shape) or shape[-1] != input_shape[-1] or 0 in shape:
+        axes = ", ".join(["N", *("…" for _ in input_shape[:-1]), str(input_shape[-1])])
+        raise DataError(f"{what}: shape {shape}, expected [{axes}] for inputs of shape {input_shape}, channels last")
+    _check_numbers(inputs, what=what, any_range=any_range)
 
 
 def check_unmasked(array: Any, what: str) -> None:
@@ -177,6 +197,7 @@ def array_dataset(
     class_names: tuple[str, ...] | None = None,
     layout: str | None = None,
     any_range: bool = False,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Dataset:
     """An array of images as a `Dataset`; nothing is copied until images are taken.
 
@@ -187,6 +208,8 @@ def array_dataset(
         num_channels: compared with C where given.
         layout: "NHWC" or "NCHW", [N, C, H, W]; None where there is no doubt.
         any_range: whether floats may have any finite values.
+        input_shape: of inputs that aren't images, one's whole shape, (D, H, W, C) of a volume: then the array has these
+            axes behind N and as many channels; its other sides may differ, since an augmentation gives them.
 
     Raises:
         DataError: masked, another shape, dtype, range or number of channels or labels, or a shape that could be
@@ -201,7 +224,9 @@ def array_dataset(
         images = np.asanyarray(images)
     except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
         raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
-    if images.ndim == 3:
+    if input_shape is not None:
+        pass  # its axes are known
+    elif images.ndim == 3:
         check_grey(images.shape, num_channels=num_channels, what=what)
         images = images[..., None]  # [N, H, W, 1]
     elif images.ndim == 4 and layout == "NCHW":
@@ -211,7 +236,10 @@ def array_dataset(
     size = images.nbytes if images.ndim else 0
     rows = len(images) if size <= _LOOKED_AT else max(1, int(len(images) * _LOOKED_AT / size))
     looked_at = images if not size or rows == len(images) else images[np.linspace(0, len(images) - 1, rows).astype(int)]
-    check_images(looked_at, num_channels=num_channels, what=what, any_range=any_range)
+    if input_shape is None:
+        check_images(looked_at, num_channels=num_channels, what=what, any_range=any_range)
+    else:
+        _check_inputs(looked_at, input_shape=input_shape, what=what, any_range=any_range)
     labels = None if labels is None else _check_labels(labels, len(images), what)
     out_dtype = _dtype(images)
 
@@ -219,11 +247,10 @@ def array_dataset(
         del workers  # nothing to decode
         return np.asarray(images[row_numbers(indices, len(images))]).astype(out_dtype, copy=False)  # [n, H, W, C]
 
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     return Dataset(
         take,
         len(images),
-        shape,
+        tuple(map(int, images.shape[1:])),
         _identity(images, looked_at, kind),
         labels,
         class_names,

@@ -23,7 +23,7 @@ class Dataset:
     Attributes:
         take: `take(indices, *, workers=None) -> [n, h, w, c]`, a fresh array of `dtype`.
         count: how many images there are; also `len(dataset)`.
-        image_shape: `(h, w, c)` of every image that `take` gives.
+        image_shape: `(h, w, c)` of every image that `take` gives; of other inputs their own axes, channels last.
         identity: for JSON: `kind`, `count`, `sha256` (of names and sizes, or of the numbers), `dtype` where it is
             uint16. The data's place is no part of it.
         labels: int32 [count], or None.
@@ -42,7 +42,7 @@ class Dataset:
 
     take: Callable[..., np.ndarray]
     count: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     identity: dict[str, Any]
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class ImageWarning(UserWarning):
 def open_dataset(
     source: Any,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, ...] | None = None,
     num_channels: int | None = None,
     with_labels: bool = False,
     fit: str = "cover",
@@ -61,7 +61,8 @@ def open_dataset(
             "fashion-mnist", the embedded images; an array [N, H, W, C] or [N, H, W], uint8, uint16 or floating in
             [0, 1]; or (images, labels).
         image_size: the size to train with. A folder's images are resized for it; with None they keep their size, which
-            must be the same for all. Arrays keep theirs.
+            must be the same for all. Arrays keep theirs. With a whole input shape, as `make_learner` takes
+            it, (D, H, W, C) of a volume, an array [N, …] has these axes, and as many channels.
         num_channels: of a folder 1 (luminance) or 3, to which pictures are converted, or any other, which its files
             then have; None: as many as `bands`, or 3. An array must have as many.
         with_labels: whether labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs anyway.
@@ -99,7 +100,8 @@ def open_dataset(
     """
     if workers < 1:
         raise ConfigurationError(f"workers {workers}: at least 1 is needed")
-    if image_size is not None:
+    input_shape = tuple(image_size) if isinstance(image_size, tuple | list) and len(image_size) > 2 else None
+    if image_size is not None and input_shape is None:
         image_sides(image_size)
     check_fit(fit)
     if dtype not in (None, "uint8", "uint16", "float32"):
@@ -112,11 +114,13 @@ def open_dataset(
     if path is not None and os.path.isdir(path):
         if layout is not None:
             raise ConfigurationError(f"layout {layout}: only an array has one, and {path} is a folder of image files")
+        if input_shape is not None:
+            raise ConfigurationError(f"image_size {image_size}: a whole input shape is for arrays, {path} is a folder")
         if fit != "cover" and image_size is None:
             raise ConfigurationError(f"fit {fit!r}: needs an image_size")
         dataset = open_folder(
             path,
-            image_size=image_size,
+            image_size=cast("int | tuple[int, int] | None", image_size),
             fit=fit,
             reading=make_reading(num_channels, bands=bands, tiff_axes=tiff_axes, dicom_rescale=dicom_rescale),
             with_labels=with_labels,
@@ -136,11 +140,12 @@ def open_dataset(
         raise ConfigurationError(
             f"{', '.join(given)}: only for a folder of image files; of an array give the part itself"
         )
-    if layout is not None and isinstance(source, str) and source == EMBEDDED:
-        raise ConfigurationError(f"layout {layout}: {EMBEDDED} has its own")
+    if isinstance(source, str) and source == EMBEDDED and (layout is not None or input_shape is not None):
+        given = f"image_size {image_size}" if layout is None else f"layout {layout}"
+        raise ConfigurationError(f"{given}: {EMBEDDED} has its own")
     if fit != "cover":
         raise ConfigurationError(f"fit {fit!r}: only for a folder of image files; an array's images keep their size")
-    dataset = _open_numbers(source, path, num_channels, layout, any_range)
+    dataset = _open_numbers(source, path, num_channels, layout, any_range, input_shape)
     if with_labels and dataset.labels is None:
         raise DataError("labels are needed, and these images have none: give (images, labels), or a .npz with both")
     _warn(dataset, "array" if path is None else str(path), any_range)
@@ -154,10 +159,16 @@ def _warn(dataset: Dataset, what: str, any_range: bool) -> None:
 
 
 def _open_numbers(
-    source: Any, path: Path | None, num_channels: int | None, layout: str | None, any_range: bool
+    source: Any,
+    path: Path | None,
+    num_channels: int | None,
+    layout: str | None,
+    any_range: bool,
+    input_shape: tuple[int, ...] | None,
 ) -> Dataset:
     """All sources but folders."""
     options: dict[str, Any] = {"num_channels": num_channels, "layout": layout, "any_range": any_range}
+    options["input_shape"] = input_shape
     if path is not None:
         _check_array_file(path)
         return array_dataset(*read_array_file(path), **options, what=str(path))

@@ -90,7 +90,7 @@ def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: C
 
 def picture_views(path: Path, source: Any, learner_options: dict[str, Any], image_size: Any, key: jax.Array) -> None:
     """views.png: the first images and their two views, drawn as the first step would draw them."""
-    if not isinstance(source, Dataset) or not parallel.is_writer():
+    if not isinstance(source, Dataset) or len(source.image_shape) != 3 or not parallel.is_writer():
         return
     first = learner_options.get("augment_fn") or augment.simclr(image_size)
     second = learner_options.get("augment_fn2") or first

@@ -16,6 +16,7 @@ from typing import Any
 from byol_jax.errors import ConfigurationError, MissingDependencyError, nearest, one_line
 from interop.arrays import import_torch
 from interop.trace.export import example_batch
+from interop.trace.input_channels import say_what_timm_did, with_input_channels
 from interop.trace.side_effects import copy_module, in_mode
 
 __all__ = ["find_module", "torch_module"]
@@ -40,10 +41,14 @@ def torch_module(
             first, as `python -m` does.
         weights: what the library names: torchvision's "DEFAULT" or "IMAGENET1K_V2", timm's "DEFAULT" or a tag such as
             "a1_in1k"; the library may download them. None: random.
-        channels: of the images; only timm makes networks for other numbers than 3, and a factory decides by itself.
+        channels: of the images. timm makes networks for any number; of torchvision's the first convolution is replaced;
+            a factory decides by itself. Weights for 3 channels are inflated to others, as timm does, and that is said.
         image_size: of the images, for networks that have it built in: some of timm's, torchvision's vision
             transformers (square, and without weights, which have their own). The module is tried with it.
         seed: of random weights. torch's own random state is as it was afterwards.
+
+    Warns:
+        InflatedInputWarning: weights for 3 channels were made to fit others.
 
     Raises:
         ConfigurationError: no such network, weights, module or factory; it can't be made, gives something else, or
@@ -124,15 +129,13 @@ def _in_torchvision(name: str, weights: str | None) -> Callable[..., Any]:
         _check_weights(f"torchvision:{name}", weights.rpartition(".")[2], models.get_model_weights(name).__members__)
 
     def construct(*, channels: int, image_size: Any) -> Any:
-        if channels != 3:
-            raise ConfigurationError(
-                f"torchvision:{name} takes images of 3 channels, not {channels}: use such images, a network of timm,"
-                " or a factory of your own"
-            )
         sides = {image_size} if isinstance(image_size, int) else set(image_size or ())
         built_in = len(sides) == 1 and weights is None and name.startswith("vit_")
         size = {"image_size": sides.pop()} if built_in else {}
-        return models.get_model(name, weights=weights, **size)
+        module = models.get_model(name, weights=weights, **size)
+        if channels == 3:
+            return module
+        return with_input_channels(f"torchvision:{name}", module, channels, has_weights=weights is not None)
 
     return construct
 
@@ -153,7 +156,10 @@ def _in_timm(name: str, weights: str | None) -> Callable[..., Any]:
     def construct(*, channels: int, image_size: Any) -> Any:
         built_in = image_size is not None and settings is not None and settings.fixed_input_size
         size = {"img_size": image_size} if built_in else {}
-        return timm.create_model(full, pretrained=weights is not None, in_chans=channels, **size)
+        module = timm.create_model(full, pretrained=weights is not None, in_chans=channels, **size)
+        if weights is not None:
+            say_what_timm_did(f"timm:{name}", module, channels)
+        return module
 
     return construct
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
+from interop.errors import warn_caller
 from interop.trace.encoder import traced_network
+from interop.weights.first_layer import InflatedInputWarning, inflate_first_layers
 from interop.weights.names import Leaf, named_leaves
-from interop.weights.state_dict import match_leaves
+from interop.weights.state_dict import match_leaves, wanted_shapes
 
 __all__ = ["from_module_state_dict", "to_module_state_dict"]
 
@@ -47,16 +49,20 @@ def to_module_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np
     return state_dict
 
 
-def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, like: Variables) -> Variables:
+def from_module_state_dict(
+    encoder: Encoder, state_dict: Mapping[str, Any], *, like: Variables, first_layer: str = "keep"
+) -> Variables:
     """The inverse: `like` with the values of a state dict, which must be exactly the module's.
 
     Args:
         encoder: what `from_torch_module` or `load_network` returned.
         state_dict: the module's names to arrays or tensors; of a tied tensor's names one is enough.
         like: the encoder's variables, which decide types; buffers that the module doesn't save stay as they are there.
+        first_layer: as in `from_torch_state_dict`, "keep" or "inflate".
 
     Warns:
         AbsentCountersWarning: batch norms come without `num_batches_tracked`, and count from 0.
+        InflatedInputWarning: the first layer was inflated.
 
     Raises:
         ConfigurationError: another encoder.
@@ -69,8 +75,13 @@ def from_module_state_dict(encoder: Encoder, state_dict: Mapping[str, Any], *, l
     names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
     given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}
     saved = {path: leaf for path, leaf in leaves.items() if path in names}
+    inflated: list[str] = []
+    if first_layer == "inflate":
+        given, inflated = inflate_first_layers(given, wanted_shapes(saved, {path: names[path] for path in saved}))
     arrays, mismatch = match_leaves(given, saved, names, strict=True, cast_to_like=True)
     mismatch.raise_if_any("the state dict doesn't fit the network")
+    for sentence in inflated:
+        warn_caller(InflatedInputWarning(sentence))
     values = [jax.numpy.array(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
 

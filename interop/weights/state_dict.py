@@ -5,7 +5,7 @@ and, for timm, `transformers.py`. `interop.files` reads files, `interop.learners
 their optimisers' states.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from interop.arrays import as_numpy, fresh_copy
 from interop.errors import warn_caller
 from interop.formats.containers import short_list
 from interop.weights.architectures import HEADS, LEARNERS, TRANSFORMERS, expected_shapes, is_head, recognise
+from interop.weights.first_layer import InflatedInputWarning, find_first_layers, inflate_first_layers
 from interop.weights.hugging_face import is_another, is_hugging_face, torchvision_arrays
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import (
@@ -39,6 +40,7 @@ __all__ = [
     "match_leaves",
     "to_torch_array",
     "to_torch_state_dict",
+    "wanted_shapes",
 ]
 
 
@@ -97,6 +99,7 @@ def from_torch_state_dict(
     strict: bool = True,
     dtype: str | None = None,
     head: str = "keep",
+    first_layer: str = "keep",
 ) -> Any:
     """A torch state dict as the variables of a network that exists already.
 
@@ -114,6 +117,9 @@ def from_torch_state_dict(
             its shape, and the network keeps `like`'s own values where it has one: for another number of classes, or
             for a file or a network without any. A classifier is a whole linear layer by one of the names
             `interop.weights.architectures.HEADS` (`fc`, `heads.head`, `head`, …).
+        first_layer: "keep": the first layer is a layer like any other, and must fit. "inflate": where the file's has 3
+            input channels and `like`'s another number, C, its weights are made to fit by timm's rule: for C = 1 the sum
+            over red, green and blue, else the three in turns, times 3 / C.
 
     Returns:
         `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
@@ -122,10 +128,12 @@ def from_torch_state_dict(
 
     Warns:
         AbsentCountersWarning: the file has batch norms without `num_batches_tracked`.
+        InflatedInputWarning: the first layer was inflated.
 
     Raises:
         StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
-        ConfigurationError: `arch`, `dtype` or `head` isn't known, or there is no classifier to drop on either side.
+        ConfigurationError: `arch`, `dtype`, `head` or `first_layer` isn't known, or there is no classifier to drop on
+            either side.
 
     Example:
         >>> from byol_jax.types import Variables
@@ -139,21 +147,38 @@ def from_torch_state_dict(
         raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
     if head not in ("keep", "drop"):
         raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
+    if first_layer not in ("keep", "inflate"):
+        raise ConfigurationError(f'first_layer {first_layer!r} isn\'t known: use "keep" or "inflate"')
     if arch is not None:
         _check_architecture(state_dict, arch, strict=strict, counters=False)
     leaves = named_leaves(like)
     names = torch_names(leaves)
     given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
     if is_hugging_face(state_dict) and not wanted & set(state_dict):
-        shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
-        state_dict = state_dict if is_another(shapes) else torchvision_arrays(state_dict)
+        state_dict = state_dict if is_another(_shapes(state_dict)) else torchvision_arrays(state_dict)
     state_dict = _rename_keys(state_dict, wanted)
     if head == "drop":
         state_dict = _with_own_head(state_dict, leaves, names)
+    shapes, inflated = wanted_shapes(leaves, names), []
+    if first_layer == "inflate":
+        state_dict, inflated = inflate_first_layers(state_dict, shapes)
     arrays, mismatch = match_leaves(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
-    hint = _hint(mismatch, given, dtype=dtype, head=head)
+    first = find_first_layers(_shapes(state_dict), shapes) if mismatch.shapes else []
+    hint = _hint(mismatch, given, first=first, dtype=dtype, head=head)
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
+    for sentence in inflated:
+        warn_caller(InflatedInputWarning(sentence))
     return jax.tree.unflatten(jax.tree.structure(like), [_jax_array(array) for array in arrays.values()])
+
+
+def wanted_shapes(leaves: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, tuple[int, ...]]:
+    """Torch's names of tensors and the shapes wanted; without those that are packed from several leaves."""
+    whole = {path: leaf for path, leaf in names.items() if whole_key(leaf.key) == leaf.key}
+    return {leaf.key: torch_shape(leaf.rule, tuple(leaves[path].shape)) for path, leaf in whole.items()}
+
+
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(getattr(value, "shape", ())) for key, value in state_dict.items()}
 
 
 def _rename_keys(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
@@ -187,10 +212,14 @@ def _with_own_head(
     return kept | {key: to_torch_array(as_numpy(leaves[path], path), names[path].rule) for key, path in values.items()}
 
 
-def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, dtype: str | None, head: str) -> str:
+def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str], dtype: str | None, head: str) -> str:
     """What to do about it, where that can be told; else ""."""
     hints = []
-    kind = recognise({key: tuple(value.shape) for key, value in given.items()}) if mismatch.missing else ""
+    if first:
+        hints.append(
+            f'first_layer="inflate" makes {", ".join(first)} fit, as timm does (train and embed --init-from do)'
+        )
+    kind = recognise(_shapes(given)) if mismatch.missing else ""
     if kind in LEARNERS:
         hints.append(
             f"names tell: {kind}; interop.open_weights(FILE).variables(encoder, like=variables) takes its network out, "

@@ -174,12 +174,6 @@ def test_training_and_preview_find_it_out_too(call, nets_here):
     check_refused(call, nets_here, [*preview, *layer], ["hidden layer 'pol' not found"])
 
 
-def test_torchvision_knows_colour_only(call, nets_here):
-    np.save("grey.npy", np.zeros((4, 8, 8, 1), np.uint8))
-    words = ["embed", "--data", "grey.npy", "--out", "new.npz", "--network", "torchvision:resnet18"]
-    check_refused(call, nets_here, words, ["torchvision:resnet18 takes images of 3 channels, not 1", "timm"])
-
-
 @pytest.mark.parametrize("library", ["torch", "torchvision", "timm"])
 def test_a_library_that_is_not_installed(call, nets_here, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
