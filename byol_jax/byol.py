@@ -220,6 +220,27 @@ class Learner:
         """
         return self._evaluate(state, images, which).features
 
+    def feature_map(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
+        """`embed`'s representations with the axes that the hidden layer gave them, channels last.
+
+            feature maps [N, H, W, C]      tokens of a vision transformer [N, T, D]      else [N, D]
+
+        Tokens are all that the layer gives: in the networks here, and in most, the first is the class token. A traced
+        module's map is turned from torch's [N, C, H, W], unless the image's proportions tell that its channels are last
+        already (`hidden.feature_layout`). Arguments and errors are those of `embed`.
+
+        Example:
+            >>> import byol_jax
+            >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn((4, 8)), image_size=16, hidden_layer="5",
+            ...                                 projection_size=8, projection_hidden_size=16)
+            >>> state = learner.init(jax.random.key(0))
+            >>> learner.feature_map(state, jnp.zeros((2, 16, 16, 3))).shape
+            (2, 4, 4, 8)
+        """
+        layout = self.settings.find_layout()
+        rows = self.embed(state, images, which=which)
+        return rows.reshape(-1, *layout.shape).transpose(0, *(1 + axis for axis in layout.axes))
+
     def project(self, state: TrainState, images: Images, *, which: str = "online") -> jax.Array:
         """Projections [N, P] in evaluation mode; arguments and errors are those of `embed`."""
         return self._evaluate(state, images, which).projection
@@ -355,7 +376,8 @@ def make_learner(
         dtype: compute dtype; parameters, statistics and loss stay in promote(float32, dtype).
 
     Returns:
-        `Learner`, whose methods are pure functions: init, step, loss, online_apply, target_apply, embed, project.
+        `Learner`, whose methods are pure functions: init, step, loss, online_apply, target_apply, embed, feature_map,
+        project.
 
     Raises:
         ConfigurationError: a ValueError; an argument is wrong, or the encoder disagrees with image size or channels or

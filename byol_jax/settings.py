@@ -17,7 +17,7 @@ import optax
 
 from byol_jax import augment, optim
 from byol_jax.errors import ConfigurationError, InteropError, one_line
-from byol_jax.hidden import OUTPUT, resolve_hidden_layer
+from byol_jax.hidden import OUTPUT, FeatureLayout, feature_layout, resolve_hidden_layer
 from byol_jax.nets import heads
 from byol_jax.ops.pool import flatten_channels_first
 from byol_jax.ops.precision import at_least_float32, compute_in, standard_promotion
@@ -62,6 +62,7 @@ class Settings:
         predictor: from projections to predictions [N, projection_size].
         hidden_layer: the encoder's layer that gives the features: a dotted name, or -1.
         image_shape: one network input's, (H, W, C).
+        find_layout: gives what the numbers of a row of features are, as the hidden layer has them; not all ask for it.
         augment1, augment2: `(key, image) -> image`, for view 1 and view 2.
         value_range: (low, high) of raw images, which become 0 and 1, each [1] or [C]; None: by their dtype.
         mean_std: what network inputs are normalised with, after the augmentation; None: not at all.
@@ -81,6 +82,7 @@ class Settings:
     hidden_layer: str | int
     image_shape: tuple[int, ...]
     feature_size: int
+    find_layout: Callable[[], FeatureLayout]
     projection_size: int
     augment1: Callable[[jax.Array, jax.Array], jax.Array]
     augment2: Callable[[jax.Array, jax.Array], jax.Array]
@@ -157,7 +159,8 @@ class Options:
         if self.augment_fn is None and self.augment_fn2 is not None:
             raise ConfigurationError("augment_fn2 without augment_fn: give both, or only augment_fn for both views")
         augment1 = self.augment_fn or augment.simclr(shape[:2])
-        layer, feature_size, variables = _representation(seen, self.hidden_layer, shape, storage, compute)
+        layer, features, variables = _representation(seen, self.hidden_layer, shape, storage, compute)
+        feature_size = int(np.prod(features))
         axis_name = None if self.sync_batchnorm is False else self.axis_name
         in_dtype = partial(compute_in, compute, storage=storage)
 
@@ -172,6 +175,7 @@ class Options:
             hidden_layer=layer,
             image_shape=shape,
             feature_size=feature_size,
+            find_layout=partial(_layout, encoder, layer, features, variables, shape),
             projection_size=width,
             augment1=augment1,
             augment2=self.augment_fn2 or augment1,
@@ -356,7 +360,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: Any, compute: Any):
-    """The hidden layer's name, its width and the encoder's abstract variables."""
+    """The hidden layer's name, the shape that it gives for an image, and the encoder's abstract variables."""
     try:
         variables = _variables(encoder, shape, storage)
         layer = resolve_hidden_layer(tuple(encoder.hidden_layers(variables)), hidden_layer)
@@ -373,7 +377,16 @@ def _representation(encoder: Encoder, hidden_layer: Any, shape: Any, storage: An
             f"the encoder can't take inputs of shape {shape}: give its own image_size and num_channels ({reason})"
         ) from error
     _check_features(features, hidden_layer)
-    return layer, int(np.prod(features.shape[1:])), variables
+    return layer, tuple(features.shape[1:]), variables
+
+
+def _layout(encoder: Encoder, layer: Any, features: tuple[int, ...], variables: Variables, shape: Any) -> FeatureLayout:
+    """The layout of features of this shape; of a network that flattens them itself, that of what it flattens."""
+    if encoder.facts.unflattened is not None and len(features) == 1:
+        own = encoder._replace(apply=encoder.facts.unflattened)
+        whole = tuple(_outputs(own, layer, variables, shape, jnp.float32).shape[1:])
+        features = whole if np.prod(whole) == features[0] else features  # an `apply` of somebody's own gives others
+    return feature_layout(features, of_torch=encoder.facts.traced is not None, image_shape=shape)
 
 
 def _takes(encoder: Encoder, hidden_layer: Any, shape: Any, dtype: Any) -> bool:

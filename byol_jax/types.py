@@ -58,11 +58,15 @@ class EncoderFacts(NamedTuple):
         traced: what `interop` keeps of a network that was traced from a torch module: its graphs and the names of its
             state dict. None for any other network.
         remat: whether it computes activations again for its gradient, as `nets.with_remat` makes it.
+        unflattened: of a network whose `apply` flattens its hidden outputs, [N, C·H·W], an `apply` that gives them with
+            their axes: channels last, but of a traced network torch's. Only its shapes are asked for
+            (`Learner.feature_map`). None: `apply` itself does.
     """
 
     padding: str | None = None
     traced: Any = None
     remat: bool = False
+    unflattened: EncoderApply | None = None
 
 
 class Encoder(NamedTuple):

@@ -1,14 +1,13 @@
 """`byol-jax embed RUN --data DIR --out FILE`: features of images, for search, clustering or classifiers.
 
-With `--network` instead of RUN: the features of a network that wasn't trained here.
+With `--network` instead of RUN: the features of a network that wasn't trained here. Rows are written as they come
+(row_files.py), so memory doesn't grow with their number.
 """
 
 import argparse
-import io
 import warnings
-from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from byol_jax.cli import values
 from byol_jax.cli.common import (
@@ -28,7 +27,10 @@ from byol_jax.cli.common import (
 from byol_jax.cli.networks import check_network, find_network, needs_network
 from byol_jax.cli.recipe_options import add_hidden_layer
 
-__all__ = ["USAGE", "add_arguments", "check", "has_labels", "names_path", "run"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["USAGE", "add_arguments", "check", "has_labels", "run"]
 
 USAGE = "RUN|--network NAME --data DIR --out FILE [options]"
 
@@ -47,15 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output(
         parser,
-        ".npz",
-        ".npy",
-        text="embeddings [N, D] float32; in .npz also names, and labels and classes if known; beside .npy the names in"
-        " FILE.names.txt, a line for each row",
+        *(".npz", ".npy", ".parquet", ".csv"),
+        text="embeddings [N, D] float32, with names, labels and classes if known: arrays in .npz, columns in .parquet"
+        " (extra [parquet]) and .csv; beside .npy the names in FILE.names.txt, a line for each row",
     )
     add_array_layout(parser)
     add_reading(parser)
     add_which(parser)
     parser.add_argument("--project", action="store_true", help="the projector's output instead of the encoder's")
+    parser.add_argument(
+        "--keep-map",
+        action="store_true",
+        help="of a layer that gives maps or tokens write these, [N, H, W, C] or [N, T, D], instead of one row of all"
+        " their numbers, C·H·W",
+    )
+    parser.add_argument("--pool-map", action="store_true", help="write their mean over positions, [N, C]")
     parser.add_argument(
         "--batch-size", type=values.positive_int, default=256, metavar="N", help="images at a time (256)"
     )
@@ -75,9 +83,9 @@ def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
     inputs = {"RUN": options.run, "--data": options.data, "--init-from": options.init_from}
     problems = []
-    for path in filter(None, (options.out, names_path(options.out))):
+    for path in filter(None, (options.out, values.names_path(options.out))):
         problems += check_output(path, overwrite=options.overwrite, inputs=inputs)
-    problems += check_data(options.data, options)
+    problems += check_data(options.data, options) + _check_maps(options)
     if options.run is None and options.network is None:
         problems.append("RUN is missing, the folder that byol-jax train wrote to; or give --network NAME")
     elif options.run is not None and options.network is not None:
@@ -90,28 +98,35 @@ def check(options: argparse.Namespace) -> list[str]:
     return problems + check_network(options, network=options.network)
 
 
+def _check_maps(options: argparse.Namespace) -> list[str]:
+    given = [name for name in ("project", "keep_map", "pool_map") if getattr(options, name)]
+    if len(given) > 1:
+        return [f"--{given[0].replace('_', '-')} and --{given[1].replace('_', '-')} contradict each other, give one"]
+    if options.keep_map and options.out.suffix.lower() == ".csv":
+        return ["--keep-map with .csv: a line holds one row of numbers, give .npz, .npy or .parquet, or --pool-map"]
+    return []
+
+
 def run(options: argparse.Namespace) -> int:
     """Writes the embeddings; prints their shape and the file's name."""
-    import numpy as np
-
     from byol_jax.cli.compiled import keep_compiled_programs
-    from byol_jax.cli.images import features_of, say_late
+    from byol_jax.cli.images import feature_batches, say_late
+    from byol_jax.cli.row_files import About, check_format, open_rows
 
+    check_format(options.out)
     keep_compiled_programs()
     open_source = _from_network if options.run is None else _from_run
     source = open_source(options, with_labels=has_labels(options.data))
-    embeddings = features_of(
-        source.function,
-        source.state,
-        source.dataset,
-        np.arange(len(source.dataset)),
-        image_size=source.image_size,
-        batch_size=options.batch_size,
-    )
-    arrays = _arrays(embeddings, source.dataset, left_out=say_late(source.dataset))
-    _warn_of_rows(arrays)
-    _write(options.out, arrays)
-    print(f"{len(arrays['embeddings'])} x {embeddings.shape[1]}: {options.out}")
+    dataset, written = source.dataset, Written()
+    about = About(dataset.names, dataset.labels, dataset.class_names)
+    sizes = {"image_size": source.image_size, "batch_size": options.batch_size}
+    with folder_for(options.out), open_rows(options.out, about) as write:
+        for rows, numbers in feature_batches(source.function, source.state, dataset, **sizes):
+            write(rows, numbers)
+            written = written.add(rows, None if dataset.names is None else [dataset.names[row] for row in numbers])
+    say_late(dataset)
+    written.warn_of_rows()
+    print(f"{' x '.join(map(str, (written.count, *written.row_shape)))}: {options.out}")
     return 0
 
 
@@ -125,6 +140,35 @@ def has_labels(data: str) -> bool:
             stacklevel=2,
         )
     return bool(folders) and not images
+
+
+class Written(NamedTuple):
+    """What has been written so far: how many rows of which shape, how many with NaN or infinity, the first of these."""
+
+    count: int = 0
+    row_shape: tuple[int, ...] = ()
+    wrong: int = 0
+    first: str = ""
+
+    def add(self, rows: "np.ndarray", names: list[str] | None) -> "Written":
+        """With further rows."""
+        import numpy as np
+
+        wrong = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+        first = self.first
+        if len(wrong) and not first:
+            first = f"row {self.count + wrong[0]}"
+            first = first if names is None else f"{names[wrong[0]]!s}, {first}"
+        return Written(self.count + len(rows), rows.shape[1:], self.wrong + len(wrong), first)
+
+    def warn_of_rows(self) -> None:
+        """Says how many rows hold NaN or infinity: they would poison whatever is computed next."""
+        if self.wrong:
+            warnings.warn(
+                f"{self.wrong} of {self.count} embeddings aren't finite, the first is {self.first}: look at the "
+                "weights (python -m interop inspect FILE) and at the image",
+                stacklevel=2,
+            )
 
 
 class FeatureSource(NamedTuple):
@@ -152,7 +196,10 @@ def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSourc
         **trained.reading(reading_of(options)),
     )
     trained.check_images(dataset, options.data)
-    function = trained.projection() if options.project else trained.embedding()
+    if options.keep_map or options.pool_map:
+        function = _of_maps(options, trained.learner, trained.which)
+    else:
+        function = trained.projection() if options.project else trained.embedding()
     return FeatureSource(function, trained.state, dataset, trained.image_size)
 
 
@@ -176,74 +223,40 @@ def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureS
     )
     value_range = say_range(options.value_range, dataset, seed=0)
     network = open_network(options, make_network, image_size=image_size, channels=channels, value_range=value_range)
-    return FeatureSource(jax.jit(network.learner.embed), network.state, dataset, image_size)
+    if options.keep_map or options.pool_map:
+        function = _of_maps(options, network.learner, "online")
+    else:
+        function = jax.jit(network.learner.embed)
+    return FeatureSource(function, network.state, dataset, image_size)
 
 
-def names_path(out: Path) -> Path | None:
-    """Where the names of the rows go: beside an .npy file; None for .npz, which holds them."""
-    return out.with_name(f"{out.name}.names.txt") if out.suffix.lower() == ".npy" else None
+def _of_maps(options: argparse.Namespace, learner: Any, which: str) -> Callable[[Any, Any], Any]:
+    """A compiled function from a state and images to maps, or to their means over positions.
 
+    Raises:
+        ConfigurationError: the layer gives neither maps nor tokens.
+    """
+    import jax
 
-def _arrays(embeddings: Any, dataset: Any, *, left_out: Collection[str]) -> dict[str, Any]:
-    """What the file holds, `embeddings` first, without the rows of files that failed; nothing in it needs pickle."""
-    import numpy as np
+    from byol_jax.errors import ConfigurationError
 
-    arrays = {"embeddings": embeddings}
-    if dataset.names is not None:
-        arrays["names"] = np.asarray(dataset.names, dtype=np.str_)
-    if dataset.labels is not None:
-        arrays["labels"] = dataset.labels
-    if left_out:
-        kept = [row for row, name in enumerate(arrays["names"].tolist()) if name not in left_out]
-        arrays = {key: array[kept] for key, array in arrays.items()}
-    if dataset.class_names is not None:
-        arrays["class_names"] = np.asarray(dataset.class_names, dtype=np.str_)
-    return arrays
-
-
-def _warn_of_rows(arrays: dict[str, Any]) -> None:
-    """Says how many rows hold NaN or infinity, and which is the first: they would poison whatever is computed next."""
-    import numpy as np
-
-    rows = np.flatnonzero(~np.isfinite(arrays["embeddings"]).all(axis=1))
-    if len(rows):
-        names = arrays.get("names")
-        first = f"row {rows[0]}" if names is None else f"{names[rows[0]]!s}, row {rows[0]}"
+    layout, layer = learner.settings.find_layout(), learner.settings.hidden_layer
+    name = "the output" if layer == -1 else f"the layer {layer!r}"
+    if len(layout.shape) == 1:
+        raise ConfigurationError(
+            f"--{'keep' if options.keep_map else 'pool'}-map: {name} gives {layout.shape[0]} numbers an image, no map:"
+            " give --network NAME --hidden-layer L (with --init-from RUN/exported/encoder.safetensors the run's)"
+        )
+    if layout.is_guess:
+        shape = " x ".join(map(str, layout.shape))
         warnings.warn(
-            f"{len(rows)} of {len(arrays['embeddings'])} embeddings aren't finite, the first is {first}: look at the "
-            "weights (python -m interop inspect FILE) and at the image",
+            f"{name} gives {shape}, which are taken for channels, rows and columns, torch's own order: the shape"
+            " doesn't tell",
             stacklevel=2,
         )
 
+    def maps(state: Any, images: Any) -> Any:
+        found = learner.feature_map(state, images, which=which)  # [N, H, W, C] or [N, T, D]
+        return found if options.keep_map else found.mean(axis=tuple(range(1, found.ndim - 1)))
 
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    import numpy as np
-
-    from byol_jax import disk
-
-    buffer, names = io.BytesIO(), names_path(path)
-    if names is None:
-        np.savez(buffer, **arrays)  # numpy before 2.2 would take allow_pickle for an array
-    else:
-        np.save(buffer, arrays["embeddings"], allow_pickle=False)
-    with folder_for(path):
-        if names is not None:
-            _write_names(names, arrays.get("names", ()))
-        disk.write_atomically(path, buffer.getvalue())
-
-
-def _write_names(path: Path, names: Iterable[str]) -> None:
-    """One line a name; a character that would break the line, or can't be printed, as its escape sequence.
-
-    An array's images have no names: then a file that tells those of an earlier run goes.
-    """
-    from byol_jax import disk
-
-    lines = [
-        "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(name)) + "\n"
-        for name in names
-    ]
-    if lines:
-        disk.write_atomically(path, "".join(lines).encode())
-    else:
-        path.unlink(missing_ok=True)
+    return jax.jit(maps)

@@ -5,7 +5,7 @@ Which of a folder's files can't be used is said on stderr, as `byol-jax train` s
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +16,14 @@ from byol_jax.cli.values import is_folder
 from byol_jax.data import Dataset, EvaluationImages, open_dataset
 from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import DataError, one_line
-from byol_jax.evaluate import extract, raw_pixels
+from byol_jax.evaluate import extract, extract_batches, raw_pixels
 from byol_jax.runs.progress import progress_bar
 from byol_jax.runs.source import say_skipped
 from byol_jax.runs.value_range import find_range
 
 __all__ = [
     "LabelledImages",
+    "feature_batches",
     "features_of",
     "open_images",
     "open_labelled",
@@ -93,14 +94,13 @@ def open_images(
     return dataset
 
 
-def say_late(dataset: Dataset) -> tuple[str, ...]:
-    """Says which files failed only when their images were taken, and gives their names; another took their place.
+def say_late(dataset: Dataset) -> None:
+    """Says which files failed only when their images were taken; another took their place.
 
     A folder of very many files isn't decoded before (`open_dataset`), and files may change.
     """
     late = [(name, reason) for name, reason in dataset.skipped if name in set(dataset.names or ())]
     say_skipped(late, _say)
-    return tuple(name for name, _ in late)
 
 
 def say_range(wanted: Any, dataset: Dataset, *, seed: int) -> Any:
@@ -182,6 +182,32 @@ def features_of(
     with progress_bar(label) as update:
         features = extract(partial(function, state), images, batch_size=batch_size, progress=update)
     return features.astype(np.float32, copy=False)
+
+
+def feature_batches(
+    function: Callable[[Any, Any], Any],
+    state: Any,
+    dataset: Dataset,
+    *,
+    image_size: int | tuple[int, int],
+    batch_size: int = 256,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`function(state, images)` of all images of a dataset as it comes, with a progress bar: (rows, their numbers).
+
+    Rows are [n, …] float32, numbers [n]. A row whose file has failed by then, so that another image took its place, is
+    left out.
+    """
+    images = EvaluationImages(dataset, np.arange(len(dataset)), image_size)
+    start = 0
+    with progress_bar("features") as update:
+        for rows in extract_batches(partial(function, state), images, batch_size=batch_size, progress=update):
+            numbers = np.arange(start, start + len(rows))
+            start += len(rows)
+            failed = {name for name, _ in dataset.skipped}
+            if dataset.names is not None and failed:
+                kept = [dataset.names[number] not in failed for number in numbers]
+                rows, numbers = rows[kept], numbers[kept]
+            yield rows.astype(np.float32, copy=False), numbers
 
 
 def pixels_of(

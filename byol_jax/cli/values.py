@@ -26,6 +26,7 @@ __all__ = [
     "image_size",
     "index_beside",
     "is_folder",
+    "names_path",
     "new_file",
     "new_path",
     "non_negative_number",
@@ -260,6 +261,11 @@ def new_file(*suffixes: str) -> Callable[[str], Path]:
         return path
 
     return file
+
+
+def names_path(out: Path) -> Path | None:
+    """Where the names of an .npy file's rows go, beside it; None for other files, which hold them."""
+    return out.with_name(f"{out.name}.names.txt") if out.suffix.lower() == ".npy" else None
 
 
 def _describe_absence(path: Path) -> str:

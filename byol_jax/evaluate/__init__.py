@@ -9,7 +9,7 @@ accuracy beside its protocol; extract.py gets features out of a network.
 from byol_jax.evaluate.collapse import CollapseResult, collapse
 from byol_jax.evaluate.components import PrincipalComponents, principal_components
 from byol_jax.evaluate.controls import compare, raw_pixels
-from byol_jax.evaluate.extract import extract
+from byol_jax.evaluate.extract import extract, extract_batches
 from byol_jax.evaluate.finetune import FinetuneResult, finetune, label_subset
 from byol_jax.evaluate.interval import bootstrap_interval, confusion_matrix
 from byol_jax.evaluate.knn import KNNResult, knn
@@ -33,6 +33,7 @@ __all__ = [
     "confusion_matrix",
     "effective_rank",
     "extract",
+    "extract_batches",
     "finetune",
     "fit_logistic",
     "knn",

@@ -1,5 +1,7 @@
 """A small convolutional network for small images: exactly the `torch.nn.Sequential` that `torch_expression` gives."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from byol_jax.image_size import image_sides
 from byol_jax.nets.layers import batch_norm, batch_norm_init, check_images, convs_init, linear, linear_init
 from byol_jax.ops.conv import conv2d
 from byol_jax.ops.pool import flatten_channels_first
-from byol_jax.types import Encoder, Variables
+from byol_jax.types import Encoder, EncoderFacts, Variables
 
 __all__ = ["small_cnn", "torch_expression"]
 
@@ -53,7 +55,7 @@ def small_cnn(
     def init(key, image_shape):
         return _init(widths, num_classes, key, image_shape)
 
-    def apply(variables, images, *, train, hidden_layer, key=None, axis_name=None):
+    def apply(variables, images, *, train, hidden_layer, key=None, axis_name=None, flat=True):
         wanted = resolve_hidden_layer(names, hidden_layer)
         check_images(images, variables.params["0"]["kernel"])
         compute = images.dtype if dtype is None else dtype
@@ -63,10 +65,11 @@ def small_cnn(
         x = seen[str(flatten)] = flatten_channels_first(x)  # [N, C·H·W]
         if num_classes is not None:
             x = seen[str(flatten + 1)] = linear(variables.params[str(flatten + 1)], x)  # [N, num_classes]
-        features = flatten_channels_first(x if wanted == OUTPUT else seen[wanted])
+        features = x if wanted == OUTPUT else seen[wanted]
+        features = flatten_channels_first(features) if flat else features
         return features, new_stats if train else variables.stats
 
-    return Encoder(init, apply, lambda variables=None: names)
+    return Encoder(init, apply, lambda variables=None: names, EncoderFacts(unflattened=partial(apply, flat=False)))
 
 
 def torch_expression(

@@ -99,7 +99,10 @@ def resnet(
         return compiled(key, tuple(image_shape))
 
     return Encoder(
-        init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(padding=padding, remat=remat)
+        init,
+        partial(_apply, net),
+        lambda variables=None: net.names(),
+        EncoderFacts(padding=padding, remat=remat, unflattened=partial(_apply, net, flat=False)),
     )
 
 
@@ -369,6 +372,7 @@ def _apply(
     hidden_layer: str | int,
     key: Any = None,
     axis_name: str | None = None,
+    flat: bool = True,
 ) -> tuple[jax.Array, Any]:
     """`Encoder.apply`; see `byol_jax.types`. Nothing is random here, so `key` is not used."""
     wanted = resolve_hidden_layer(net.names(), hidden_layer)
@@ -391,7 +395,8 @@ def _apply(
     x = seen["avgpool"] = global_average_pool(x)  # [N, C]
     if net.num_classes is not None:
         x = seen["fc"] = linear(params["fc"], x)  # [N, num_classes]
-    features = flatten_channels_first(x if wanted == OUTPUT else seen[wanted])
+    features = x if wanted == OUTPUT else seen[wanted]
+    features = flatten_channels_first(features) if flat else features
     return features, stats | new_stats if train else stats  # other nodes, which may have no leaves, stay
 
 

@@ -88,7 +88,8 @@ def vit(
     def init(key: jax.Array, image_shape: tuple[int, ...]) -> Variables:
         return compiled(key, tuple(image_shape))
 
-    return Encoder(init, partial(_apply, net), lambda variables=None: net.names(), EncoderFacts(remat=remat))
+    facts = EncoderFacts(remat=remat, unflattened=partial(_apply, net, flat=False))
+    return Encoder(init, partial(_apply, net), lambda variables=None: net.names(), facts)
 
 
 def vit_s16(**options: Any) -> Encoder:
@@ -268,6 +269,7 @@ def _apply(
     hidden_layer: str | int,
     key: jax.Array | None = None,
     axis_name: str | None = None,
+    flat: bool = True,
 ) -> tuple[jax.Array, Any]:
     """`Encoder.apply`; see `byol_jax.types`. There is no batch norm here, so `axis_name` is not used."""
     wanted = resolve_hidden_layer(net.names(), hidden_layer)
@@ -291,7 +293,8 @@ def _apply(
     x = seen[POOLED] = x[:, 0]  # [N, D]
     if net.num_classes is not None:
         x = seen["heads"] = seen["heads.head"] = linear(params["heads"]["head"], x)  # [N, num_classes]
-    return flatten_channels_first(x if wanted == OUTPUT else seen[wanted]), stats
+    features = x if wanted == OUTPUT else seen[wanted]
+    return flatten_channels_first(features) if flat else features, stats
 
 
 def _tokens(net: _Net, params: dict[str, Any], images: jax.Array) -> tuple[jax.Array, dict]:

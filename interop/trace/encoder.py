@@ -40,6 +40,8 @@ __all__ = ["TracedNetwork", "from_torch_module", "network_encoder", "traced_netw
 CHANNELS_LAST = (0, 2, 3, 1)
 """How [N, H, W, C] lies, by torch's axes."""
 
+RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
+
 
 @dataclass(frozen=True, eq=False)
 class TracedNetwork:
@@ -166,7 +168,7 @@ def network_encoder(network: TracedNetwork, variables: Variables, **options: Any
         partial(_init, network, variables),
         partial(_apply, network, {}, **options),
         lambda variables=None: network.traced.names,
-        EncoderFacts(traced=network),
+        EncoderFacts(traced=network, unflattened=partial(_apply, network, {}, flat=False)),
     )
 
 
@@ -251,13 +253,16 @@ def _apply(
     key: jax.Array | None = None,
     axis_name: str | None = None,
     stand_ins: Mapping[str, Operator] = NO_STAND_INS,
+    flat: bool = True,
 ) -> tuple[Any, Any]:
     """See `byol_jax.types.Encoder.apply`. `programs` is filled as modes, layers and batches of other graphs are asked
-    for: they never change. For verification `hidden_layer` may be several layers; the features are a tuple then."""
+    for: they never change. For verification `hidden_layer` may be several layers; the features are a tuple then.
+    Unless `flat` they have the axes that the module gave them, in torch's order."""
     _check_shape(network, images.shape[1:])
     graph = network.graph(train, images.shape[0])
     layers = hidden_layer if isinstance(hidden_layer, tuple) else (hidden_layer,)
     wanted = [_layer(graph, network.traced.names, layer) for layer in layers]
+    wanted = wanted if flat else [_before_flattening(graph, ref) for ref in wanted]
     if train:
         wanted += graph.buffers.values()
     kind = train, hidden_layer, None if network.takes_any_batch else int(images.shape[0])
@@ -313,6 +318,14 @@ def _layer(graph: Graph, names: Sequence[str], hidden_layer: str | int) -> Ref:
         if hidden_layer in names
         else f"hidden layer {hidden_layer!r} not found"
     )
+
+
+def _before_flattening(graph: Graph, ref: Ref) -> Ref:
+    """What a hidden layer's value was made of by the hook that recorded it, `reshape(n, -1)`; others as they are."""
+    node = next((node for node in graph.nodes if node.name == ref.name), None)
+    if node is None or node.op not in RESHAPES or node.args[1][1:] != (-1,):
+        return ref
+    return node.args[0]
 
 
 def _sources(

@@ -30,8 +30,8 @@ OPTIONS = {
     " layout fit channels dtype remat batchnorm-group shard-state health-every stop-on-collapse probe probe-every",
     "evaluate": "data json which k labels layout protocol linear-epochs label-fraction finetune-epochs"
     " finetune-learning-rate finetune-batch-size finetune-augment",
-    "embed": "data out which project overwrite network weights init-from which-weights prefix image-size channels"
-    " hidden-layer layout fit",
+    "embed": "data out which project keep-map pool-map overwrite network weights init-from which-weights prefix"
+    " image-size channels hidden-layer layout fit",
     "export": "out which layout overwrite",
     "import": "out network which layout overwrite which-weights prefix dtype",
     "convert": "overwrite json which-weights prefix",

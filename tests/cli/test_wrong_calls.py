@@ -193,7 +193,7 @@ WRONG = {
     ),
     "no neighbours": ([*EVALUATE, "--k", "0"], ["--k: '0'"]),
     "a third network": ([*EVALUATE, "--which", "onlin"], ["--which", "online is the nearest"]),
-    "embeddings in a text": ([*EMBED, "--out", "new.txt"], ["'new.txt' must end in .npz or .npy"]),
+    "embeddings in a text": ([*EMBED, "--out", "new.txt"], ["'new.txt' must end in .npz or .npy or .parquet or .csv"]),
     "embeddings over a file": ([*EMBED, "--out", "done.npz"], ["'done.npz' exists", "--overwrite"]),
     "embeddings over a folder": ([*EMBED, "--out", "full"], ["'full' is a folder"]),
     "an export to nowhere": (["export", "run"], ["--out FILE is missing"]),

@@ -15,7 +15,7 @@ from weight_samples import FORMATS, assert_identical
 
 import interop
 from byol_jax import checkpoint, nets
-from byol_jax.cli.embed import _write as write_embeddings
+from byol_jax.cli.row_files import About, open_rows
 from byol_jax.types import TrainState
 from interop.files import write_arrays
 
@@ -120,7 +120,8 @@ def test_a_checkpoint_is_written_in_rows(dtype, tmp_path):
 @pytest.mark.parametrize("ending", [".npz", ".npy"])
 def test_embeddings_are_written_in_rows(ending, tmp_path):
     for name, make in ARRAYS.items():
-        write_embeddings(tmp_path / f"x{ending}", {"embeddings": np.asarray(make(VALUES))})
+        with open_rows(tmp_path / f"x{ending}", About(None, None, None)) as write:
+            write(np.asarray(make(VALUES)), np.arange(len(VALUES)))
         loaded = np.load(tmp_path / f"x{ending}")
         np.testing.assert_array_equal(loaded["embeddings"] if ending == ".npz" else loaded, VALUES, err_msg=name)
 
