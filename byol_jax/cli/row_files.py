@@ -46,7 +46,7 @@ class About:
         """The rows' names, in Unicode: a file name's other bytes as escape sequences."""
         if self.names is None:
             return None
-        return [self.names[row].encode("utf-8", "backslashreplace").decode() for row in numbers.tolist()]
+        return [self.names[row].encode("utf-8", "backslashreplace").decode() for row in map(int, numbers)]
 
     def columns_of(self, numbers: np.ndarray) -> dict[str, list]:
         """Columns `name`, `label` and `class` of these rows, those that there are."""
@@ -115,7 +115,7 @@ def _npy(path: Path, about: About) -> Iterator[Write]:
 
         def write(rows: np.ndarray, numbers: np.ndarray) -> None:
             stream.write(rows)
-            for name in () if about.names is None else (about.names[row] for row in numbers.tolist()):
+            for name in () if about.names is None else (about.names[row] for row in map(int, numbers)):
                 names.write(_printable(name).encode() + b"\n")
 
         yield write
