@@ -79,6 +79,20 @@ def test_any_layout_has_the_numbers_that_were_written(tmp_path, dtype):
             np.testing.assert_array_equal(found[0], data.astype(found.dtype), err_msg=f"{name}, {samples}")
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
+@pytest.mark.parametrize(("mode", "dtype"), [("L", "u1"), ("RGB", "u1"), ("I;16", "u2"), ("I", "i4"), ("F", "f4")])
+def test_what_pillow_and_libtiff_write_is_read(tmp_path, mode, dtype, compression):
+    """Independent writers."""
+    pytest.importorskip("imagecodecs")
+    channels = 3 if mode == "RGB" else 1
+    data = values(dtype, *SIDES, 3) if channels == 3 else values(dtype, *SIDES)
+    data = data % 2**24 if mode == "I" else data  # that float32 holds
+    Image.fromarray(data).save(tmp_path / "a.tif", compression=compression)
+    kept = np.dtype(dtype).name if dtype in ("u1", "u2") else "float32"
+    found = images(tmp_path / "a.tif", channels, dtype=kept, tiff_axes="CS")[0]
+    np.testing.assert_array_equal(found.reshape(data.shape), data)
+
+
 def test_where_pillow_reads_too_both_agree(tmp_path):
     """An independent reader of the same files."""
     for dtype, channels in (("uint8", 3), ("uint8", 1), ("uint16", 1)):
