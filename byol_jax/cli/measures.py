@@ -24,7 +24,7 @@ from byol_jax.evaluate.linear import validation_rows
 from byol_jax.image_size import image_sides
 from byol_jax.runs.artifacts import START
 from byol_jax.runs.folder import run_paths
-from byol_jax.runs.pictures import neighbours_grid
+from byol_jax.runs.pictures import channels_shown, neighbours_grid
 from byol_jax.runs.progress import progress_bar
 from byol_jax.types import TrainState
 
@@ -196,18 +196,19 @@ def _draw_neighbours(
     """RUN/neighbours.png: a few test images, and what each kind of features finds nearest of the images to fit."""
     path = run_paths(options.run).neighbours
     path.unlink(missing_ok=True)
-    if not features or train.dataset.image_shape[-1] not in (1, 3):
+    if not features:
         return
+    shown = channels_shown(train.dataset.image_shape[-1])
     rows = np.sort(np.random.default_rng(options.seed).permutation(len(test.labels))[:LOOKED_UP])
     blocks = {}
     for name, data in features.items():
         nearest = _nearest(data.train, data.test[rows], min(NEAREST, len(train.labels)))  # [N, k]
         found = evaluation_images(train.dataset, train.indices[nearest.ravel()], opened.image_size)
-        found = to_unit(found, opened.learner.settings.value_range)
+        found = to_unit(found, opened.learner.settings.value_range)[..., :shown]
         alike = train.labels[nearest] == test.labels[rows][:, None]
         blocks[name.replace("_", " ")] = found.reshape(*nearest.shape, *found.shape[1:]), alike
     looked_up = evaluation_images(test.dataset, test.indices[rows], opened.image_size)
-    neighbours_grid(to_unit(looked_up, opened.learner.settings.value_range), blocks, path)
+    neighbours_grid(to_unit(looked_up, opened.learner.settings.value_range)[..., :shown], blocks, path)
 
 
 def _nearest(train: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:

@@ -46,12 +46,14 @@ class Run(NamedTuple):
 
     def reading(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """How images are read, for `open_images`: in the depth that it was trained in, with its range, and by its bands
-        and axes, where none are given."""
+        and axes, where none are given. Where it was trained on floats and has their range, in the images' own numbers,
+        which `check_images` compares."""
         stored = {name: self.config[name] for name in READING if name in self.config}
-        is_float = self._trained_dtype == "float32" and (self.config.get("data") or {}).get("kind") == "folder"
+        value_range, trained = self.learner.settings.value_range, self._trained_dtype
+        own = trained == "float32" and value_range is not None
         return {
-            "dtype": "float32" if is_float else "uint16" if self._trained_dtype == "uint16" else "uint8",
-            "value_range": self.learner.settings.value_range,
+            "dtype": None if own else "uint16" if trained == "uint16" else "uint8",
+            "value_range": value_range,
             "reading": stored | dict(given),
         }
 

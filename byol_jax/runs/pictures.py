@@ -20,7 +20,7 @@ from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 from byol_jax.views import sample_views
 
-__all__ = ["neighbours_grid", "sample_grid", "say_shown", "views_grid"]
+__all__ = ["channels_shown", "neighbours_grid", "sample_grid", "say_shown", "views_grid"]
 
 MAX_ROWS = 8
 SMALLEST, LARGEST = 112, 256
@@ -45,12 +45,12 @@ def sample_grid(
         path: as in `views_grid`, whose errors it raises too.
     """
     view1, view2 = jax.jit(lambda batch: sample_views(augment_fn, augment_fn2, batch, key))(jnp.asarray(images))
-    shown = _shown(np.shape(images)[-1])
+    shown = channels_shown(np.shape(images)[-1])
     images, view1, view2 = (np.asarray(part)[..., :shown] for part in (images, view1, view2))
     views_grid(images, view1, view2, path)
 
 
-def _shown(channels: int) -> int:
+def channels_shown(channels: int) -> int:
     """How many of an image's channels, the first ones, stand for it in a picture."""
     return 3 if channels >= 3 else 1
 
@@ -65,7 +65,7 @@ def say_shown(channels: int, bands: Sequence[int] | None = None) -> str | None:
         >>> say_shown(5), say_shown(3, (3, 2, 1))
         ('drawn: channels 1, 2, 3 of 5 as red, green, blue', 'drawn: bands 3, 2, 1 as red, green, blue')
     """
-    count = _shown(channels)
+    count = channels_shown(channels)
     if bands is None and count == channels:
         return None
     names = [str(number) for number in (bands or range(1, channels + 1))[:count]]

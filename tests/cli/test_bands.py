@@ -26,6 +26,7 @@ RECIPE = [
 
 SIZED = ["--image-size", "16", "--augment", "none"]
 TWO_STEPS = [*RECIPE, *SIZED, "--batch-size", "8", "--steps", "2"]
+ONE_STEP = [*TWO_STEPS[:-1], "1"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("always::byol_jax.data.sources.ImageWarning")]
 
@@ -72,7 +73,7 @@ def test_bands_from_the_folder_to_the_features(call, tiles, tmp_path, monkeypatc
     assert (done.code, "1 bands for 2 channels" in done.err) == (2, True)
     opened = open_run(Path("run"))  # as evaluate has it
     assert opened.reading({}) | {"value_range": None} == {
-        "dtype": "float32",
+        "dtype": None,
         "value_range": None,
         "reading": {"bands": [4, 1]},
     }
@@ -99,27 +100,57 @@ def test_a_preview_says_which_bands_it_draws(call, tiles, tmp_path, monkeypatch)
     assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "channels"), [("multipage.tif", 1), ("multipage_rgb.tif", 3)])
-def test_scikit_images_stacks_through_preview_train_and_embed(call, tmp_path, monkeypatch, name, channels):
-    """Real files: two pages of uint8, and two of planar RGB in float64."""
-    monkeypatch.chdir(tmp_path)
+def copies(*paths):
+    """A folder with copies of somebody's files."""
     Path("pages").mkdir()
-    for copy in "abcd":  # 8 images for 8 devices
-        shutil.copy(Path(skimage.__file__).parent / "data" / name, Path("pages") / f"{copy}.tif")
-    whole = tifffile.imread("pages/a.tif")
-    expected = whole[..., None] if channels == 1 else np.moveaxis(whole, 1, -1)
-    dataset = open_dataset("pages", num_channels=channels, any_range=True)
-    np.testing.assert_array_equal(dataset.take([0, 1]), expected.astype(dataset.dtype))
-    options = ["--channels", channels, *SIZED]
-    done = call("preview", "pages", *options, "--out", "views.png")
+    for number, path in enumerate(paths):
+        shutil.copy(path, Path("pages") / f"{number}{path.suffix}")
+    return "pages"
+
+
+def go_through(call, folder, channels):
+    """Preview, a step of training, and the names of what was embedded."""
+    done = call("preview", folder, "--channels", channels, *SIZED, "--out", "views.png")
     assert done.code == 0, done.err
-    assert "2 images; the first: 'a.tif'" in done.err
-    done = call("train", "pages", "--out", "run", *options, *RECIPE, "--batch-size", "8", "--steps", "1")
+    said = done.err
+    done = call("train", folder, "--out", "run", "--channels", channels, *ONE_STEP)
     assert done.code == 0, done.err
-    done = call("embed", "run", "--data", "pages", "--out", "features.npz")
+    done = call("embed", "run", "--data", folder, "--out", "features.npz")
     assert done.code == 0, done.err
     with np.load("features.npz") as features:
-        assert features["names"].tolist() == [f"{copy}.tif#{page}" for copy in "abcd" for page in (1, 2)]
+        assert np.isfinite(features["embeddings"]).all()
+        return said, features["names"].tolist()
+
+
+@pytest.mark.parametrize(("name", "channels"), [("multipage.tif", 1), ("multipage_rgb.tif", 3)])
+def test_scikit_images_stacks_have_its_pages(tmp_path, monkeypatch, name, channels):
+    """Real files: two pages of uint8, and two of planar RGB in float64."""
+    monkeypatch.chdir(tmp_path)
+    folder = copies(Path(skimage.__file__).parent / "data" / name)
+    whole = tifffile.imread("pages/0.tif")
+    expected = whole[..., None] if channels == 1 else np.moveaxis(whole, 1, -1)
+    dataset = open_dataset(folder, num_channels=channels, any_range=True)
+    np.testing.assert_array_equal(dataset.take([0, 1]), expected.astype(dataset.dtype))
+
+
+def test_scikit_images_stacks_through_preview_train_and_embed(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path(skimage.__file__).parent / "data" / "multipage_rgb.tif"
+    said, names = go_through(call, copies(*[path] * 4), 3)
+    assert "4 files read so: axes QSYX, 2 x 3 x 10 x 10; S: 3 channels, Q: 2 images; the first: '0.tif'" in said
+    assert names == [f"{copy}.tif#{page}" for copy in range(4) for page in (1, 2)]
+
+
+def test_pydicoms_files_through_preview_train_and_embed(call, tmp_path, monkeypatch):
+    """A CT, an MR, a compressed CT, and a dose of 15 frames."""
+    pydicom = pytest.importorskip("pydicom")
+    monkeypatch.chdir(tmp_path)
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    files = [folder / name for name in ("CT_small.dcm", "MR_small.dcm", "693_J2KI.dcm", "rtdose.dcm")]
+    said, names = go_through(call, copies(*files), 1)
+    assert "1 file read so: 15 frames: as many images; the first: '3.dcm'" in said
+    assert "value range" in said
+    assert names == ["0.dcm", "1.dcm", "2.dcm", *(f"3.dcm#{frame}" for frame in range(1, 16))]
 
 
 def test_options_that_do_not_fit_are_said_in_a_line(call, tiles, tmp_path, monkeypatch):

@@ -126,8 +126,8 @@ def check(folder, kind, cases, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tiff", "npy", "dicom"])
 def test_damaged_files_give_an_image_or_a_reason(tmp_path, kind):
-    read, _ = check(tmp_path, kind, 300, seed=0)
-    assert 0 < read < 300
+    read, _ = check(tmp_path, kind, 150, seed=0)
+    assert 0 < read < 150
 
 
 @pytest.mark.long
@@ -150,8 +150,8 @@ def test_a_header_that_claims_the_world_costs_no_memory(tmp_path):
         file.write(bytes(100))
     assert try_all(tmp_path / "a.npy", "npy")[0] is False
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, np.zeros((5000, 5000), np.float64), compression="zlib", photometric="minisblack")
+    tifffile.imwrite(path, np.zeros((4000, 4000), np.float64), compression="zlib", photometric="minisblack")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     done, _ = try_all(path, "tiff")
-    assert done  # 200 MB in the worker, and 16 x 16 numbers here
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 100
+    assert done  # 128 MB in the worker, and 16 x 16 numbers here
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 60

@@ -127,6 +127,7 @@ def own_files():
     return sorted(path for path in folder.glob("*.dcm"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:::pydicom")
 def test_pydicoms_own_files_give_its_own_pixels_or_a_reason():
     """Real files of scanners: CT, MR, ultrasound and others, plain and compressed."""

@@ -163,6 +163,7 @@ def read(path, index=0, workers=None):
     return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"])
 
 
+@pytest.mark.slow
 def test_the_death_of_a_decoder_costs_one_image_and_the_next_is_read(tmp_path):
     path, workers = save(tmp_path / "a.tif", STACK), guarded.Workers()
     try:

@@ -1,6 +1,8 @@
 """TIFFs as measurements: the very numbers that were written, whatever their layout; which axes become what."""
 
 import contextlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -304,3 +306,25 @@ def test_a_page_that_differs_from_what_the_series_says_is_refused(tmp_path):
     content[place : place + 2] = np.array([8], kind + "u2").tobytes()
     path.write_bytes(content)
     assert refusal(path, 1) == "image 2 of 3: page 2 differs from the first in shape, numbers or compression"
+
+
+def test_without_imagecodecs_a_compressed_file_names_the_extra(tmp_path):
+    """In a process of its own, since tifffile looks for it once."""
+    Image.fromarray(values("uint8", *SIDES)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    script = """
+import sys
+sys.modules["imagecodecs"] = None
+from pathlib import Path
+from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.readers.open import image_of, open_file
+from byol_jax.data.readers.reading import make_reading
+reading = make_reading(1)
+file = open_file("tiff", Path(sys.argv[1]), reading, most_pixels=None)
+try:
+    image_of(file, 0, reading, size=None, fit="cover", dtype="uint8")
+except UnusableImageError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", script, str(tmp_path / "a.tif")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == 'LZW needs imagecodecs: pip install "byol-jax[tiff]"\n'

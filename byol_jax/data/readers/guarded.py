@@ -143,9 +143,10 @@ def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[
 
 def _start() -> subprocess.Popen:
     """A worker, which finds the same modules, has one thread for NumPy's algebra, and isn't hit by Ctrl-C."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+    modules = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environment = os.environ | {"PYTHONPATH": modules, "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "byol_jax.data.readers.serve"],
+        [sys.executable, "-P", "-m", "byol_jax.data.readers.serve"],  # -P: nothing from the folder that we are in
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -166,7 +167,9 @@ def _cause(process: subprocess.Popen, late: float | None) -> str:
     if late is not None:
         return f"its decoder took longer than {late:g} s"
     code = process.returncode
-    name = signal.Signals(-code).name if code < 0 and -code in list(signal.Signals) else f"exit code {code}"
+    if code >= 0:
+        return f"the process that reads it ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
     return f"its decoder ended its process ({name}): the file is damaged, or the decoder has a fault"
 
 

@@ -189,7 +189,13 @@ class _Stack:
         if page.hash != self.keyframe.hash:
             raise UnusableImageError(f"page {number + 1} differs from the first in shape, numbers or compression")
         _check_extent(page)
-        return page.asarray(maxworkers=1).reshape(shape)
+        try:
+            return page.asarray(maxworkers=1).reshape(shape)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            compression = getattr(page.compression, "name", page.compression)
+            raise UnusableImageError(f'{compression} needs imagecodecs: pip install "byol-jax[tiff]"') from error
 
 
 def _count_outer(axes: str, shape: tuple[int, ...], page: tuple[int, ...]) -> int:
