@@ -186,13 +186,15 @@ def is_folder(source: str) -> bool:
 
 def first_level(source: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the images that lie in a folder."""
-    from byol_jax.data.file_list import is_image_name, is_run_folder
+    from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name, is_run_folder
 
     if not is_folder(source):
         return [], []
     entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
     folders = [entry.name for entry in entries if entry.is_dir() and not is_run_folder(entry)]
-    return folders, [entry.name for entry in entries if is_image_name(entry.name) and not entry.is_dir()]
+    return folders, [
+        entry.name for entry in entries if is_image_name(entry.name, BESIDE_FOLDERS) and not entry.is_dir()
+    ]
 
 
 def existing_file(word: str) -> Path:

@@ -21,6 +21,7 @@ from byol_jax.errors import DataError
 
 __all__ = [
     "ANY_EXTENSIONS",
+    "BESIDE_FOLDERS",
     "RUN_FORMAT",
     "Listing",
     "Verdict",
@@ -55,6 +56,9 @@ _KINDS = (EXTENSIONS, READERS["dicom"].extensions, READERS["npy"].extensions)
 pictures an .npy may hold labels, say."""
 
 ANY_EXTENSIONS = frozenset[str]().union(*_KINDS)
+
+BESIDE_FOLDERS = ANY_EXTENSIONS - READERS["npy"].extensions
+"""Of files that are images wherever they lie: an .npy beside folders of images may hold labels."""
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"

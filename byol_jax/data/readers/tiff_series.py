@@ -60,10 +60,8 @@ def open_tiff(path: Path, reading: Reading) -> Opened:
             found = " and ".join(f"{channels} x {dtype}" for channels, dtype in kinds)
             raise UnusableImageError(f"a TIFF of unlike parts, {found}: save each by itself")
         there = sum(stack.planes for stack in stacks)
-        if pages[0].pictures > there:
-            raise UnusableImageError(
-                f"a TIFF that states {pages[0].pictures} pictures, of which {there} are there: it is cut short"
-            )
+        if (stated := pages[0].pictures) > there:
+            raise UnusableImageError(f"a TIFF that states {stated} pictures, of which {there} are found: cut short?")
         nodata = _nodata(stacks[0].keyframe)
     except BaseException:
         file.close()
