@@ -13,6 +13,7 @@ import pytest
 from training_processes import alone, finish, said, together, wait_for_step
 
 from byol_jax.cli.open_run import open_run
+from byol_jax.runs.metrics import read_metrics
 from byol_jax.tree import leaf_names
 
 WIDE = ("--projection-size", 64, "--projection-hidden-size", 256)
@@ -63,7 +64,11 @@ def manifest(out, step):
 @pytest.mark.long
 def test_two_processes_each_write_their_part_and_the_run_goes_on_anywhere(images, cache, tmp_path, call, figure):
     whole, first, single = tmp_path / "whole", tmp_path / "first", tmp_path / "single"
-    by_two(whole, images, cache, "--shard-state", "--steps", 5)
+    labelled = tmp_path / "labelled.npz"
+    np.savez(labelled, images=np.load(images), labels=np.arange(40) % 2)
+    by_two(whole, images, cache, "--shard-state", "--steps", 5, "--probe", labelled, "--probe-every", 2)
+    rows, _ = read_metrics(whole / "metrics.jsonl")
+    assert [row["step"] for row in rows if "probe_knn" in row] == [0, 2, 4, 5]
     by_two(first, images, cache, "--shard-state", "--steps", 3)
     assert "spread over 8 devices" in (first / "train.log").read_text()
     found = manifest(first, 3)
@@ -89,8 +94,6 @@ def test_two_processes_each_write_their_part_and_the_run_goes_on_anywhere(images
     differences.append(difference(begun, whole))
     assert max(differences) <= FLOAT32
 
-    labelled = tmp_path / "labelled.npz"
-    np.savez(labelled, images=np.load(images), labels=np.arange(40) % 2)
     for words in (
         ("embed", whole, "--data", images, "--out", tmp_path / "features.npz"),
         ("export", whole, "--out", tmp_path / "net.safetensors"),

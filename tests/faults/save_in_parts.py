@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from checkpoint_states import assert_identical, spread_state, whole_state
 
 from byol_jax import checkpoint, disk, parallel
@@ -61,6 +62,10 @@ def save_and_restore(out: Path) -> None:
         restored = checkpoint.restore(folder, like=state)
         assert restored.position == position
         same_here(restored.state, state)
+    gathered, wanted = parallel.gather(state), whole_state(step=3, seed=5)
+    for one, other in zip(jax.tree.leaves(gathered), jax.tree.leaves(wanted), strict=True):
+        if not jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+            assert one.tobytes() == np.asarray(other).tobytes()
     replicated = parallel.replicate(whole_state(step=3), mesh)
     found = checkpoint.restore(out / "00000003", like=replicated).state
     same_here(found, parallel.replicate(whole_state(step=3, seed=5), mesh))

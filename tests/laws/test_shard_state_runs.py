@@ -1,7 +1,9 @@
 """A run whose state is spread over eight devices: the run that it would be without, stopped and gone on bit for bit."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from optax import contrib
 from byol_jax import TrainState, checkpoint, nets, parallel, pretrain
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.runs.placement import sentence
+from tests.processes import free_address, run_together
 
 OPTIONS = {
     "image_size": 16,
@@ -27,6 +30,10 @@ OPTIONS = {
     "progress": False,
 }
 """The heads' larger kernels are just large enough to be spread."""
+
+FREE = {"optimizer": contrib.schedule_free_sgd(0.05), "evaluation_params": contrib.schedule_free_eval_params}
+
+HERE = Path(__file__).parent
 
 FLOAT32 = 2e-5
 """Six float32 steps of such a rate, sums in another order; as in tests/cli/test_train_processes.py."""
@@ -97,10 +104,31 @@ def test_it_is_the_run_without_and_goes_on_bit_for_bit_and_with_or_without(tmp_p
 
 @pytest.mark.slow
 def test_an_optimiser_whose_state_belongs_to_the_evaluated_point(tmp_path):
-    """What is exported and measured in process 0 is made of parts of the optimiser's state, from all devices."""
-    free = {"optimizer": contrib.schedule_free_sgd(0.05), "evaluation_params": contrib.schedule_free_eval_params}
+    """What is exported and measured is made of parts of the optimiser's state, from all devices."""
     for run, shard_state in (("spread", True), ("whole", False)):
-        train(tmp_path / run, 4, shard_state=shard_state, **free)
+        train(tmp_path / run, 4, shard_state=shard_state, **FREE)
+    check_evaluated(tmp_path)
+
+
+@pytest.mark.long
+def test_the_same_in_two_processes(tmp_path, figure):
+    """Process 0 measures and exports; both bring the parts together."""
+    paths = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    environment = os.environ | devices | {"PYTHONPATH": os.pathsep.join(paths)}
+    words, script = (free_address(), str(tmp_path / "spread")), HERE / "shard_state_in_processes.py"
+    run_together(script, [(str(number), *words) for number in (0, 1)], environment, timeout=300)
+    train(tmp_path / "whole", 4, **FREE)
+    found = check_evaluated(tmp_path)
+    figure(
+        "schedule-free SGD, whose state belongs to the evaluated point, spread over two processes of four devices",
+        cases=1,
+        result=f"exported weights as of a run with whole states, to {found:.1e}",
+    )
+
+
+def check_evaluated(tmp_path):
+    """Weights and measures of the runs "spread" and "whole" are equal to rounding; how far weights are apart."""
     rows, exported = zip(
         *(
             (
@@ -113,6 +141,7 @@ def test_an_optimiser_whose_state_belongs_to_the_evaluated_point(tmp_path):
     )
     assert difference(*exported) < FLOAT32
     assert rows[0]["evaluation_feature_std"] == pytest.approx(rows[1]["evaluation_feature_std"], rel=1e-3)
+    return difference(*exported)
 
 
 def test_what_it_does_is_said():

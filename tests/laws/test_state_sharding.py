@@ -23,9 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
+from benchmarks.state_memory import state_rows
+from benchmarks.table import markdown
 from byol_jax import TrainState, accumulate, lars, parallel, with_batchnorm_groups, with_online_probe
 from byol_jax.ops.rows import cond_in_rows
 from byol_jax.tree import leaf_names
+from tests.source_code import ROOT
 
 LABELS = np.arange(BATCH) % 3
 
@@ -160,6 +163,11 @@ def test_memory_of_a_device_compilation_and_donation(caplog):
     steps = [record for record in caplog.records if record.getMessage().startswith("Compiling jit(step)")]
     assert len(steps) == 1
     assert {held(device, state) for device in mesh.devices.flat} == {expected}
+
+
+@pytest.mark.long
+def test_the_table_of_the_recipes_is_what_the_command_makes():
+    assert markdown(state_rows()) in (ROOT / "docs" / "recipes.md").read_text()
 
 
 @pytest.mark.slow
