@@ -1,4 +1,4 @@
-"""A pytest plugin for an environment without PyTorch: what needs it is skipped, the rest runs.
+"""A pytest plugin for an environment without PyTorch and the extras: what needs them is skipped, the rest runs.
 
     PYTHONPATH=.ci:. python -m pytest -p without_torch
 
@@ -9,6 +9,7 @@ the one by which this library asks for it; a file of tests, if importing it does
 import pytest
 
 PACKAGES = {"byol_pytorch", "kornia", "lightly", "solo", "timm", "torch", "torchvision"}
+PACKAGES |= {"array_record", "datasets", "fsspec", "google", "google_crc32c", "grain", "pyarrow", "webdataset"}
 
 
 def missing(error: BaseException | None) -> str | None:

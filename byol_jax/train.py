@@ -90,9 +90,10 @@ def pretrain(
 
     Args:
         encoder: the network.
-        data: a folder of images; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8, uint16 or
-            floating in [0, 1]; a `Dataset`; or any iterable of image batches, which then needs `steps`. With a whole
-            input shape as `image_size`, an array of such inputs, volumes [N, D, H, W, C] for instance.
+        data: a folder of images; shards; an .npz or .npy file; "fashion-mnist"; an array [N, H, W, C], uint8, uint16
+            or floating in [0, 1]; a map-style data set, torch's for instance; a `Dataset`; or any iterable of image
+            batches, a DataLoader for instance, which then needs `steps`. With a whole input shape as `image_size`, an
+            array of such inputs, volumes [N, D, H, W, C] for instance.
         out: the run's folder. One that isn't empty is refused without `resume` or `overwrite`.
         image_size: as in `make_learner`.
         epochs, steps: how long; exactly one of them. An epoch leaves out the last, incomplete batch.
@@ -107,7 +108,7 @@ def pretrain(
         progress: show progress on stderr.
         tensorboard: write the rows of metrics.jsonl as TensorBoard events too, into `out`/tensorboard.
         fit: how a folder's images get one shape, "cover", "contain" or "none", as in `data.open_dataset`.
-        layout: of an array, "NHWC" or "NCHW", where its axes leave doubt.
+        layout: of an array, of items or of batches, "NHWC" or "NCHW", where the axes leave doubt.
         accumulate: in how many parts each batch is gone through, as by `byol_jax.accumulate`: less memory.
         health_every: steps between measures in evaluation mode of the projections of up to 256 training images: spread,
             effective rank and uniformity, at the cost of about 32 images in a step; with a number also the alignment of

@@ -128,7 +128,7 @@ def add_value_range(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
 def check_data(data: str, options: argparse.Namespace) -> list[str]:
     """What is wrong with the options that say how `data` is read, those of them that the command has."""
     channels, layout, fit = (getattr(options, name, None) for name in ("channels", "layout", "fit"))
-    folder, problems = values.is_folder(data), []
+    folder, problems = values.holds_files(data), []
     reading = reading_of(options)
     bands = reading.get("bands")
     if bands is not None and channels not in (None, len(bands)):

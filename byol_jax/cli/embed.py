@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=values.data_source,
         required=True,
         metavar="DIR",
-        help="a folder of images, .npz, .npy, fashion-mnist",
+        help="a folder of images, shards, .npz, .npy, fashion-mnist",
     )
     add_output(
         parser,

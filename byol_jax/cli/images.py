@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.cli.values import is_folder
+from byol_jax.cli.values import holds_files, is_folder
 from byol_jax.data import Dataset, EvaluationImages, open_dataset
 from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import DataError, one_line
@@ -76,17 +76,17 @@ def open_images(
             image_size=image_size,
             num_channels=num_channels,
             with_labels=with_labels,
-            fit=fit if is_folder(str(source)) else "cover",  # arrays keep their size
+            fit=fit if holds_files(str(source)) else "cover",  # arrays keep their size
             layout=layout,
             workers=workers,
             progress=update,
-            dtype=dtype if is_folder(str(source)) else None,
-            any_range=value_range is not None or is_folder(str(source)),
-            **(reading or {} if is_folder(str(source)) else {}),
+            dtype=dtype if holds_files(str(source)) else None,
+            any_range=value_range is not None or holds_files(str(source)),
+            **(reading or {} if holds_files(str(source)) else {}),
         )
     for note in dataset.notes:
         _say(note)
-    if dataset.narrow is not None and value_range is None and dataset.range_is_known and is_folder(str(source)):
+    if dataset.narrow is not None and value_range is None and dataset.range_is_known and holds_files(str(source)):
         warnings.warn(
             f"{source}: {dataset.narrow}", ImageWarning, stacklevel=2
         )  # of grey files it is found: find_range
@@ -122,7 +122,7 @@ def open_training_images(
 
     `options`: `open_images`' others.
     """
-    size = image_size or (IMAGE_SIZE if is_folder(source) else None)
+    size = image_size or (IMAGE_SIZE if holds_files(source) else None)
     dataset = open_images(source, image_size=size, num_channels=num_channels, **options)
     height, width, channels = dataset.image_shape
     return dataset, size or (height if height == width else (height, width)), channels

@@ -31,7 +31,10 @@ USAGE = "DATA --out PNG [options]"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
-        "data", type=values.data_source, metavar="DATA", help="a folder of images, an .npz or .npy file, fashion-mnist"
+        "data",
+        type=values.data_source,
+        metavar="DATA",
+        help="a folder of images, shards, an .npz or .npy file, fashion-mnist",
     )
     add_output(parser, ".png", metavar="PNG", text="the picture")
     parser.add_argument(

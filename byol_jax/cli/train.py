@@ -38,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options; their meanings are in design and help."""
     whole, positive = values.whole_number, values.positive_int
     parser.add_argument(
-        "data", type=values.data_source, metavar="DATA", help="a folder of images, an .npz or .npy file, fashion-mnist"
+        "data",
+        type=values.data_source,
+        metavar="DATA",
+        help="a folder of images, shards, an .npz or .npy file, fashion-mnist",
     )
     run = parser.add_argument_group("the run")
     add_preset(run)
@@ -257,7 +260,7 @@ def _open_array(options: argparse.Namespace, recipe: Recipe) -> tuple[Any, Recip
 
     A folder is left to the program, which keeps the list of its images.
     """
-    if values.is_folder(options.data):
+    if values.holds_files(options.data):
         return options.data, recipe
     from byol_jax.cli.images import open_training_images
 
@@ -294,7 +297,7 @@ def _open_probe(options: argparse.Namespace, recipe: Recipe) -> "Probe":
             image_size=recipe.image_size,
             num_channels=recipe.num_channels,
             fit="contain" if options.fit == "contain" else "cover",
-            layout=None if values.is_folder(options.probe) else options.layout,
+            layout=None if values.holds_files(options.probe) else options.layout,
             workers=options.workers,
             dtype=_known_probe_dtype(options),
             value_range=recipe.value_range,

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "existing_file",
     "first_level",
     "hidden_layer",
+    "holds_files",
     "image_size",
     "index_beside",
     "is_folder",
@@ -47,6 +49,9 @@ EMBEDDED = "fashion-mnist"
 """The word that stands for the embedded images."""
 
 ARRAY_SUFFIXES = (".npz", ".npy")
+
+SHARD, PATTERN = re.compile(r"\.(?:tar|tgz|parquet|tfrecord|array_?record)", re.IGNORECASE), re.compile(r"[*?\[{]")
+"""What is in the names of shards, and in patterns for them; data/shards.py has them, and loads NumPy."""
 
 INDEX = ".safetensors.index.json"
 """What the name of a sharded set's index ends with."""
@@ -166,29 +171,48 @@ def hidden_layer(word: str) -> int | str:
 
 
 def data_source(word: str) -> str:
-    """A folder of images, a `.npz` or `.npy` file, or the word `fashion-mnist`."""
-    if word == EMBEDDED:
-        return word
+    """A folder of images, shards, a `.npz` or `.npy` file, or the word `fashion-mnist`."""
     path = Path(word)
+    if word == EMBEDDED or _may_be_shards(word):
+        return word
     if not path.exists():
         raise argparse.ArgumentTypeError(
-            f"{_describe_absence(path)}; a folder of images, an .npz or .npy file or {EMBEDDED}"
+            f"{_describe_absence(path)}; a folder of images, shards, an .npz or .npy file or {EMBEDDED}"
         )
-    if not path.is_dir() and path.suffix.lower() not in ARRAY_SUFFIXES:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither a folder nor an {' or '.join(ARRAY_SUFFIXES)} file")
+    if not path.is_dir() and not _is_array_name(path):
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is neither a folder nor a shard (.tar, .parquet, .tfrecord, .array_record)"
+            f" nor an {' or '.join(ARRAY_SUFFIXES)} file"
+        )
     return word
 
 
+def _is_array_name(path: Path) -> bool:
+    return path.suffix.lower() in ARRAY_SUFFIXES
+
+
+def _may_be_shards(word: str) -> bool:
+    """Whether it is a shard, or a pattern for some; what is wrong with them, opening them says."""
+    is_named = SHARD.search(Path(word).name) is not None
+    return "://" in word or (is_named and (Path(word).is_file() or PATTERN.search(word) is not None))
+
+
+def holds_files(source: str) -> bool:
+    """Whether a data source holds image files, in a folder or in shards; else it is numbers."""
+    return source != EMBEDDED and (Path(source).is_dir() or not _is_array_name(Path(source)))
+
+
 def is_folder(source: str) -> bool:
-    """Whether a data source is a folder of images."""
+    """Whether a data source is a folder, of images or of shards."""
     return source != EMBEDDED and Path(source).is_dir()
 
 
 def first_level(source: str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the images that lie in a folder."""
+    """Names of the folders and of the images that lie in a folder of images; none of other sources."""
     from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name, is_run_folder
+    from byol_jax.data.shards import find_shards
 
-    if not is_folder(source):
+    if not is_folder(source) or find_shards(source) is not None:
         return [], []
     entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
     folders = [entry.name for entry in entries if entry.is_dir() and not is_run_folder(entry)]

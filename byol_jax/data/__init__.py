@@ -5,7 +5,7 @@ from byol_jax.data.dataset import Dataset, EvaluationImages, evaluation_images
 from byol_jax.data.fit import load_size
 from byol_jax.data.iterables import IterableLoader
 from byol_jax.data.loader import Loader
-from byol_jax.data.order import batch_indices, batches_from, epoch_order, steps_per_epoch
+from byol_jax.data.order import batch_indices, batches_from, block_order, epoch_order, steps_per_epoch
 from byol_jax.data.sources import open_dataset
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Loader",
     "batch_indices",
     "batches_from",
+    "block_order",
     "embedded",
     "epoch_order",
     "evaluation_images",

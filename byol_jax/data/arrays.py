@@ -16,6 +16,7 @@ __all__ = [
     "check_images",
     "check_layout",
     "check_unmasked",
+    "is_channels_first",
     "is_float",
     "is_whole",
     "read_array_file",
@@ -104,15 +105,24 @@ def check_unmasked(array: Any, what: str) -> None:
         )
 
 
-def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str, has_option: bool = True) -> None:
+def is_channels_first(shape: tuple[int, ...], *, num_channels: int | None) -> bool:
+    """Whether the second axis of an array [N, ., ., .] alone has the channels' number, or else 1 or 3: [N, C, H, W].
+
+    Example:
+        >>> is_channels_first((8, 3, 32, 32), num_channels=3), is_channels_first((8, 3, 3, 3), num_channels=3)
+        (True, False)
+    """
+    _, first, second, third = shape
+    known = (1, 3) if num_channels is None else (num_channels,)
+    return first in known and third not in known and min(second, third) > 1
+
+
+def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str) -> None:
     """Returns where the last axis of an array [N, ., ., .] alone can be its channels.
 
     The channels' number, or else 1 and 3, decides where one axis alone has it. Otherwise the last axis is taken for the
     channels where it is shorter than the rows and not longer than the columns: as channels the rows were too many. But
     where the last two axes are equal and no number is given, [N, 64, 32, 32], they may be rows and columns.
-
-    Args:
-        has_option: whether one can say the layout, for the message: of an iterable's batches one can't.
 
     Raises:
         DataError: the channels are first, or could be.
@@ -122,17 +132,16 @@ def check_layout(shape: tuple[int, ...], *, num_channels: int | None, what: str,
     square = num_channels is None and second == third != first
     if third in known and first not in known and not square:
         return
-    if first in known and third not in known and min(second, third) > 1:
+    if is_channels_first(shape, num_channels=num_channels):
         raise DataError(
             f"{what}: shape {shape} has its channels first: give [N, H, W, C], array.transpose(0, 2, 3, 1)"
-            + (", or say layout NCHW (--layout, layout=)" if has_option else "")
+            ", or say layout NCHW (--layout, layout=)"
         )
     if third < first and third <= second and not square:
         return
-    remedy = "which layout (--layout, layout=)" if has_option else "how many channels are last (num_channels=)"
     raise DataError(
         f"{what}: shape {shape} may be {first} × {second} pixels of {third} channels (NHWC) or"
-        f" {second} × {third} pixels of {first} channels (NCHW): say {remedy}"
+        f" {second} × {third} pixels of {first} channels (NCHW): say which layout (--layout, layout=)"
     )
 
 

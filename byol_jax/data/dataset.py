@@ -1,7 +1,7 @@
 """What every source of images looks like from outside, and the images as an evaluation sees them.
 
-A `Dataset` is a bundle: a function that gives images for indices, and facts about them. It has no order and no
-position: `order.py` defines the order, and a loader keeps the position.
+A `Dataset` is a bundle: a function that gives images for indices, and facts about them. It has no position: `order.py`
+defines the order, and a loader keeps the position.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from byol_jax.data.order import Order, epoch_order
 from byol_jax.image_size import image_sides
 
 __all__ = ["Dataset", "EvaluationImages", "evaluation_images", "resize", "row_numbers"]
@@ -38,6 +39,7 @@ class Dataset:
         range_is_known: False where what the numbers fill is the instrument's matter: a folder of grey files of 16 bits,
             of channels as they are stored, or of signed numbers, those of 32 bits, or floats.
         narrow: a line, where numbers of 16 bits fill little of 0 to 65,535, for whoever divides by that; or None.
+        order: how an epoch is ordered: `epoch_order`, or `block_order` where single images are slow to read.
     """
 
     take: Callable[..., np.ndarray]
@@ -54,6 +56,7 @@ class Dataset:
     range_is_known: bool = True
     narrow: str | None = None
     notes: tuple[str, ...] = ()
+    order: Order = epoch_order
 
     def __len__(self) -> int:
         return self.count

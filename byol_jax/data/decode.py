@@ -30,6 +30,7 @@ from PIL import ExifTags, Image, ImageFile
 from byol_jax.data import tiff
 from byol_jax.data.fit import FITS
 from byol_jax.data.foreign import LONGEST, describe_foreign
+from byol_jax.data.member import Member
 from byol_jax.errors import one_line
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "check_header",
     "count_colours",
     "open_without_waiting",
+    "picture_pixels",
     "read_image",
     "uniform_warnings",
     "upright_size",
@@ -127,16 +129,24 @@ def open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def _open_bytes(path: Path | Member) -> BinaryIO:
+    if not isinstance(path, Path):
+        return path.open()
+    file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115, closed by who asked for it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise UnusableImageError("not a regular file")
+
+
 @contextmanager
-def _open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
+def _open_image(path: Path | Member) -> Iterator[ImageFile.ImageFile]:
     """An image whose header is read and whose pixels aren't; all that goes wrong inside is an `UnusableImageError`."""
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnusableImageError("not a regular file")
-            if status.st_size == 0:
+        with _open_bytes(path) as file:
+            if file.seek(0, os.SEEK_END) == 0:
                 raise UnusableImageError("empty file")
+            file.seek(0)
             try:
                 with Image.open(file, formats=_FORMATS) as image:
                     _check_pixels(image)
@@ -184,7 +194,7 @@ def uniform_warnings() -> Iterator[None]:
         yield
 
 
-def check_header(path: Path) -> Depth:
+def check_header(path: Path | Member) -> Depth:
     """Opens an image without decoding it; how many bits a channel it has.
 
     Raises:
@@ -228,7 +238,7 @@ def _file(image: ImageFile.ImageFile) -> BinaryIO:
     return cast(BinaryIO, image.fp)
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path | Member) -> tuple[int, int]:
     """(height, width) of an image as `read_image` gives it with `size=None`; nothing is decoded.
 
     Raises:
@@ -239,7 +249,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if _is_turned(image) else (image.height, image.width)
 
 
-def count_colours(path: Path) -> int:
+def count_colours(path: Path | Member) -> int:
     """1 for a picture of grey, with transparency or without, and 3 for any other; nothing is decoded.
 
     Raises:
@@ -272,7 +282,7 @@ class ValueRange(NamedTuple):
         return self.levels <= fewest and self.high - self.low >= self.levels
 
 
-def value_range(path: Path) -> ValueRange:
+def value_range(path: Path | Member) -> ValueRange:
     """The range of an image with 16 bits a channel; of colour, which Pillow gives in 8 bits, as far as these tell.
 
     Raises:
@@ -288,13 +298,13 @@ def value_range(path: Path) -> ValueRange:
         return ValueRange(256 * int(extrema[:, 0].min()), 256 * int(extrema[:, 1].max()) + 255, highest)
 
 
-def _highest(image: ImageFile.ImageFile) -> int:
+def _highest(image: Image.Image) -> int:
     """The largest number that an image of more than 8 bits can hold: a TIFF may have 12."""
     bits = _tags(image).get(_BITS_PER_SAMPLE, (16,))[0]
     return 2**bits - 1
 
 
-def _tags(image: ImageFile.ImageFile) -> Any:
+def _tags(image: Image.Image) -> Any:
     return image.tag_v2 if image.format == "TIFF" else {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -316,7 +326,7 @@ def _scale_key(image: ImageFile.ImageFile, packing: str | None) -> None:
         image.info["transparency"] = tuple(level & 255 for level in key)
 
 
-def _to_plain(image: ImageFile.ImageFile, mode: str) -> Image.Image:
+def _to_plain(image: Image.Image, mode: str) -> Image.Image:
     """The same picture with 8 bits a channel and no transparency, in `mode`, "L" or "RGB".
 
     Strip by strip: beside the decoded image and the result, copies take no more than a few MiB. (At the limit of 89
@@ -353,7 +363,7 @@ def _to_eight_bits(strip: Image.Image, highest: int, inverted: bool, clear: int 
 
 
 def read_image(
-    path: Path, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover", dtype: Any = np.uint8
+    path: Path | Member, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover", dtype: Any = np.uint8
 ) -> np.ndarray:
     """An image file as it is used everywhere: upright, 8 or 16 bits, 1 or 3 channels, `size`.
 
@@ -377,7 +387,7 @@ def read_image(
     Raises:
         UnusableImageError: this file gives no image; the text says why.
     """
-    resize, scale = FITS[fit]
+    scale = FITS[fit].scale
     is_deep = np.dtype(dtype) == np.uint16
     with _open_image(path) as image:
         if is_deep and (depth := _depth(image)) in (Depth.GREY, Depth.COLOUR):
@@ -390,18 +400,51 @@ def read_image(
         _scale_key(image, packing)
         # Asked after loading: Pillow turns a TIFF upright by itself there, and PNG may hold its EXIF after the pixels.
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        picture = _to_plain(image, "L" if num_channels == 1 else "RGB")
-        if orientation in _UPRIGHT:
-            picture = picture.transpose(_UPRIGHT[orientation])
-        if size is not None and (picture.height, picture.width) != size:
-            picture = resize(picture, size)
-        pixels = np.array(picture, np.uint8).reshape(picture.height, picture.width, num_channels)  # [h, w, C]
+        pixels = _plain_pixels(image, _UPRIGHT.get(orientation or 1), size=size, num_channels=num_channels, fit=fit)
         return pixels.astype(np.uint16) * np.uint16(257) if is_deep else pixels
+
+
+def picture_pixels(
+    picture: Image.Image, *, size: tuple[int, int] | None, num_channels: int, fit: str = "cover"
+) -> np.ndarray:
+    """A picture of Pillow's as `read_image` gives a file in 8 bits; it isn't turned, whatever its EXIF says.
+
+    Raises:
+        UnusableImageError: it can't be decoded, or holds numbers without a known range.
+
+    Example:
+        >>> picture_pixels(Image.new("L", (8, 6), 7), size=None, num_channels=3).shape
+        (6, 8, 3)
+    """
+    try:
+        picture.load()
+        return _plain_pixels(picture, None, size=size, num_channels=num_channels, fit=fit)
+    except UnusableImageError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise UnusableImageError(one_line(error, at_most=200)) from error
+
+
+def _plain_pixels(
+    image: Image.Image,
+    upright: Image.Transpose | None,
+    *,
+    size: tuple[int, int] | None,
+    num_channels: int,
+    fit: str,
+) -> np.ndarray:
+    """uint8 [h, w, num_channels] of an image that is loaded."""
+    picture = _to_plain(image, "L" if num_channels == 1 else "RGB")
+    if upright is not None:
+        picture = picture.transpose(upright)
+    if size is not None and (picture.height, picture.width) != size:
+        picture = FITS[fit].resize(picture, size)
+    return np.array(picture, np.uint8).reshape(picture.height, picture.width, num_channels)  # [h, w, C]
 
 
 def _read_deep(
     image: ImageFile.ImageFile,
-    path: Path,
+    path: Path | Member,
     depth: Depth,
     *,
     size: tuple[int, int] | None,
@@ -444,7 +487,7 @@ def _grey_planes(image: ImageFile.ImageFile) -> tuple[list[np.ndarray], int | No
     return [values], image.getexif().get(ExifTags.Base.Orientation)
 
 
-def _colour_planes(image: ImageFile.ImageFile, path: Path) -> tuple[list[np.ndarray], int | None]:
+def _colour_planes(image: ImageFile.ImageFile, path: Path | Member) -> tuple[list[np.ndarray], int | None]:
     """Red, green and blue, [h, w] uint16 each, on white where there is alpha, and the image's orientation.
 
     Pillow has no mode for such colour and keeps the upper byte of each number. So the file is decoded once more as if

@@ -1,10 +1,10 @@
 """The images of a folder's files by number, and their pixels, each decoded once where all fit in memory."""
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from byol_jax.data.member import Root
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.picture import read_picture
 from byol_jax.data.readers.reading import Reading
@@ -27,7 +27,7 @@ class FileImages:
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], counts: np.ndarray, readers: Mapping[int, str], reading: Reading
+        self, root: Root, names: Sequence[str], counts: np.ndarray, readers: Mapping[int, str], reading: Reading
     ) -> None:
         self.root, self.names, self.readers, self.reading = root, names, readers, reading
         self.starts = np.concatenate([[0], np.cumsum(counts)])

@@ -7,6 +7,7 @@ that keeps a verdict is JSON: every usable name with its size in bytes, every ot
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ __all__ = [
     "extensions_of",
     "identity_of",
     "is_image_name",
+    "is_row_name",
     "is_run_folder",
     "is_unread_name",
     "judge",
@@ -171,6 +173,16 @@ def is_image_name(name: str, extensions: Collection[str] = EXTENSIONS) -> bool:
     return _has_extension(name, extensions) and not _last_part(name).startswith(".")
 
 
+def is_row_name(name: str) -> bool:
+    """Whether a name is that of a part of a shard, by its number: "train.parquet#17".
+
+    Example:
+        >>> is_row_name("train.parquet#17"), is_row_name("train.parquet")
+        (True, False)
+    """
+    return re.search(r"#\d+\Z", name) is not None
+
+
 def is_unread_name(name: str) -> bool:
     """Whether a path's last part is named as an image of a kind that isn't read, and isn't hidden."""
     return _has_extension(name, OTHER_EXTENSIONS) and not _last_part(name).startswith(".")
@@ -299,7 +311,7 @@ def scan(
     return reasons
 
 
-def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
+def judge(folder: object, listing: Listing, reasons: dict[int, str]) -> Verdict:
     """A listing without the files that failed.
 
     Raises:
@@ -308,7 +320,7 @@ def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
     files = tuple(file for index, file in enumerate(listing.files) if index not in reasons)
     failed = tuple((listing.files[index][0], reason) for index, reason in reasons.items())
     skipped = tuple(sorted(listing.skipped + failed))
-    bad = [(name, reason) for name, reason in skipped if is_image_name(name, listing.extensions)]
+    bad = [(name, reason) for name, reason in skipped if is_image_name(name, listing.extensions) or is_row_name(name)]
     if not files or len(bad) > len(files):
         some = "; ".join(f"{name!r}: {reason}" for name, reason in (bad or skipped)[:3])
         raise DataError(
@@ -318,8 +330,8 @@ def judge(folder: Path, listing: Listing, reasons: dict[int, str]) -> Verdict:
     return Verdict(files, skipped)
 
 
-def identity_of(verdict: Verdict) -> dict[str, object]:
-    """What distinguishes one folder of images from another: the used names and their sizes, not its place.
+def identity_of(verdict: Verdict, *, kind: str = "folder") -> dict[str, object]:
+    """What distinguishes one folder of images from another, or shards: the used names and their sizes, not their place.
 
     Example:
         >>> identity_of(Verdict((("a.png", 80),), ()))["count"]
@@ -331,7 +343,7 @@ def identity_of(verdict: Verdict) -> dict[str, object]:
         digest.update(os.fsencode(name) + b"\0%d\0" % size + (b"%d images\0" % images if images > 1 else b""))
         count += images
     deep = {"dtype": verdict.dtype} if verdict.dtype != "uint8" else {}  # earlier folders have no such key
-    return {"kind": "folder", "count": count, "sha256": digest.hexdigest(), **deep}
+    return {"kind": kind, "count": count, "sha256": digest.hexdigest(), **deep}
 
 
 def save_verdict(path: Path, verdict: Verdict) -> None:
@@ -370,7 +382,12 @@ def _read_by(value: object) -> dict[str, tuple[str, int]]:
     return {name: (reader, count) for name, (reader, count) in value.items()}
 
 
-def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
+def _unlisted(folder: object, name: str) -> str | int:
+    """The size of what isn't listed today, or why it can't be had: in shards what isn't listed isn't there."""
+    return _reason_or_size(folder / name) if isinstance(folder, Path) else "no longer there"
+
+
+def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
     """The verdict of an earlier start, for the folder that it was made of.
 
     Its list is used as it is, in the dtype that it says; one without a dtype is of a version that had 8 bits alone.
@@ -394,7 +411,7 @@ def load_verdict(path: Path, listing: Listing, *, folder: Path) -> Verdict:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     listed = dict(listing.files)
-    now = {name: listed[name] if name in listed else _reason_or_size(folder / name) for name, _ in verdict.files}
+    now = {name: listed[name] if name in listed else _unlisted(folder, name) for name, _ in verdict.files}
     kept = [name for name, size in now.items() if isinstance(size, int)]
     if 2 * len(kept) < len(verdict.files) or not kept:
         raise DataError(

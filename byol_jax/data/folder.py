@@ -1,4 +1,4 @@
-"""A folder of image files as a `Dataset`: looked through once, decoded when asked for, labelled by its sub-folders.
+"""Encoded images, of a folder or of shards, as a `Dataset`: looked through once, decoded when asked for.
 
 A file may fail although it was looked at before training: it vanished or changed since, or the folder was so large
 that only headers were read. Then the next file in order replaces it, of the same class where there are labels. The
@@ -9,6 +9,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.data.decode import UnusableImageError, uniform_warnings
 from byol_jax.data.decoder import Decoder, FileImages
+from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
@@ -35,13 +37,13 @@ from byol_jax.data.survey import Survey
 from byol_jax.errors import DataError
 from byol_jax.image_size import image_sides
 
-__all__ = ["open_folder"]
+__all__ = ["Taker", "evaluation_crop", "folder_images", "open_encoded"]
 
 ANY_RANGE = "float32 of any range: give what becomes [0, 1], value_range=(low, high) or --value-range auto"
 
 
-def open_folder(
-    root: Path,
+def open_encoded(
+    source: EncodedImages,
     *,
     image_size: int | tuple[int, int] | None,
     fit: str,
@@ -54,8 +56,8 @@ def open_folder(
     cache_bytes: int,
     dtype: str | None,
 ) -> Dataset:
-    """A folder of images; `open_dataset` documents the arguments and checks `root`."""
-    listing, added, reasons = _list_or_refuse(root), (), {}
+    """Images by name as a dataset; `open_dataset` documents the arguments."""
+    root, listing, added, reasons = source.root, source.listing, (), {}
     kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
         added = kept.additions(listing)
@@ -106,26 +108,27 @@ def open_folder(
         is_grey=is_grey,
         read_by=survey.read_by(reasons),
     )
-    labels, class_names = _labels(verdict, root) if with_labels else (None, None)
+    labels, class_names = source.read_labels(verdict) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
 
     image_names, numbers = verdict.image_names, images.without(reasons)
-    taker = _Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
+    taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
     return Dataset(
         take=taker.take,
         count=len(numbers),
         image_shape=shape,
-        identity=identity_of(verdict),
+        identity=identity_of(verdict, kind=source.kind),
         labels=labels,
         class_names=class_names,
         names=image_names,
-        evaluation_crop=None if image_size is None else _evaluation_crop(image_size, fit, shape),
-        remarks=(*gaps, *(doubts if used == "uint8" else mixture)),
+        evaluation_crop=None if image_size is None else evaluation_crop(image_size, fit, shape),
+        remarks=(*source.remarks, *gaps, *(doubts if used == "uint8" else mixture)),
         dtype=used,
         range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
         narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
         notes=notes,
+        order=source.order(image_names),
         list_skipped=lambda: (
             *verdict.skipped,
             *added,
@@ -142,9 +145,7 @@ def _flat(sizes: Mapping[int, Sequence[tuple[int, int]]]) -> list[tuple[int, int
     return list(itertools.chain.from_iterable(sizes.values()))
 
 
-def _evaluation_crop(
-    image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]
-) -> tuple[int, int] | None:
+def evaluation_crop(image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]) -> tuple[int, int] | None:
     """The centre crop of an evaluation: 7/8 of what covers the view; of a contained picture nothing is cut off."""
     if fit == "contain":
         return None
@@ -153,7 +154,12 @@ def _evaluation_crop(
     return round(height * scale), round(width * scale)
 
 
-def _list_or_refuse(root: Path) -> Listing:
+def folder_images(root: Path) -> EncodedImages:
+    """A folder's files; their labels are its sub-folders.
+
+    Raises:
+        DataError: no file in it is named as an image.
+    """
     listing = list_images(root)
     if not listing.files and not any(is_image_name(name, listing.extensions) for name, _ in listing.skipped):
         names = listing.others or [name for name, _ in listing.skipped[:3]]
@@ -162,10 +168,10 @@ def _list_or_refuse(root: Path) -> Listing:
             f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif .dcm .npy): {found}: "
             "give another folder"
         )
-    return listing
+    return EncodedImages(root, listing, partial(_labels, root=root), "folder")
 
 
-def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(verdict: Verdict, *, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels from the first-level folders; a class counts even where none of its images is usable."""
     outside = [name for name, _ in verdict.files if "/" not in name]
     if outside:
@@ -181,7 +187,7 @@ def _labels(verdict: Verdict, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.array([number[name.split("/")[0]] for name in verdict.image_names], np.int32), class_names
 
 
-class _Taker:
+class Taker:
     """The `take` of a folder, which remembers the files that failed.
 
     Args:

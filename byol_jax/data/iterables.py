@@ -3,18 +3,29 @@
 The iterable decides the order and the pixels. Here its batches are checked, counted and placed on the device.
 """
 
-import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from byol_jax.data.arrays import check_grey, check_images, check_layout, check_unmasked, is_float, is_whole
+from byol_jax.data.arrays import (
+    LAYOUTS,
+    check_grey,
+    check_images,
+    check_layout,
+    check_unmasked,
+    is_channels_first,
+    is_float,
+    is_whole,
+)
+from byol_jax.data.items import image_of
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
-from byol_jax.errors import DataError, one_line
+from byol_jax.data.sources import ImageWarning
+from byol_jax.errors import ConfigurationError, DataError, one_line
 from byol_jax.memory import own_batch
 
 __all__ = ["Begun", "IterableLoader"]
@@ -29,19 +40,27 @@ class Begun:
     Args:
         iterable: as `IterableLoader` takes it.
         num_channels: compared with C where the first batch is [N, H, W, C]. images_only: whether others are refused.
-        any_range: as for `IterableLoader`.
+        layout, any_range: as for `IterableLoader`.
 
     Attributes:
-        batch_size: images in the first batch. num_channels, any_range: for an `IterableLoader` over it.
+        batch_size: images in the first batch.
+        num_channels, layout, any_range: for an `IterableLoader` over it.
+        remarks: lines for a person about what was recognised.
 
     Raises:
         DataError: as an `IterableLoader`, of its first batch.
     """
 
     def __init__(
-        self, iterable: Iterable[Any], *, num_channels: int | None, images_only: bool, any_range: bool = False
+        self,
+        iterable: Iterable[Any],
+        *,
+        num_channels: int | None,
+        images_only: bool,
+        layout: str | None = None,
+        any_range: bool = False,
     ):
-        _check_iterable(iterable)
+        _check_iterable(iterable, layout)
         self.iterable, batches = iterable, iter(iterable)
         batch = next(batches, _NOTHING)
         if batch is _NOTHING:
@@ -49,7 +68,9 @@ class Begun:
         images = _to_array(batch, "batch 0")
         self.num_channels = num_channels if images_only or images.ndim == 4 else None
         self.any_range = any_range
-        _check_first(images, self.num_channels, "batch 0", any_range)
+        self.layout = layout or _recognise(images, self.num_channels, "batch 0")
+        self.remarks = (_said(images.shape),) if self.layout == "NCHW" and layout is None else ()
+        _check_first(_channels_last(images, self.layout), self.num_channels, "batch 0", any_range)
         self.batch_size = int(images.shape[0])
         self._pass: Iterator[Any] | None = itertools.chain([batch], batches)
 
@@ -64,15 +85,17 @@ _NOTHING = object()
 class IterableLoader:
     """The batches of an iterable from `start_step` on, checked, and placed by a thread that works ahead.
 
-    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8, uint16 or floating in [0, 1], or a
-    tuple or list that starts with one. Arrays of other ranks pass with any floating range: data that isn't images. A
-    batch is copied before the next one is asked for, so the iterable may refill its memory; a JAX array that doesn't
-    lie on a CPU is taken as it is.
+    A batch is an array [N, H, W, C] (NumPy, JAX, a torch tensor on the CPU), uint8, uint16 or floating in [0, 1], a
+    tuple or list that starts with one, or a dict with one under "image", "images" or "pixel_values". [N, C, H, W] is
+    recognised where only its second axis can be the channels, and transposed. Arrays of other ranks pass with any
+    floating range: data that isn't images. A batch is copied before the next one is asked for, so the iterable may
+    refill its memory; a JAX array that doesn't lie on a CPU is taken as it is.
 
     Args:
         iterable: iterated again when it ends. It is used in another thread, up to `prefetch` batches ahead.
         start_step: this many batches are drawn and dropped first.
         num_channels: compared with C where given, and then only images pass.
+        layout: "NHWC" or "NCHW"; None: as the first batch's shape says.
         any_range: whether floats may have any finite values, since a learner with a `value_range` takes them.
         prefetch, place: as for `Loader`.
 
@@ -80,9 +103,12 @@ class IterableLoader:
         position, wait_seconds: as for `Loader`.
 
     Raises:
-        ConfigurationError: numbers below their least.
+        ConfigurationError: numbers below their least, or another layout.
         DataError: not iterable. While iterating: not such an array, another shape than the first batch's (each shape
             would be compiled), or the iterable ended and can't start again. Range and channels are checked once.
+
+    Warns:
+        ImageWarning: while iterating, of batches that are recognised as [N, C, H, W].
 
     Example:
         >>> with IterableLoader([np.zeros((4, 8, 8, 3), np.uint8)], start_step=5) as batches:
@@ -96,17 +122,20 @@ class IterableLoader:
         *,
         start_step: int = 0,
         num_channels: int | None = None,
+        layout: str | None = None,
         any_range: bool = False,
         prefetch: int = 2,
         place: Place | None = None,
     ):
         check_at_least(0, start_step=start_step)
         check_at_least(1, prefetch=prefetch)
-        _check_iterable(iterable)
+        _check_iterable(iterable, layout)
         self.position = start_step
-        check = functools.partial(_check_first, num_channels=num_channels, any_range=any_range)
         self._batches = Prefetch(
-            lambda stopped: _convert_all(iterable, start_step, check, place or device_put, stopped), prefetch
+            lambda stopped: _convert_all(
+                iterable, start_step, num_channels, layout, any_range, place or device_put, stopped
+            ),
+            prefetch,
         )
 
     @property
@@ -132,7 +161,9 @@ class IterableLoader:
         self.close()
 
 
-def _check_iterable(iterable: Any) -> None:
+def _check_iterable(iterable: Any, layout: str | None) -> None:
+    if layout not in (None, *LAYOUTS):
+        raise ConfigurationError(f"layout {layout!r}: give NHWC (channels last) or NCHW")
     if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
         raise DataError(f"{type(iterable).__name__}: not an iterable of image batches")
 
@@ -155,9 +186,7 @@ def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
 
 
 def _to_array(batch: Any, what: str) -> Any:
-    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if isinstance(images, dict):
-        raise DataError(f"{what}: a dict of {', '.join(map(str, images))}: give the images alone, or (images, …)")
+    images = image_of(batch, what)
     check_unmasked(images, what)
     if _is_jax_array(images):  # it stays where it is
         return images
@@ -167,14 +196,34 @@ def _to_array(batch: Any, what: str) -> Any:
         raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
 
 
+def _recognise(images: Any, num_channels: int | None, what: str) -> str:
+    """The layout of a first batch; of other ranks than 4 there is one.
+
+    Raises:
+        DataError: it could be either.
+    """
+    if images.ndim != 4 or 0 in images.shape or images.shape[3] == num_channels:
+        return "NHWC"
+    if is_channels_first(images.shape, num_channels=num_channels):
+        return "NCHW"
+    check_layout(images.shape, num_channels=num_channels, what=what)
+    return "NHWC"
+
+
+def _said(shape: tuple[int, ...]) -> str:
+    return f"batches of shape {tuple(shape)} are taken as [N, C, H, W], channels first, as torch has them"
+
+
+def _channels_last(images: Any, layout: str | None) -> Any:
+    return images.transpose(0, 2, 3, 1) if layout == "NCHW" and images.ndim == 4 else images  # [N, H, W, C]
+
+
 def _is_jax_array(images: Any) -> bool:
     return hasattr(images, "sharding")
 
 
 def _check_first(images: Any, num_channels: int | None, what: str, any_range: bool) -> None:
     if images.ndim == 4 or num_channels is not None:
-        if images.ndim == 4 and 0 not in images.shape and images.shape[3] != num_channels:
-            check_layout(images.shape, num_channels=num_channels, what=what, has_option=False)
         check_images(images, num_channels=num_channels, what=what, any_range=any_range)
     elif images.ndim < 2 or not (is_whole(images.dtype) or is_float(np.dtype(images.dtype))):
         raise DataError(
@@ -185,7 +234,13 @@ def _check_first(images: Any, num_channels: int | None, what: str, any_range: bo
 
 
 def _convert_all(
-    iterable: Iterable[Any], start_step: int, check: Callable[..., None], place: Place, stopped: threading.Event
+    iterable: Iterable[Any],
+    start_step: int,
+    num_channels: int | None,
+    layout: str | None,
+    any_range: bool,
+    place: Place,
+    stopped: threading.Event,
 ) -> Iterator[Any]:
     first = None
     for step, batch in enumerate(_endless(iterable)):
@@ -195,8 +250,13 @@ def _convert_all(
             continue
         what = f"batch {step}"
         images = _to_array(batch, what)
+        if layout is None:
+            layout = _recognise(images, num_channels, what)
+            if layout == "NCHW":
+                warnings.warn(_said(images.shape), ImageWarning, stacklevel=1)
+        images = _channels_last(images, layout)
         if first is None:
-            check(images, what=what)
+            _check_first(images, num_channels, what, any_range)
             first = (images.shape, images.dtype)
         if (images.shape, images.dtype) != first:
             raise DataError(

@@ -42,8 +42,8 @@ def device_put(batch: Any) -> Any:
 class Loader:
     """Endless batches of a dataset from `start_step` on, decoded and placed by a thread that works ahead.
 
-    Batch k holds the images of `batch_indices(k, seed=seed, count=len(dataset), batch_size=batch_size)`, of which
-    process p of P yields rows p·n to (p + 1)·n, n = batch_size / P.
+    Batch k holds the images of `batch_indices(k, seed=seed, count=len(dataset), batch_size=batch_size,
+    order=dataset.order)`, of which process p of P yields rows p·n to (p + 1)·n, n = batch_size / P.
 
     Args:
         batch_size: of all processes together.
@@ -91,7 +91,7 @@ class Loader:
             )
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
-        order = batches_from(start_step, seed=seed, count=len(dataset), batch_size=batch_size)
+        order = batches_from(start_step, seed=seed, count=len(dataset), batch_size=batch_size, order=dataset.order)
         mine = (indices[rows] for indices in order)
         self.position = start_step
         place = place or device_put

@@ -13,9 +13,15 @@ from byol_jax.data.arrays import LAYOUTS, array_dataset, read_array_file
 from byol_jax.data.dataset import Dataset
 from byol_jax.data.decode import EXTENSIONS
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
+from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.fit import check_fit
-from byol_jax.data.folder import open_folder
+from byol_jax.data.folder import folder_images, open_encoded
+from byol_jax.data.items import gives_images, item_dataset
+from byol_jax.data.parquet import parquet_images
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.records import record_images
+from byol_jax.data.shards import Shards, find_shards
+from byol_jax.data.tar import tar_images
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 
@@ -57,9 +63,11 @@ def open_dataset(
     """Images from anywhere, checked before anything is trained on them.
 
     Args:
-        source: a folder of image files (nested; pictures and TIFFs, or DICOM, or .npy files); a `.npz` or `.npy` file;
+        source: a folder of image files (nested; pictures and TIFFs, or DICOM, or .npy files); shards, as a folder of
+            them, a file or a pattern, "shards/{000..099}.tar" or "shards/*.tar"; a `.npz` or `.npy` file;
             "fashion-mnist", the embedded images; an array [N, H, W, C] or [N, H, W], uint8, uint16 or floating in
-            [0, 1]; or (images, labels).
+            [0, 1]; (images, labels); or a map-style dataset, torch's for instance, whose items are pictures or arrays,
+            or begin with one.
         image_size: the size to train with. A folder's images are resized for it; with None they keep their size, which
             must be the same for all. Arrays keep theirs. With a whole input shape, as `make_learner` takes
             it, (D, H, W, C) of a volume, an array [N, …] has these axes, and as many channels.
@@ -111,15 +119,18 @@ def open_dataset(
     if isinstance(source, str) and not source:
         raise DataError(f"an empty name for the data: give a folder of images, a .npz or .npy file, or {EMBEDDED}")
     path = Path(source) if isinstance(source, (str, Path)) and source != EMBEDDED else None
-    if path is not None and os.path.isdir(path):
+    shards = None if path is None else find_shards(source)
+    if path is not None and (shards is not None or os.path.isdir(path)):
         if layout is not None:
-            raise ConfigurationError(f"layout {layout}: only an array has one, and {path} is a folder of image files")
+            raise ConfigurationError(f"layout {layout}: only an array has one, and {path} holds image files")
         if input_shape is not None:
-            raise ConfigurationError(f"image_size {image_size}: a whole input shape is for arrays, {path} is a folder")
+            raise ConfigurationError(f"image_size {image_size}: a whole input shape is for arrays, {path} holds files")
         if fit != "cover" and image_size is None:
             raise ConfigurationError(f"fit {fit!r}: needs an image_size")
-        dataset = open_folder(
-            path,
+        if shards is not None and (tiff_axes is not None or dicom_rescale):
+            raise ConfigurationError("tiff_axes, dicom_rescale: only for a folder of image files; shards hold pictures")
+        dataset = open_encoded(
+            folder_images(path) if shards is None else _shard_images(shards, workers, progress),
             image_size=cast("int | tuple[int, int] | None", image_size),
             fit=fit,
             reading=make_reading(num_channels, bands=bands, tiff_axes=tiff_axes, dicom_rescale=dicom_rescale),
@@ -131,7 +142,7 @@ def open_dataset(
             cache_bytes=cache_bytes,
             dtype=dtype,
         )
-        _warn(dataset, str(path), any_range)
+        _warn(dataset, str(path) if shards is None else shards.place, any_range)
         return dataset
     if dtype is not None:
         raise ConfigurationError(f"dtype {dtype!r}: only for a folder of image files; an array has its own")
@@ -143,6 +154,12 @@ def open_dataset(
     if isinstance(source, str) and source == EMBEDDED and (layout is not None or input_shape is not None):
         given = f"image_size {image_size}" if layout is None else f"layout {layout}"
         raise ConfigurationError(f"{given}: {EMBEDDED} has its own")
+    if path is None and not isinstance(source, str) and input_shape is None and gives_images(source):
+        options: dict[str, Any] = {"image_size": image_size, "num_channels": num_channels, "with_labels": with_labels}
+        options |= {"fit": fit, "layout": layout, "workers": workers, "any_range": any_range}
+        dataset = item_dataset(source, **options)
+        _warn(dataset, type(source).__name__, any_range)
+        return dataset
     if fit != "cover":
         raise ConfigurationError(f"fit {fit!r}: only for a folder of image files; an array's images keep their size")
     dataset = _open_numbers(source, path, num_channels, layout, any_range, input_shape)
@@ -150,6 +167,14 @@ def open_dataset(
         raise DataError("labels are needed, and these images have none: give (images, labels), or a .npz with both")
     _warn(dataset, "array" if path is None else str(path), any_range)
     return dataset
+
+
+def _shard_images(shards: Shards, workers: int, progress: Callable[[int, int], None] | None) -> EncodedImages:
+    if shards.kind == "parquet":
+        return parquet_images(shards)
+    if shards.kind in ("tfrecord", "array_record"):
+        return record_images(shards, workers=workers, progress=progress)
+    return tar_images(shards, workers=workers, progress=progress)
 
 
 def _warn(dataset: Dataset, what: str, any_range: bool) -> None:

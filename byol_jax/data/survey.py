@@ -15,6 +15,7 @@ import numpy as np
 
 from byol_jax.data.decode import Depth, UnreadLayoutError, UnusableImageError, ValueRange, upright_size, value_range
 from byol_jax.data.file_list import scan
+from byol_jax.data.member import Root
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.open import check_installed, install_hint, is_installed, reader_of
 from byol_jax.data.readers.picture import WHOLE, check_picture, read_picture
@@ -48,7 +49,7 @@ class Survey:
 
     def __init__(
         self,
-        root: Path,
+        root: Root,
         names: Sequence[str],
         reading: Reading,
         *,
@@ -73,6 +74,8 @@ class Survey:
 
     def look_ahead(self) -> dict[int, str]:
         """Looks at the headers of files that may have another reader than Pillow; the reason for each that has none."""
+        if not isinstance(self.root, Path):  # of what lies within shards only pictures are read
+            return {}
         files = [file for file, name in enumerate(self.names) if reader_of(name) is not None]
         report, total = self.progress, len(files) + len(self.names)
         progress = None if report is None else lambda done, _: report(done, total)

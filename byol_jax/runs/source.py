@@ -14,7 +14,8 @@ import jax
 
 from byol_jax import data, disk, parallel
 from byol_jax.accumulation import check_parts
-from byol_jax.data.file_list import ANY_EXTENSIONS, is_image_name, is_unread_name
+from byol_jax.data.file_list import ANY_EXTENSIONS, is_image_name, is_row_name, is_unread_name
+from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
@@ -100,12 +101,14 @@ class Source(NamedTuple):
         """Which images step `step` sees; unknown, so empty, for an iterable."""
         if self.batch_size is None:
             return []
-        return data.batch_indices(step, seed=seed, count=len(self.images), batch_size=self.batch_size).tolist()
+        sizes = {"count": len(self.images), "batch_size": self.batch_size}
+        return data.batch_indices(step, seed=seed, order=self.images.order, **sizes).tolist()
 
     def loader(self, *, start_step: int, seed: int, workers: int, place: Callable) -> Any:
         """Batches from `start_step` on, this process's part of each, placed on the devices."""
         if self.batch_size is None:
-            options = {"num_channels": self.images.num_channels, "any_range": self.images.any_range}
+            names = ("num_channels", "layout", "any_range")
+            options = {name: getattr(self.images, name) for name in names}
             return data.IterableLoader(self.images, start_step=start_step, place=place, **options)
         return data.Loader(
             self.images,
@@ -142,9 +145,8 @@ def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) 
 
 
 def _is_image(name: str) -> bool:
-    """Whether a name is a file's that was meant to be an image, or an image's in it, "stack.tif#3"."""
-    file = name.rsplit("#", 1)[0]
-    return any(is_image_name(one, ANY_EXTENSIONS) for one in (name, file)) or is_unread_name(name)
+    """Whether a name is a file's that was meant to be an image, or an image's in it or in a shard, "stack.tif#3"."""
+    return is_image_name(name, ANY_EXTENSIONS) or is_unread_name(name) or is_row_name(name)
 
 
 def _list(what: str, pairs: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
@@ -182,7 +184,7 @@ def open_source(
         DataError: data that can't be used.
     """
     images, image_list = source, None
-    opens = isinstance(source, str | Path | tuple) or _is_array(source)
+    opens = isinstance(source, str | Path | tuple) or _is_array(source) or gives_images(source)
     if length.parts > 1 and (opens or isinstance(source, data.Dataset)):  # an iterable's batch is known when it is open
         check_parts(length.batch_size, length.parts, jax.device_count())
     if opens:
@@ -194,7 +196,7 @@ def open_source(
                 warnings.simplefilter("ignore", ImageWarning)  # the run's log says it
                 images = data.open_dataset(source, progress=progress, verdict_path=listed, workers=workers, **options)
             image_list = listed.read_bytes() if listed.exists() else None
-    elif fit != "cover" or layout is not None or reading:
+    elif fit != "cover" or (layout is not None and isinstance(source, data.Dataset)) or reading:
         given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}" if layout is not None else ", ".join(reading)
         raise ConfigurationError(f"{given}: only where byol_jax opens the data, not with a {type(source).__name__}")
     steps = _steps(images, length)
@@ -202,7 +204,8 @@ def open_source(
         return Source(images, image_list, *steps, length.batch_size)
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     channels = num_channels if len(sides) == 2 and num_channels is not None else sides[-1]  # or a whole input shape
-    begun = Begun(images, num_channels=channels, images_only=isinstance(image_size, int), any_range=any_range)
+    options = {"images_only": isinstance(image_size, int), "layout": layout, "any_range": any_range}
+    begun = Begun(images, num_channels=channels, **options)
     size, devices = begun.batch_size, jax.local_device_count()
     if size % devices:
         raise ConfigurationError(f"a batch of {size} can't be shared by {devices} devices: use a multiple of {devices}")

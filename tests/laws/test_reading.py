@@ -10,11 +10,12 @@ from PIL import Image
 
 from byol_jax.data import batch_indices
 from tests.processes import free_address, run_together
+from tests.shard_files import Picture, write_parquet, write_tars, write_tfrecords
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-COUNTS = {"photos": 50, "images.npy": 48}
-"""Six batches of 8 an epoch: of the folder two images are left out in each, other ones in the next."""
+COUNTS = {"photos": 50, "images.npy": 48, "shards": 50, "rows.parquet": 50, "a.tfrecord": 50}
+"""Six batches of 8 an epoch: of 50 images two are left out in each, other ones in the next."""
 BATCH, SEED, EPOCH = 8, 7, 6
 
 
@@ -49,8 +50,13 @@ def test_every_image_of_an_epoch_is_read_by_one_process(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (number, number, number)).save(folder / f"{number:03}.png")
     images = np.arange(COUNTS["images.npy"], dtype=np.uint8)[:, None, None, None]
     np.save(array, np.broadcast_to(images, (len(images), 8, 8, 3)))
-    two = read(tmp_path / "two", 2, 0, 2 * EPOCH, [folder, array])
-    four = read(tmp_path / "four", 4, 4, 2 * EPOCH, [folder, array])  # a run of two goes on after step 4
+    found = [Picture(path.stem, path.read_bytes(), 0) for path in sorted(folder.iterdir())]
+    shards = write_tars(tmp_path / "shards", found)
+    rows = write_parquet(tmp_path / "rows.parquet", found)
+    records = write_tfrecords(tmp_path / "a.tfrecord", [one.data for one in found])
+    sources = [folder, array, shards, rows, records]
+    two = read(tmp_path / "two", 2, 0, 2 * EPOCH, sources)
+    four = read(tmp_path / "four", 4, 4, 2 * EPOCH, sources)  # a run of two goes on after step 4
     for name, count in COUNTS.items():
         by_two, by_four = steps(two, name), steps(four, name)
         check_epoch(by_two[:EPOCH], count)

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.member import Member
 from byol_jax.data.readers.open import READERS, image_of, open_file
 from byol_jax.data.readers.reading import Contents, Reading
 
@@ -32,12 +33,13 @@ SECONDS = 60.0
 """For one image; a decoder that takes longer is taken to hang."""
 
 
-def look(reader: str, path: Path, reading: Reading) -> Contents:
+def look(reader: str, path: Path | Member, reading: Reading) -> Contents:
     """What a file holds; its pixels aren't decoded.
 
     Raises:
         UnusableImageError: it can't be used.
     """
+    path = _on_disk(path)
     if READERS[reader].package is None:
         opened = open_file(reader, path, reading, most_pixels=Image.MAX_IMAGE_PIXELS)
         opened.close()
@@ -47,13 +49,21 @@ def look(reader: str, path: Path, reading: Reading) -> Contents:
 
 
 def read(
-    reader: str, path: Path, index: int, reading: Reading, *, size: tuple[int, int] | None, fit: str, dtype: str
+    reader: str,
+    path: Path | Member,
+    index: int,
+    reading: Reading,
+    *,
+    size: tuple[int, int] | None,
+    fit: str,
+    dtype: str,
 ) -> tuple[np.ndarray, float]:
     """Image number `index` of a file, `dtype` [h, w, C], and which part of its numbers were gaps.
 
     Raises:
         UnusableImageError: it can't be decoded, or took the process that decoded it with it.
     """
+    path = _on_disk(path)
     options: dict[str, Any] = {"size": size, "fit": fit, "dtype": dtype}
     if READERS[reader].package is None:
         opened = open_file(reader, path, reading, most_pixels=Image.MAX_IMAGE_PIXELS)
@@ -63,6 +73,12 @@ def read(
             opened.close()
     answer, content = _workers().ask(_request("read", reader, path, reading) | {"index": index, "options": options})
     return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"]), answer["gaps"]
+
+
+def _on_disk(path: Path | Member) -> Path:
+    if not isinstance(path, Path):
+        raise UnusableImageError("only a file of its own is read so, not a part of a shard")
+    return path
 
 
 def _request(what: str, reader: str, path: Path, reading: Reading) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from byol_jax.data.decode import Depth, check_header, count_colours, read_image, upright_size
+from byol_jax.data.member import Member
 from byol_jax.data.readers.reading import Contents, Reading, check_contents, choose_channels
 
 __all__ = ["WHOLE", "check_picture", "read_picture"]
@@ -16,7 +17,7 @@ WHOLE = (Depth.GREY, Depth.COLOUR)
 """Of 16 bits a channel all are had."""
 
 
-def check_picture(path: Path, reading: Reading) -> Depth:
+def check_picture(path: Path | Member, reading: Reading) -> Depth:
     """How many bits a channel a picture has; nothing is decoded.
 
     Raises:
@@ -29,7 +30,9 @@ def check_picture(path: Path, reading: Reading) -> Depth:
     return depth
 
 
-def read_picture(path: Path, reading: Reading, *, size: tuple[int, int] | None, fit: str, dtype: str) -> np.ndarray:
+def read_picture(
+    path: Path | Member, reading: Reading, *, size: tuple[int, int] | None, fit: str, dtype: str
+) -> np.ndarray:
     """A picture as `read_image` gives it, `dtype` [h, w, C]; in float32 with the numbers of its own depth.
 
     Raises:

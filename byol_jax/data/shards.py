@@ -1,0 +1,259 @@
+"""Shards: files that hold many images each, found by a folder, a name or a pattern. What is in them: tar.py and others.
+
+shards/                      a folder that holds shards of one kind and no images
+shards/train-{000..146}.tar  a number for each file; {a,b} names each
+shards/train-*.tar           as a shell finds them
+s3://bucket/train-*.tar      the same at any URL that fsspec reads
+"""
+
+import glob
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from byol_jax.errors import DataError, MissingDependencyError, one_line
+
+__all__ = ["KINDS", "Shard", "Shards", "Slice", "find_shards", "is_shard_name", "open_slice"]
+
+KINDS = {
+    "tar": r"\.tar",
+    "parquet": r"\.parquet",
+    "tfrecord": r"\.tfrecords?",
+    "array_record": r"\.array_?records?",
+}
+"""What the names of shards end with, by kind; a number may follow, as in "train.tfrecord-00000-of-00008"."""
+
+_COMPRESSED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4|Z))\Z", re.IGNORECASE)
+_ENDINGS = re.compile("|".join(KINDS.values()), re.IGNORECASE)
+_SPLIT = re.compile(r"(.+?)-\d+-of-\d+(.*)\Z")
+_PATTERN, _WILD = re.compile(r"[*?\[\]{}]"), re.compile(r"[*?\[]")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
+
+_MOST = 1_000_000
+"""Names that a pattern may give."""
+
+
+class Shard(NamedTuple):
+    """A file that holds many images.
+
+    Attributes:
+        name: within the data: below the folder that all shards have in common.
+        path: where it lies.
+        size: in bytes.
+        system: what has it: a file system of fsspec's, or None for the machine's own.
+    """
+
+    name: str
+    path: str
+    size: int
+    system: Any = None
+
+    def open(self) -> BinaryIO:
+        """The whole file."""
+        return open(self.path, "rb", buffering=0) if self.system is None else self.system.open(self.path, "rb")
+
+
+class Shards(NamedTuple):
+    """Shards of one kind, at least one, sorted by name. `place` is what a person gave, for messages."""
+
+    kind: str
+    place: str
+    files: tuple[Shard, ...]
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file is named as a shard of a kind that is read.
+
+    Example:
+        >>> is_shard_name("train-000.tar"), is_shard_name("train.jpg")
+        (True, False)
+    """
+    return _kind(name) is not None
+
+
+def find_shards(source: str | Path) -> Shards | None:
+    """The shards that a name or a pattern means; None where it means something else: an image, a folder of images.
+
+    Raises:
+        DataError: a pattern that fits no file, shards of several kinds or splits, compressed ones; a URL of none.
+        MissingDependencyError: a URL, and fsspec or what it needs for it is absent.
+
+    Example:
+        >>> find_shards("photos/cat.jpg") is None
+        True
+    """
+    place = os.fspath(source)
+    if "://" in place:
+        return _at_url(place)
+    if os.path.isdir(place):
+        paths = _in_folder(place)
+        return _shards(place, paths) if paths else None
+    if os.path.exists(place):
+        return _shards(place, [place]) if is_shard_name(place) or _COMPRESSED.search(place) else None
+    if _PATTERN.search(place) is None or not (_ENDINGS.search(place) or _COMPRESSED.search(place)):
+        return None
+    return _shards(place, _matching(place))
+
+
+def _kind(name: str) -> str | None:
+    last = re.sub(r"-\d+-of-\d+\Z", "", name).lower()
+    return next((kind for kind, ending in KINDS.items() if re.search(rf"(?:{ending})\Z", last)), None)
+
+
+def _in_folder(folder: str) -> list[str]:
+    """The shards below a folder in which no image lies; hidden files and folders aren't looked at."""
+    from byol_jax.data.file_list import is_image_name
+
+    paths, folders = [], [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as scan:
+                entries = [entry for entry in scan if not entry.name.startswith(".")]
+        except OSError:  # one that can't be read: of a folder of images that is said later
+            continue
+        if any(is_image_name(entry.name) for entry in entries):
+            return []
+        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        paths += [entry.path for entry in entries if is_shard_name(entry.name)]
+    return paths
+
+
+def _matching(pattern: str) -> list[str]:
+    paths: list[str] = []
+    for name in itertools.islice(_braces(pattern), _MOST):
+        found = glob.glob(name) if _WILD.search(name) else [name]
+        if not found or not os.path.exists(found[0]):
+            raise DataError(f"{pattern}: no such file as {name!r}: give a pattern whose files are all there")
+        paths += found
+    return paths
+
+
+def _at_url(place: str) -> Shards:
+    """The same at a URL, by fsspec."""
+    try:
+        import fsspec.core
+
+        system, paths = None, []
+        for name in itertools.islice(_braces(place), _MOST):
+            system, path = fsspec.core.url_to_fs(name)
+            found = system.glob(path) if _WILD.search(path) else system.find(path)
+            if not found:
+                raise DataError(f"{place}: no such file as {name!r}: give a pattern whose files are all there")
+            paths += [one for one in found if is_shard_name(one) or _COMPRESSED.search(one)]
+        if not paths:
+            raise DataError(f"{place}: no shard is there, and of a URL only shards are read: .tar, .parquet, .tfrecord")
+        return _shards(place, paths, system)
+    except DataError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{place}: URLs are read by fsspec, pip install "byol-jax[fsspec]", and its packages ({one_line(error)})'
+        ) from error
+    except Exception as error:  # of whatever file system it is
+        raise DataError(f"{place}: can't be listed ({one_line(error, at_most=200)})") from error
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """A shell's brace expansion: {000..146} and {a,b}; other braces are left as they are.
+
+    Example:
+        >>> list(_braces("a-{08..10}.{x,y}"))[:3]
+        ['a-08.x', 'a-08.y', 'a-09.x']
+    """
+    for found in re.finditer(r"\{([^{}]*)\}", pattern):
+        numbers = _RANGE.match(found[1])
+        if numbers:
+            first, last = int(numbers[1]), int(numbers[2])
+            step = 1 if last >= first else -1
+            parts: Any = (f"{number:0{len(numbers[1])}}" for number in range(first, last + step, step))
+        elif "," in found[1]:
+            parts = found[1].split(",")
+        else:
+            continue
+        before, after = pattern[: found.start()], pattern[found.end() :]
+        yield from (before + part + rest for part in parts for rest in _braces(after))
+        return
+    yield pattern
+
+
+def _shards(place: str, paths: list[str], system: Any = None) -> Shards:
+    """Raises DataError where they don't belong together, or can't be read in place."""
+    paths = sorted(set(paths))
+    for path in paths:
+        if _COMPRESSED.search(path):
+            raise DataError(f"{path}: a compressed shard can't be read in place: decompress it to a .tar")
+        if _kind(path) is None:
+            raise DataError(f"{place}: {path!r} isn't named as a shard: give a pattern that leaves it out")
+    kinds = sorted({str(_kind(path)) for path in paths})
+    if len(kinds) > 1:
+        raise DataError(f"{place}: holds shards of {len(kinds)} kinds, {', '.join(kinds)}: give a pattern for one kind")
+    splits = sorted({found.groups() for path in paths if (found := _SPLIT.match(path))})
+    if len({os.path.basename(front) for front, _ in splits}) > 1:
+        some = ", ".join(repr(f"{front}-*{end}") for front, end in splits[:4])
+        raise DataError(f"{place}: holds several splits: give one of them: {some}")
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    size = os.path.getsize if system is None else system.size
+    files = tuple(Shard(_name(path, common), path, size(path), system) for path in paths)
+    return Shards(kinds[0], place, files)
+
+
+def _name(path: str, common: str) -> str:
+    return os.path.relpath(path, common or os.curdir).replace(os.sep, "/")
+
+
+class Slice(io.RawIOBase):
+    """A part of a file as a file of its own, `size` bytes from `offset` on; closing it closes the file.
+
+    Example:
+        >>> Slice(io.BytesIO(b"0123456789"), 3, 4).readall()
+        b'3456'
+    """
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError("a place before the start")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        found = self._file.read(length)
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_slice(shard: Shard, offset: int, size: int) -> BinaryIO:
+    """A part of a shard; of one on a disk no more is read than is asked for.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if shard.system is not None:
+        try:
+            return io.BytesIO(shard.system.cat_file(shard.path, start=offset, end=offset + size))
+        except Exception as error:  # of whatever file system it is
+            raise OSError(one_line(error, at_most=200)) from error
+    return io.BufferedReader(Slice(shard.open(), offset, size))  # pyright: ignore[reportReturnType]

@@ -1,0 +1,290 @@
+"""Tar shards in WebDataset's layout: indexed once, read where they lie, never unpacked.
+
+A sample is a run of members whose names agree up to the first dot of their last part: photos/0001.jpg and
+photos/0001.cls are one. Its image is the member whose extension is an image's; one with more before it, 0001.seg.png,
+is an image only where no member of the sample has a plain extension (and so is 2024.05.01.jpg of a tar that nobody made
+for WebDataset). Its label is the whole number in .cls.
+
+A damaged header loses the members up to the next whole one, and is named by its place, "a.tar#10240". (Python's
+tarfile ends there without a word, and so do those who read by it.) Members' bytes have no checksum in a tar: damage to
+them shows when they are decoded, or not at all, as in a folder.
+"""
+
+import itertools
+import os
+import tarfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from byol_jax.data.encoded import EncodedImages
+from byol_jax.data.file_list import Listing, Verdict, is_image_name, is_unread_name
+from byol_jax.data.shards import Shard, Shards, open_slice
+from byol_jax.errors import DataError, one_line
+
+__all__ = ["Entry", "read_entries", "tar_images"]
+
+_PIECE = 2**20
+
+
+class Entry(NamedTuple):
+    """A member of a tar: its name, where its bytes begin, how many there are; or why they can't be had."""
+
+    name: str
+    offset: int
+    size: int
+    reason: str | None = None
+
+
+def read_entries(file: BinaryIO) -> Iterator[Entry]:
+    """What a tar holds, in order, folders left out; a damaged place is an entry whose name is empty.
+
+    Concatenated tars are read to the end.
+    """
+    end = file.seek(0, os.SEEK_END)
+    covered = start = 0
+    while start < end:
+        file.seek(start)
+        archive = None
+        try:
+            archive = tarfile.TarFile(fileobj=file, ignore_zeros=True)
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  else all stay in memory
+                if archive.offset <= member.offset:
+                    archive.offset = member.offset
+                    raise tarfile.ReadError("a size below zero")
+                if _holds_bytes(file, covered, member.offset):
+                    yield Entry("", covered, member.offset - covered, "damaged: members may be lost")
+                covered = archive.offset
+                if not member.isdir():
+                    yield Entry(member.name, member.offset_data, member.size, _complaint(member, end))
+                if covered > end:
+                    break
+            break
+        except (tarfile.TarError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError):
+            # whatever a damaged header leads tarfile to; a disk's errors aren't the tar's
+            start = (start if archive is None else max(start, archive.offset)) + tarfile.BLOCKSIZE
+    if _holds_bytes(file, covered, end):
+        yield Entry("", covered, end - covered, "damaged: members may be lost")
+    elif 0 < end < covered + tarfile.BLOCKSIZE:
+        yield Entry("", end, 0, "the shard ends without an end mark: members may be lost")
+
+
+def _complaint(member: tarfile.TarInfo, end: int) -> str | None:
+    if member.islnk() or member.issym():
+        return f"a link to {member.linkname!r}, not an image's bytes"
+    if not member.isreg() or member.issparse():
+        return "not a plain file"
+    return "cut short: the shard ends before" if member.offset_data + member.size > end else None
+
+
+def _holds_bytes(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether anything but zeros lies there."""
+    for place in range(start, end, _PIECE):
+        file.seek(place)
+        if file.read(min(_PIECE, end - place)).strip(b"\0"):
+            return True
+    return False
+
+
+class _Index(NamedTuple):
+    """Where the images of a shard lie, and their labels, offset -1 where there is none."""
+
+    names: list[str]
+    places: list[tuple[int, int]]
+    labels: list[tuple[int, int]]
+    skipped: list[tuple[str, str]]
+    parts: list[str]
+    """Members named as images that are parts of a sample that has another image."""
+
+
+def _index(shard: Shard) -> _Index:
+    index, seen = _Index([], [], [], [], []), set()
+    try:
+        with shard.open() as file:
+            found = list(_entries(read_entries(file)))
+    except Exception as error:  # the disk's, or of whatever file system it is
+        index.skipped.append((f"{shard.name}#0", f"can't be read ({one_line(error, at_most=200)})"))
+        return index
+    entries = [entry for entry in found if entry.name]
+    for key, sample in itertools.groupby(entries, key=lambda entry: _split(entry.name)[0]):
+        members = list(sample)
+        images = [entry for entry in members if is_image_name(entry.name)]
+        plain = [entry for entry in images if "." not in _split(entry.name)[1]]
+        if len(plain) > 1:
+            raise DataError(
+                f"{shard.path}: sample {key!r} has {len(plain)} images, {plain[0].name!r} and {plain[1].name!r}: which"
+                " one is meant can't be known: leave one in it, or give the others an extension such as .mask.png"
+            )
+        label = next(((one.offset, one.size) for one in members if _split(one.name)[1].lower() == "cls"), (-1, 0))
+        index.parts.extend(f"{shard.name}/{entry.name}" for entry in images if plain and entry not in plain)
+        for entry in plain or images:
+            name = f"{shard.name}/{entry.name}"
+            if entry.reason is not None:
+                index.skipped.append((name, entry.reason))
+                continue
+            if name in seen:
+                index.skipped.append((f"{shard.name}#{entry.offset}", f"a second member named {entry.name!r}"))
+                continue
+            seen.add(name)
+            index.names.append(name)
+            index.places.append((entry.offset, entry.size))
+            index.labels.append(label)
+        if not images:
+            unread = [entry.name for entry in members if is_unread_name(entry.name)]
+            index.skipped.extend((f"{shard.name}/{name}", "images of this kind aren't read") for name in unread)
+    damaged = [entry for entry in found if not entry.name]
+    index.skipped.extend((f"{shard.name}#{entry.offset}", str(entry.reason)) for entry in damaged)
+    return index
+
+
+def _entries(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Without a "./" before the names, as `tar -C folder .` writes them."""
+    return (entry._replace(name=entry.name.removeprefix("./").lstrip("/")) for entry in entries)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension: all that stands before and behind the first dot of the last part.
+
+    Example:
+        >>> _split("photos/0001.seg.png")
+        ('photos/0001', 'seg.png')
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return folder + slash + stem, extension
+
+
+class _Place(NamedTuple):
+    """Some bytes of a shard."""
+
+    shard: Shard
+    offset: int
+    size: int
+
+    def open(self) -> BinaryIO:
+        return open_slice(self.shard, self.offset, self.size)
+
+
+class _Nowhere:
+    def open(self) -> BinaryIO:
+        raise FileNotFoundError
+
+
+class _Members:
+    """Where each name's bytes lie in the shards: numbers in arrays, since there may be millions.
+
+    Args:
+        place: for messages. files: the shards.
+        indices: of each shard.
+    """
+
+    def __init__(self, place: str, files: Sequence[Shard], indices: Sequence[_Index]) -> None:
+        self._place, self._files = place, files
+        names = [name for index in indices for name in index.names]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        self.names = [names[row] for row in order]
+        self._shards = np.repeat(np.arange(len(files)), [len(index.names) for index in indices])[order]
+        self._places, self._labels = (
+            np.array([pair for pairs in kind for pair in pairs], np.int64).reshape(-1, 2)[order]
+            for kind in ([index.places for index in indices], [index.labels for index in indices])
+        )
+
+    def __str__(self) -> str:
+        return self._place
+
+    def __truediv__(self, name: str) -> _Place | _Nowhere:
+        row = self._row(name)
+        return _Nowhere() if row is None else self._at(row, self._places)
+
+    def _row(self, name: str) -> int | None:
+        row = bisect_left(self.names, name)
+        return row if row < len(self.names) and self.names[row] == name else None
+
+    def _at(self, row: int, places: np.ndarray) -> _Place:
+        offset, size = places[row]
+        return _Place(self._files[self._shards[row]], int(offset), int(size))
+
+    def sizes(self) -> list[int]:
+        return self._places[:, 1].tolist()
+
+    def label(self, name: str) -> bytes | None:
+        """What its .cls holds."""
+        row = self._row(name)
+        if row is None or self._labels[row, 0] < 0:
+            return None
+        with self._at(row, self._labels).open() as file:
+            return file.read(_LONGEST_LABEL)
+
+    def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
+        """The whole numbers in the samples' .cls.
+
+        Raises:
+            DataError: some sample has none, or something else is in it.
+        """
+        found = {name: self.label(name) for name, _ in verdict.files}
+        without = [name for name, label in found.items() if label is None]
+        if without:
+            raise DataError(
+                f"{self._place}: labels come from members named KEY.cls, and {len(without)} of {len(found)} images have"
+                f" none beside them (the first: {without[0]!r}): give shards in which every sample has one"
+            )
+        numbers = {name: _label(label) for name, label in found.items() if label is not None}
+        wrong = [name for name, number in numbers.items() if number is None]
+        if wrong:
+            raise DataError(
+                f"{self._place}: the .cls beside {wrong[0]!r} holds {found[wrong[0]]!r}: expected a whole number, 0 or"
+                " more, as text"
+            )
+        return np.array(list(numbers.values()), np.int32), None
+
+
+_LONGEST_LABEL = 64
+"""Bytes of a .cls that are read."""
+
+
+def _label(text: bytes) -> int | None:
+    stripped = text.strip()
+    number = int(stripped) if stripped.isdigit() else -1
+    return number if 0 <= number < 2**31 else None
+
+
+def tar_images(
+    shards: Shards, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
+) -> EncodedImages:
+    """The images in tar shards, by "shard.tar/member".
+
+    Args:
+        shards: of the kind "tar".
+        workers: threads. progress: `progress(shards done, shards)`.
+
+    Raises:
+        DataError: no image in them, or a sample that has several.
+    """
+    indices: list[_Index] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for index in pool.map(_index, shards.files):
+            indices.append(index)
+            if progress is not None:
+                progress(len(indices), len(shards.files))
+    members = _Members(shards.place, shards.files, indices)
+    skipped = tuple(sorted(pair for index in indices for pair in index.skipped))
+    if not members.names:
+        some = "; ".join(f"{name!r}: {reason}" for name, reason in skipped[:3])
+        raise DataError(
+            f"{shards.place}: no image can be had of {len(shards.files)} tar file{'s' * (len(shards.files) > 1)} ("
+            + (some or "no member is named as one: .jpg .png .webp .bmp .tif .gif")
+            + "): give other shards"
+        )
+    parts = [name for index in indices for name in index.parts]
+    remarks: tuple[str, ...] = ()
+    if parts:
+        remarks = (
+            f"{len(parts)} members named as images aren't used, parts of samples that have another image; the first:"
+            f" {parts[0]!r}",
+        )
+    listing = Listing(tuple(zip(members.names, members.sizes(), strict=True)), skipped, ())
+    return EncodedImages(members, listing, members.read_labels, "tar", remarks=remarks)
