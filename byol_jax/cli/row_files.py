@@ -42,17 +42,15 @@ class About:
     labels: np.ndarray | None
     class_names: Sequence[str] | None
 
-    def names_of(self, numbers: np.ndarray) -> list[str] | None:
-        """The rows' names, in Unicode: a file name's other bytes as escape sequences."""
-        if self.names is None:
-            return None
-        return [self.names[row].encode("utf-8", "backslashreplace").decode() for row in map(int, numbers)]
+    def names_of(self, numbers: np.ndarray) -> list[str]:
+        """The names of these rows; empty where there are none."""
+        return [] if self.names is None else [self.names[int(row)] for row in numbers]
 
     def columns_of(self, numbers: np.ndarray) -> dict[str, list]:
         """Columns `name`, `label` and `class` of these rows, those that there are."""
-        names, columns = self.names_of(numbers), {}
-        if names is not None:
-            columns["name"] = names
+        columns: dict[str, list] = {}
+        if self.names is not None:  # in Unicode: a file name's other bytes as escape sequences
+            columns["name"] = [name.encode("utf-8", "backslashreplace").decode() for name in self.names_of(numbers)]
         if self.labels is not None:
             columns["label"] = labels = self.labels[numbers].tolist()
             if self.class_names is not None:
@@ -115,7 +113,7 @@ def _npy(path: Path, about: About) -> Iterator[Write]:
 
         def write(rows: np.ndarray, numbers: np.ndarray) -> None:
             stream.write(rows)
-            for name in () if about.names is None else (about.names[row] for row in map(int, numbers)):
+            for name in about.names_of(numbers):
                 names.write(_printable(name).encode() + b"\n")
 
         yield write
@@ -235,7 +233,7 @@ def _arrays(about: About, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """What an .npz holds beside the rows; nothing in it needs pickle."""
     arrays = {}
     if about.names is not None:
-        arrays["names"] = np.asarray([about.names[row] for row in numbers.tolist()], dtype=np.str_)
+        arrays["names"] = np.asarray(about.names_of(numbers), dtype=np.str_)
     if about.labels is not None:
         arrays["labels"] = about.labels[numbers]
     if about.class_names is not None:
