@@ -72,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         driver=options.driver,
         batchnorm_group=options.batchnorm_group,
+        shard_state=options.shard_state,
     )
     text = table(report)
     if options.out is not None:
@@ -91,7 +92,8 @@ def _command(options: argparse.Namespace) -> str:
     """The command, without --out; an option that isn't given has its default, which the help says."""
     said = vars(options) | {"preset": options.preset and options.preset.name}
     names = ("preset", "depth", "image_size", "batch_size", "dtype", "driver", "topology", "batchnorm_group")
-    return command_line(COMMAND, argparse.Namespace(**said), [name for name in names if said[name] is not None])
+    line = command_line(COMMAND, argparse.Namespace(**said), [name for name in names if said[name] is not None])
+    return f"{line} --shard-state" if options.shard_state else line
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -111,11 +113,16 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--batchnorm-group", **positive, help="devices over which batch norm takes its statistics, with jit (all)"
     )
+    parser.add_argument(
+        "--shard-state", action="store_true", help="target and optimiser state spread over the devices, with jit"
+    )
     parser.add_argument("--topology", default="v5e:2x2", metavar="NAME", help="as JAX calls it (v5e:2x2)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder, for the results")
     options = parser.read(words)
     if options.preset is not None and (options.depth, options.image_size) != (None, None):
         raise ConfigurationError("--preset has its own network and size: leave out --depth and --image-size")
+    if options.shard_state and options.driver != "jit":
+        raise ConfigurationError(f"--shard-state is for --driver jit: {options.driver} takes whole states")
     if options.out is not None:
         check_new(options.out)  # before minutes of work
     return options
@@ -149,6 +156,7 @@ def compile_step(
     driver: str,
     batch_size: int | None = None,
     batchnorm_group: int | None = None,
+    shard_state: bool = False,
 ) -> dict[str, Any]:
     """What the compiler says of the step, for one device.
 
@@ -156,11 +164,14 @@ def compile_step(
         what: a workload, whose `batch_size` is a device's, or a preset, whose batch all devices share.
         batch_size: of a preset, a device's images where they are others.
         batchnorm_group: over how many devices batch norm takes its statistics; None: over all.
+        shard_state: target and optimiser state are spread over the devices, under `jit`.
 
     Raises:
         ConfigurationError: there is no such topology or no libtpu, the devices can't share the batch, or the step needs
             more memory than a device has.
     """
+    import jax
+
     import byol_jax
     from byol_jax import parallel
 
@@ -173,7 +184,15 @@ def compile_step(
         learner = byol_jax.with_batchnorm_groups(subject.learner, _groups(mesh.size, batchnorm_group))
         how = f"{how}, batch norm over {batchnorm_group} device{'s' * (batchnorm_group > 1)}"
         subject = subject._replace(learner=learner)
-    return _compile(subject, mesh, how, sharded=driver == "shard_map")
+    if shard_state:
+        state = jax.eval_shape(subject.learner.init, jax.random.key(0))
+        how = f"{how}, target and optimiser state in parts"
+        step: Any = parallel.jit(subject.learner, mesh, state_shardings=parallel.state_shardings(state, mesh))
+    else:
+        step = (
+            parallel.shard_map(subject.learner, mesh) if driver == "shard_map" else parallel.jit(subject.learner, mesh)
+        )
+    return _compile(subject, step, how)
 
 
 def _groups(devices: int, size: int) -> int:
@@ -216,14 +235,10 @@ def _of_preset(preset: Preset, devices: int, batch_size: int | None, *, dtype: s
     return Subject(f"{preset.name}, {size // devices} images a device", learner, images, 0)
 
 
-def _compile(subject: Subject, mesh: Any, how: str, *, sharded: bool) -> dict[str, Any]:
+def _compile(subject: Subject, step: Any, how: str) -> dict[str, Any]:
     import jax
 
-    from byol_jax import parallel
-
-    learner = subject.learner
-    step: Any = parallel.shard_map(learner, mesh) if sharded else parallel.jit(learner, mesh)
-    state = jax.eval_shape(learner.init, jax.random.key(0))
+    state = jax.eval_shape(subject.learner.init, jax.random.key(0))
     lowered, start = step.lower(state, subject.images), time.perf_counter()
     try:
         compiled = lowered.compile()

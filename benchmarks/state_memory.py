@@ -10,14 +10,13 @@ and 256.
 
 import argparse
 import os
-import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
+from benchmarks.aot import collectives
 from benchmarks.command import run_command
 from benchmarks.table import markdown
 from byol_jax.cli.parsing import Parser
@@ -29,9 +28,6 @@ USAGE = "[--compiled]"
 
 COUNTS = (1, 8, 64)
 """Devices."""
-
-SENT = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\("
-"""What devices send each other, in XLA's text of a program."""
 
 BATCH = 64
 """Images of the compiled step."""
@@ -108,8 +104,8 @@ def compiled_rows() -> list[list[str]]:
         compiled = parallel.jit(learner, mesh, **options).lower(state, images).compile()
         memory: Any = compiled.memory_analysis()
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
-        found = Counter(re.findall(SENT, str(compiled.as_text())))
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+        sent = collectives(str(compiled.as_text()))
+        kinds = ", ".join(f"{len(each)} {kind}, {sum(each) / 1e6:,.0f} MB" for kind, each in sorted(sent.items()))
         rows.append([name, *(f"{size / 1e6:,.1f}" for size in sizes), kinds])
     return rows
 

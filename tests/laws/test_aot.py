@@ -76,6 +76,7 @@ def test_a_folder_with_results_is_refused_before_anything_is_compiled(tmp_path, 
     [
         (["--batch-size", "0"], "'0' is not a whole number above 0"),
         (["--depth", "51"], "'51' is not one of 18, 34, 50, 101; 50 is the nearest"),
+        (["--shard-state", "--driver", "shard_map"], "--shard-state is for --driver jit: shard_map takes whole states"),
         (["--drivers", "jit"], "--drivers is not an option, --driver is the nearest"),
     ],
 )
