@@ -16,6 +16,7 @@ __all__ = [
     "CONTENDERS",
     "PEAKS",
     "Contender",
+    "Stopwatch",
     "available",
     "build",
     "build_module",
