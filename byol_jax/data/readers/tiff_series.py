@@ -79,7 +79,7 @@ def open_tiff(path: Path, reading: Reading) -> Opened:
 
 def _is_whole(series: Any) -> bool:
     """Neither a thumbnail nor a mask nor empty."""
-    return not (series.keyframe.is_reduced or series.keyframe.is_mask) and math.prod(series.get_shape(False)) > 0
+    return not (series.keyframe.is_reduced or series.keyframe.is_mask) and math.prod(series.shape) > 0
 
 
 def _nodata(page: Any) -> float | None:
@@ -101,7 +101,7 @@ class _Stack:
     def __init__(self, series: Any, channel_axes: str) -> None:
         self.series, self.keyframe = series, series.keyframe
         _check_numbers(self.keyframe)
-        axes, shape = series.get_axes(False), series.get_shape(False)
+        axes, shape = series.axes, series.shape
         if series.is_multifile:
             raise UnusableImageError("an OME-TIFF whose pages lie in several files: save it as one")
         if axes.count("Y") != 1 or axes.count("X") != 1 or axes.index("Y") > axes.index("X"):
