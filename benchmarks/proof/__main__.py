@@ -7,7 +7,6 @@ way is begun again, the long ones go on from their last checkpoint.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from benchmarks.machine import ROOT
 from benchmarks.proof.data import open_images
 from benchmarks.proof.items import SCALES, Item, chosen, of_scale
 from benchmarks.proof.page import page, plots
-from benchmarks.proof.rows import RESULTS, check_clean, load, row_of, stored, write
+from benchmarks.proof.rows import RESULTS, begin, check_clean, load, row_of, stored, write
 from benchmarks.proof.worker import run_alone
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
@@ -69,22 +68,25 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     due = [item for item in wanted if load(options.out, item) is None]
     places = {"fashion-mnist": options.fashion_mnist, "photos": options.photos}
-    if due and options.scale == "full":
+    full = options.scale == "full"
+    if due and full:
         check_clean()
     for name in dict.fromkeys(item.data for item in due):
         open_images(name, places, image_size=8)  # what isn't there is said before hours of work
     print(f"{len(wanted) - len(due)} of {len(wanted)} runs are done; results: {options.out}", file=sys.stderr)
     failed = 0
     for item in _in_time(due, options.minutes):
+        if full:
+            check_clean()  # it may have changed since
         print(f"{item.name}: at most {item.budget:,} s", file=sys.stderr, flush=True)
-        before = os.getloadavg()[0]
+        began = begin()
         try:
             outcome = run_alone(item, places, options.work)
         except Exception as error:  # a run that fails has no row; the others go on
             failed += 1
             print(f"{item.name}: failed: {one_line(error)}", file=sys.stderr, flush=True)
             continue
-        write(options.out, item, row_of(item, outcome, scale=options.scale, load_before=before))
+        write(options.out, item, row_of(item, outcome, scale=options.scale, began=began))
         print(f"{item.name}: done in {outcome['seconds']:,.0f} s", file=sys.stderr, flush=True)
         _write_page(options.out, items, options.scale)
     _write_page(options.out, items, options.scale)

@@ -65,7 +65,7 @@ RACE = {
     "labelled": 10_000,
 }
 RACES = {
-    "fashion": ("fashion-mnist", 900, RACE | {"image_size": 28}),
+    "fashion": ("fashion-mnist", 1_000, RACE | {"image_size": 28}),
     "photos": ("photos", 720, RACE | {"image_size": 64}),
 }
 SIDES = ("byol_jax", "byol_pytorch")
@@ -81,7 +81,7 @@ ABLATIONS = (
 """ablations.py says what each is."""
 
 TRANSFER = {
-    "steps": 1_500,
+    "steps": 1_300,
     "batch_size": 64,
     "image_size": 28,
     "stages": [2, 2, 2, 2],

@@ -6,14 +6,14 @@ import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.machine import ROOT, describe
 from benchmarks.proof.items import Item, facts
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError, DataError
 
-__all__ = ["RESULTS", "check_clean", "load", "row_of", "row_path", "stored", "write"]
+__all__ = ["RESULTS", "Begin", "begin", "check_clean", "load", "row_of", "row_path", "stored", "write"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "proof"
 
@@ -44,16 +44,33 @@ def stored(out: Path, items: Iterable[Item]) -> list[dict[str, Any]]:
     return [row for item in items if (row := load(out, item)) is not None]
 
 
-def row_of(item: Item, outcome: dict[str, Any], *, scale: str, load_before: float) -> dict[str, Any]:
-    """The row of a run that has just ended whole; `outcome`: what `worker.run_item` gives."""
+class Begin(NamedTuple):
+    """How it was when a run began: the checkout, as `checkout` tells, and the load average."""
+
+    git: dict[str, Any] | None
+    load: float
+
+
+def begin() -> Begin:
+    return Begin(checkout(), os.getloadavg()[0])
+
+
+def row_of(item: Item, outcome: dict[str, Any], *, scale: str, began: Begin) -> dict[str, Any]:
+    """The row of a run that has just ended whole; it counts as changed where the checkout changed meanwhile.
+
+    Args:
+        outcome: what `worker.run_item` gives.
+    """
     machine = describe()
+    del machine["git"]
+    git = began.git and began.git | {"changed": began.git["changed"] or began.git != checkout()}
     return {
         "item": facts(item),
         "command": f"python -m benchmarks.proof --only {item.name}{'' if scale == 'full' else f' --scale {scale}'}",
         "date": str(datetime.datetime.now(datetime.UTC).date()),
-        "git": machine.pop("git") and {"commit": _git("rev-parse", "HEAD"), "changed": bool(changes())},
+        "git": git,
         "machine": machine,
-        "load_average": [load_before, os.getloadavg()[0]],
+        "load_average": [began.load, os.getloadavg()[0]],
         **outcome,
     }
 
@@ -77,6 +94,12 @@ def check_clean() -> None:
             f"{', '.join(changed[:3])}{', …' * (len(changed) > 3)}: not as in the commit that a row would name;"
             " commit first, or try with --scale smoke"
         )
+
+
+def checkout() -> dict[str, Any] | None:
+    """`commit`, and `changed`: whether files differ from it, rows apart; None without a commit."""
+    changed = changes()
+    return None if changed is None else {"commit": _git("rev-parse", "HEAD"), "changed": bool(changed)}
 
 
 def changes() -> list[str] | None:

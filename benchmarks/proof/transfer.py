@@ -28,6 +28,8 @@ __all__ = ["finetune", "run"]
 RATE, DECAY = 1e-3, 0.99
 """AdamW's and the target's, in place of the demo's 4e-3 and 0.98, which are a small network's."""
 BATCH = 64
+((MEAN,), (STD,)) = presets.small_grey().normalize  # pyright: ignore
+"""In torch as in the learner, for each of three equal channels."""
 
 
 def run(
@@ -42,7 +44,7 @@ def run(
         steps=options["steps"],
         batch_size=options["batch_size"],
         num_channels=3,
-        normalize=((0.3,) * 3, (0.35,) * 3),
+        normalize=((MEAN,) * 3, (STD,) * 3),
         hidden_layer="avgpool",
     )
     encoder = nets.resnet(tuple(options["stages"]), block="basic")
@@ -124,4 +126,4 @@ def _floats(images: np.ndarray) -> Any:
     """As the learner normalises them; [N, 3, H, W]."""
     import torch
 
-    return (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255 - 0.3) / 0.35
+    return (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255 - MEAN) / STD

@@ -227,6 +227,14 @@ class TestCommand:
         assert "byol_jax/byol.py: not as in the commit" in capsys.readouterr().err
         assert ran[0] == []
 
+    def test_a_checkout_that_changes_during_a_run_is_in_its_row(self, monkeypatch):
+        found = iter([[], [], ["byol_jax/byol.py"]])
+        monkeypatch.setattr(rows, "changes", lambda: next(found))
+        began = rows.begin()
+        made = [rows.row_of(ITEMS[0], outcome_of(ITEMS[0]), scale="full", began=began)["git"] for _ in range(2)]
+        assert [git["changed"] for git in made] == [False, True]
+        assert {git["commit"] for git in made} == {began.git["commit"]}
+
     def test_a_row_of_other_options_is_due_and_a_damaged_one_is_named(self, tmp_path):
         item = ITEMS[0]
         rows.write(tmp_path, item, row_of(item))
