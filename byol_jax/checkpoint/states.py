@@ -101,10 +101,11 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
             entry = file_entry(data)
             _write(folder, data, describe([f"state-{entry.sha256[:16]}.safetensors"], [entry]))
     except OSError as error:
+        where = "all processes can write" if in_parts else "can be written"
         raise OSError(
             error.errno,
             f"checkpoint of step {step} not saved in {directory}: {error.strerror or error}; earlier checkpoints"
-            " are untouched; make room, or give a folder that can be written",
+            f" are untouched; make room, or give a folder that {where}",
         ) from error
     if writes:
         up_to_here = [path for path in reversed(_step_folders(directory)) if int(path.name) <= step]

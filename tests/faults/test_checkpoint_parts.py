@@ -115,7 +115,8 @@ def test_what_fails_in_one_process_is_raised_in_both_and_leaves_what_was_there(l
         for line, process in zip(lines, (1, 0, 0, 0), strict=True):
             where = "" if number == process else f" in process {process}"
             assert f"{errno.ENOSPC} [Errno {errno.ENOSPC}] checkpoint of step 9 not saved in {directory}" in line
-            assert f": No space left on device{where}; earlier checkpoints are untouched" in line
+            assert f": No space left on device{where}; earlier checkpoints are untouched; make room" in line
+            assert line.endswith("or give a folder that all processes can write")
     assert names(directory) == ["00000001", "00000005"], "nothing temporary is left"
     assert_identical(checkpoint.restore(directory, like=whole_state()).state, whole_state(step=5))
     assert_identical(checkpoint.restore(directory / "00000001", like=small_state()).state, small_state(step=1))
