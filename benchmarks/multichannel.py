@@ -13,7 +13,8 @@ it wasn't trained on; beside them raw pixels and the same network untrained. The
              plain, 70 counts deep, beside specks of up to 30,000: 2 x 3 classes. The cut: the upper 8 of the 16 bits,
              whose steps of 256 counts leave the shape and none of the stripes, which is right for a third.
 
-Each contender's value range is what `--value-range auto` finds in its images. What a guess gets right is in the table.
+Each contender's value range is what `--value-range auto` finds in its images of seed 0, one for all seeds, so that they
+share a compiled program. What a guess gets right is in the table.
 """
 
 import argparse

@@ -5,6 +5,7 @@ With `--layout` the whole learner, as another library's file has it.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from byol_jax.cli import values
@@ -67,37 +68,52 @@ def run(options: argparse.Namespace) -> int:
         with folder_for(options.out):
             interop.save_byol_checkpoint(options.out, opened.state, layout=options.layout)
         print(f"learner of {name} after step {step} as {options.layout} has it: {options.out}")
-        print(describe_input(opened.learner.settings), file=sys.stderr)
+        print(describe_input(opened.learner.settings, opened.reading({})["reading"]), file=sys.stderr)
         return 0
     state_dict = interop.encoder_state_dict(opened.encoder, encoder_variables(opened.state, options.which))
     with folder_for(options.out):
         interop.save_state_dict(options.out, state_dict)
     print(f"{len(state_dict)} tensors of {name} after step {step}: {options.out}")
-    print(describe_input(opened.learner.settings), file=sys.stderr)
+    print(describe_input(opened.learner.settings, opened.reading({})["reading"]), file=sys.stderr)
     return 0
 
 
-def describe_input(settings: Any) -> str:
+def describe_input(settings: Any, reading: Mapping[str, Any]) -> str:
     """What was made of an image before the network saw it: a file of weights doesn't hold that.
 
     Args:
         settings: a learner's.
+        reading: what was said of how a folder's files are read, as arguments of `open_dataset`.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> describe_input(SimpleNamespace(image_shape=(28, 28, 1), value_range=((0.0,), (2000.0,)), mean_std=None))
-        'the images that it takes: 28 x 28 pixels, 1 channel, 0 to 2000 as 0 to 1'
+        >>> grey = SimpleNamespace(image_shape=(28, 28, 1), value_range=((0.0,), (2000.0,)), mean_std=None)
+        >>> describe_input(grey, {"bands": (4,)})
+        'the images that it takes: 28 x 28 pixels, 1 channel (band 4 of the files), 0 to 2000 as 0 to 1'
     """
     height, width, channels = settings.image_shape
     scale = "0 to 1 (uint8 / 255, uint16 / 65535)"
     if settings.value_range is not None:
         low, high = settings.value_range
         scale = f"{_numbers(low)} to {_numbers(high)} as 0 to 1"
-    text = f"the images that it takes: {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, {scale}"
+    text = f"the images that it takes: {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}"
+    text += f"{_files(reading)}, {scale}"
     if settings.mean_std is None:
         return text
     mean, std = settings.mean_std
     return f"{text}, then minus the mean {_numbers(mean)} and divided by the deviation {_numbers(std)}"
+
+
+def _files(reading: Mapping[str, Any]) -> str:
+    """How channels and numbers come from files, in parentheses; empty where nothing was said of it."""
+    bands, axes, words = reading.get("bands"), reading.get("tiff_axes"), []
+    if bands is not None:
+        words.append(f"band{'s' * (len(bands) > 1)} {', '.join(map(str, bands))} of the files")
+    if axes is not None:
+        words.append(f"TIFF axes {axes}")
+    if reading.get("dicom_rescale"):
+        words.append("DICOM's slope and intercept applied")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _numbers(values: Any) -> str:

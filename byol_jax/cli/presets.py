@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _facts(one: presets.Known) -> dict[str, Any]:
-    told = {name: getattr(one, name) for name in ("source", "result", "machine", "images", "operations")}
+    names = ("source", "result", "machine", "images", "operations", "total_operations")
+    told = {name: getattr(one, name) for name in names}
     return {"name": one.preset.name, **told, "recipe": asdict(one.preset)}
 
 

@@ -227,7 +227,9 @@ def test_what_an_image_becomes_is_said_for_each_channel():
     normalize = ((0.5, 0.25), (1.0, 1.0))
     options = {"image_size": (8, 16), "num_channels": 2, "projection_size": 2, "projection_hidden_size": 2}
     learner = byol_jax.make_learner(byol_jax.nets.small_cnn((4,)), normalize=normalize, **options)
-    assert describe_input(learner.settings) == (
-        "the images that it takes: 8 x 16 pixels, 2 channels, 0 to 1 (uint8 / 255, uint16 / 65535), then minus the mean"
+    reading = {"bands": (4, 2), "tiff_axes": "Z", "dicom_rescale": True}
+    assert describe_input(learner.settings, reading) == (
+        "the images that it takes: 8 x 16 pixels, 2 channels (bands 4, 2 of the files; TIFF axes Z; DICOM's slope and"
+        " intercept applied), 0 to 1 (uint8 / 255, uint16 / 65535), then minus the mean"
         " (0.5, 0.25) and divided by the deviation 1"
     )

@@ -55,12 +55,14 @@ def test_every_preset_is_known_with_its_source_and_result():
 
 @pytest.mark.parametrize("one", presets.known(), ids=lambda one: one.preset.name)
 def test_what_a_preset_costs_is_computed_from_its_shapes(one):
-    """ResNets in closed form, to what padding and shortcuts of another kind change; the small network as XLA counts."""
+    """ResNets in closed form, to what padding of another kind changes; the small network as XLA counts."""
     resnets = {"resnet18": RESNET_18, "resnet50": RESNET_50}
     if one.preset.network in resnets:
         network, side = resnets[one.preset.network], one.preset.image_size
         workload = replace(WORKLOADS["resnet50"], network=network, image_size=side, batch_size=1)
         counted = step_flops(workload, taps_inside)
+        if one.preset.network == "resnet18":  # shortcut="always": the first block of the first stage has one too
+            counted += 2 * 4 * 2 * (side // 4) ** 2 * 64 * 64  # views, passes, multiply and add
     else:
         options = presets.learner_options(one.preset, batch_size=64, total_steps=100, steps_per_epoch=125)
         options |= {"augment_fn": lambda key, image: image, "augment_fn2": None}
@@ -68,9 +70,9 @@ def test_what_a_preset_costs_is_computed_from_its_shapes(one):
         state = jax.eval_shape(learner.init, jax.random.key(0))
         images = jax.ShapeDtypeStruct((64, 28, 28, 1), jnp.float32)
         counted = jax.jit(learner.step).lower(state, images).cost_analysis()["flops"] / 64
-    assert one.operations == pytest.approx(counted, rel=0.005)
+    assert one.operations == pytest.approx(counted, rel=0.001)
     steps = presets.total_steps(one.preset, num_images=one.images, batch_size=one.preset.batch_size)
-    assert one.total_operations == pytest.approx(steps * one.preset.batch_size * counted, rel=0.005)
+    assert one.total_operations == pytest.approx(steps * one.preset.batch_size * counted, rel=0.001)
 
 
 @pytest.mark.parametrize("given", PRESETS, ids=lambda one: one.name)
