@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=values.data_source,
         required=True,
         metavar="DIR",
-        help="labelled images: a folder with a sub-folder for each class (or train/ and test/ of such), an .npz with"
-        " images and labels, fashion-mnist",
+        help="labelled images: a folder with a sub-folder for each class (or train/ and test/ of such), shards with"
+        " labels, an .npz with images and labels, fashion-mnist",
     )
     parser.add_argument(
         "--labels",

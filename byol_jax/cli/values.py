@@ -51,7 +51,7 @@ EMBEDDED = "fashion-mnist"
 ARRAY_SUFFIXES = (".npz", ".npy")
 
 SHARD, PATTERN = re.compile(r"\.(?:tar|tgz|parquet|tfrecord|array_?record)", re.IGNORECASE), re.compile(r"[*?\[{]")
-"""What is in the names of shards, and in patterns for them; data/shards.py has them, and loads NumPy."""
+"""What is in the names of shards, and in patterns for them; byol_jax/data/shards has them, and loads NumPy."""
 
 INDEX = ".safetensors.index.json"
 """What the name of a sharded set's index ends with."""
@@ -210,7 +210,7 @@ def is_folder(source: str) -> bool:
 def first_level(source: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the images that lie in a folder of images; none of other sources."""
     from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name, is_run_folder
-    from byol_jax.data.shards import find_shards
+    from byol_jax.data.shards.find import find_shards
 
     if not is_folder(source) or find_shards(source) is not None:
         return [], []

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError, open_without_waiting
+from byol_jax.data.member import shard_kind
 from byol_jax.data.readers.open import READERS
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
@@ -136,7 +137,7 @@ def list_images(root: Path) -> Listing:
     skipped = refused | {name: reason for name, reason in found.items() if isinstance(reason, str)}
     skipped |= {name: _unread(name) for name in names if is_unread_name(name) and name not in found}
     skipped |= {name: "a hidden file: rename it to use it" for name in names if _is_hidden_image(name)}
-    skipped |= _left_out_arrays(names, extensions)
+    skipped |= _left_out_arrays(names, extensions) | _left_out_shards(names, len(found))
     others = tuple(sorted(set(names) - set(found))[:3])
     return Listing(files, tuple(sorted(skipped.items())), others, extensions)
 
@@ -148,6 +149,16 @@ def _left_out_arrays(names: list[str], extensions: frozenset[str]) -> dict[str, 
         return {}
     return {
         ".npy files": f"{arrays} .npy files aren't read beside {images} other images: give them a folder of their own"
+    }
+
+
+def _left_out_shards(names: list[str], images: int) -> dict[str, str]:
+    """A line on shards, which are read where no images lie beside them."""
+    shards = sorted(name for name in names if shard_kind(name))
+    if not shards:
+        return {}
+    return {
+        "shards": f"{len(shards)} shards, {shards[0]!r} for one, aren't read beside {images} images: give them alone"
     }
 
 

@@ -17,11 +17,11 @@ from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.fit import check_fit
 from byol_jax.data.folder import folder_images, open_encoded
 from byol_jax.data.items import gives_images, item_dataset
-from byol_jax.data.parquet import parquet_images
 from byol_jax.data.readers.reading import make_reading
-from byol_jax.data.records import record_images
-from byol_jax.data.shards import Shards, find_shards
-from byol_jax.data.tar import tar_images
+from byol_jax.data.shards.find import Shards, find_shards
+from byol_jax.data.shards.parquet import parquet_images
+from byol_jax.data.shards.records import record_images
+from byol_jax.data.shards.tar import tar_images
 from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.image_size import image_sides
 

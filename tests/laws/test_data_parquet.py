@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from byol_jax import DataError
 from byol_jax.data import Loader, block_order, epoch_order, open_dataset
-from byol_jax.data import parquet as parquet_module
+from byol_jax.data.shards import parquet as parquet_module
 from tests.shard_files import pictures, write_folder, write_parquets
 
 OPTIONS = {"image_size": 14, "num_channels": 3}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
-from byol_jax.data.records import _image, _TFRecords
-from byol_jax.data.shards import Shard
+from byol_jax.data.shards.find import Shard
+from byol_jax.data.shards.records import _image, _TFRecords
 from tests.shard_files import example, parts, pictures, write_array_records, write_folder, write_tfrecords
 
 OPTIONS = {"image_size": 14, "num_channels": 3}

@@ -11,8 +11,8 @@ from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import Loader, open_dataset
+from byol_jax.data.shards.tar import read_entries
 from byol_jax.data.sources import ImageWarning
-from byol_jax.data.tar import read_entries
 from tests.shard_files import members, pictures, png, write_folder, write_tar, write_tars
 
 OPTIONS = {"image_size": 14, "num_channels": 3}
@@ -72,6 +72,23 @@ def test_a_folder_a_file_and_patterns(root, monkeypatch):
         open_dataset("shard-{000..003}.tar", **OPTIONS)
     with pytest.raises(DataError, match=r"no such file as 'train-\*.tar'"):
         open_dataset("train-*.tar", **OPTIONS)
+
+
+def test_shards_beside_images_are_said_to_be_left_out(root, found, tmp_path):
+    write_folder(root / "assets", found[:1])
+    dataset = open_dataset(root, **OPTIONS)
+    assert dataset.names == ("assets/0000.png",)
+    assert dataset.skipped[0][0] == "shards"
+    assert dataset.skipped[0][1].startswith("3 shards, 'shard-000.tar' for one, aren't read beside 1 images")
+    (root / "assets" / "0000.png").unlink()
+    np.save(root / "labels.npy", np.arange(14))
+    assert len(open_dataset(root, **OPTIONS)) == 14
+    (root / "1.dcm").write_bytes(b"a scan, beside somebody's backups")
+    with pytest.raises(DataError, match=r"1 of 1 images can't be used \('1.dcm'"):
+        open_dataset(root, **OPTIONS)
+    (tmp_path / "dir" / "folder.tar").mkdir(parents=True)
+    with pytest.raises(DataError, match="no file in it is named as an image"):
+        open_dataset(tmp_path / "dir", **OPTIONS)
 
 
 def test_a_start_later_gives_the_rest_of_the_batches(root):

@@ -1,4 +1,4 @@
-"""Shards: files that hold many images each, found by a folder, a name or a pattern. What is in them: tar.py and others.
+"""Shards: files that hold many images each, found by a folder, a name or a pattern. What is in them: the files beside.
 
 shards/                      a folder that holds shards of one kind and no images
 shards/train-{000..146}.tar  a number for each file; {a,b} names each
@@ -15,20 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name
+from byol_jax.data.member import SHARDS, shard_kind
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
-__all__ = ["KINDS", "Shard", "Shards", "Slice", "find_shards", "is_shard_name", "open_slice"]
-
-KINDS = {
-    "tar": r"\.tar",
-    "parquet": r"\.parquet",
-    "tfrecord": r"\.tfrecords?",
-    "array_record": r"\.array_?records?",
-}
-"""What the names of shards end with, by kind; a number may follow, as in "train.tfrecord-00000-of-00008"."""
+__all__ = ["Shard", "Shards", "Slice", "find_shards", "open_slice"]
 
 _COMPRESSED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4|Z))\Z", re.IGNORECASE)
-_ENDINGS = re.compile("|".join(KINDS.values()), re.IGNORECASE)
+_ENDINGS = re.compile("|".join(SHARDS.values()), re.IGNORECASE)
 _SPLIT = re.compile(r"(.+?)-\d+-of-\d+(.*)\Z")
 _PATTERN, _WILD = re.compile(r"[*?\[\]{}]"), re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
@@ -65,16 +59,6 @@ class Shards(NamedTuple):
     files: tuple[Shard, ...]
 
 
-def is_shard_name(name: str) -> bool:
-    """Whether a file is named as a shard of a kind that is read.
-
-    Example:
-        >>> is_shard_name("train-000.tar"), is_shard_name("train.jpg")
-        (True, False)
-    """
-    return _kind(name) is not None
-
-
 def find_shards(source: str | Path) -> Shards | None:
     """The shards that a name or a pattern means; None where it means something else: an image, a folder of images.
 
@@ -93,21 +77,14 @@ def find_shards(source: str | Path) -> Shards | None:
         paths = _in_folder(place)
         return _shards(place, paths) if paths else None
     if os.path.exists(place):
-        return _shards(place, [place]) if is_shard_name(place) or _COMPRESSED.search(place) else None
+        return _shards(place, [place]) if shard_kind(place) or _COMPRESSED.search(place) else None
     if _PATTERN.search(place) is None or not (_ENDINGS.search(place) or _COMPRESSED.search(place)):
         return None
     return _shards(place, _matching(place))
 
 
-def _kind(name: str) -> str | None:
-    last = re.sub(r"-\d+-of-\d+\Z", "", name).lower()
-    return next((kind for kind, ending in KINDS.items() if re.search(rf"(?:{ending})\Z", last)), None)
-
-
 def _in_folder(folder: str) -> list[str]:
     """The shards below a folder in which no image lies; hidden files and folders aren't looked at."""
-    from byol_jax.data.file_list import is_image_name
-
     paths, folders = [], [folder]
     while folders:
         try:
@@ -115,10 +92,10 @@ def _in_folder(folder: str) -> list[str]:
                 entries = [entry for entry in scan if not entry.name.startswith(".")]
         except OSError:  # one that can't be read: of a folder of images that is said later
             continue
-        if any(is_image_name(entry.name) for entry in entries):
+        if any(is_image_name(entry.name, BESIDE_FOLDERS) for entry in entries):
             return []
         folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        paths += [entry.path for entry in entries if is_shard_name(entry.name)]
+        paths += [entry.path for entry in entries if shard_kind(entry.name) and entry.is_file()]
     return paths
 
 
@@ -143,7 +120,7 @@ def _at_url(place: str) -> Shards:
             found = system.glob(path) if _WILD.search(path) else system.find(path)
             if not found:
                 raise DataError(f"{place}: no such file as {name!r}: give a pattern whose files are all there")
-            paths += [one for one in found if is_shard_name(one) or _COMPRESSED.search(one)]
+            paths += [one for one in found if shard_kind(one) or _COMPRESSED.search(one)]
         if not paths:
             raise DataError(f"{place}: no shard is there, and of a URL only shards are read: .tar, .parquet, .tfrecord")
         return _shards(place, paths, system)
@@ -186,9 +163,9 @@ def _shards(place: str, paths: list[str], system: Any = None) -> Shards:
     for path in paths:
         if _COMPRESSED.search(path):
             raise DataError(f"{path}: a compressed shard can't be read in place: decompress it to a .tar")
-        if _kind(path) is None:
+        if shard_kind(path) is None:
             raise DataError(f"{place}: {path!r} isn't named as a shard: give a pattern that leaves it out")
-    kinds = sorted({str(_kind(path)) for path in paths})
+    kinds = sorted({str(shard_kind(path)) for path in paths})
     if len(kinds) > 1:
         raise DataError(f"{place}: holds shards of {len(kinds)} kinds, {', '.join(kinds)}: give a pattern for one kind")
     splits = sorted({found.groups() for path in paths if (found := _SPLIT.match(path))})

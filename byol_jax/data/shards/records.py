@@ -22,7 +22,7 @@ import numpy as np
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
-from byol_jax.data.shards import Shard, Shards, open_slice
+from byol_jax.data.shards.find import Shard, Shards, open_slice
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["record_images"]

@@ -22,7 +22,7 @@ import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict, is_image_name, is_unread_name
-from byol_jax.data.shards import Shard, Shards, open_slice
+from byol_jax.data.shards.find import Shard, Shards, open_slice
 from byol_jax.errors import DataError, one_line
 
 __all__ = ["Entry", "read_entries", "tar_images"]

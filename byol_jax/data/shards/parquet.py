@@ -24,7 +24,7 @@ from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
 from byol_jax.data.order import Order, block_order
-from byol_jax.data.shards import Shard, Shards
+from byol_jax.data.shards.find import Shard, Shards
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["parquet_images"]
