@@ -105,7 +105,7 @@ def compiled_rows() -> list[list[str]]:
         memory: Any = compiled.memory_analysis()
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
         sent = collectives(str(compiled.as_text()))
-        kinds = ", ".join(f"{len(each)} {kind}, {sum(each) / 1e6:,.0f} MB" for kind, each in sorted(sent.items()))
+        kinds = "; ".join(f"{len(each)} {kind}, {sum(each) / 1e6:,.0f} MB" for kind, each in sorted(sent.items()))
         rows.append([name, *(f"{size / 1e6:,.1f}" for size in sizes), kinds])
     return rows
 
