@@ -70,8 +70,8 @@ RACES = {
 }
 SIDES = ("byol_jax", "byol_pytorch")
 
-LONG = {"widths": [64, 128, 256], "steps": 45_000, "batch_size": 64, "labelled": 60_000}
-"""A step takes about four times the demo's network's 18 ms."""
+LONG = {"widths": [64, 128, 256], "steps": 50_000, "batch_size": 64, "labelled": 60_000}
+"""XLA counts 128 MFLOP an image, 3.3 times the demo's network's, whose step takes 18 ms: some 50 minutes."""
 
 ABLATION = {"steps": 4_000, "batch_size": 64, "labelled": 10_000}
 ABLATIONS = (
