@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -174,9 +176,8 @@ def test_the_death_of_a_decoder_costs_one_image_and_the_next_is_read(tmp_path):
             0.2, lambda: process.send_signal(signal.SIGSEGV) or process.send_signal(signal.SIGCONT)
         )
         killer.start()
-        with pytest.raises(UnusableImageError, match=r"its decoder ended its process \(SIGSEGV\): the file is damaged"):
-            read(path, 2, workers)
-        np.testing.assert_array_equal(read(path, 2, workers)[..., 0], STACK[2])
+        np.testing.assert_array_equal(read(path, 2, workers)[..., 0], STACK[2])  # asked for once more
+        assert workers.idle[0].pid != process.pid
         os.kill(workers.idle[0].pid, signal.SIGKILL)
         workers.idle[0].wait()
         np.testing.assert_array_equal(read(path, 0, workers)[..., 0], STACK[0])  # died idle: another is started
@@ -184,21 +185,50 @@ def test_the_death_of_a_decoder_costs_one_image_and_the_next_is_read(tmp_path):
         workers.close()
 
 
-def test_a_decoder_that_hangs_is_ended(tmp_path):
-    path, workers = save(tmp_path / "a.tif", STACK), guarded.Workers(seconds=0.5)
+@pytest.mark.slow
+def test_what_stops_a_run_damages_no_file(tmp_path):
+    """SIGTERM to each process, as schedulers send it, or to the group, as Ctrl-C does SIGINT."""
+    path, workers = save(tmp_path / "a.tif", STACK), guarded.Workers()
     try:
-        with pytest.raises(UnusableImageError, match=r"its decoder took longer than 0.5 s"):
-            _stop_first(workers, lambda: read(path, 0, workers))
-        assert not workers.idle
+        starting = guarded._start()
+        assert os.getpgid(starting.pid) == starting.pid != os.getpgid(0)
+        starting.terminate()
+        workers.idle.append(starting)
+        np.testing.assert_array_equal(read(path, 0, workers)[..., 0], STACK[0])
+        (running,) = workers.idle
+        running.terminate()
+        np.testing.assert_array_equal(read(path, 1, workers)[..., 0], STACK[1])
+        assert workers.idle == [running]
+        running.stdin.close()
+        assert running.wait(60) == 0
     finally:
         workers.close()
 
 
-def _stop_first(workers, call):
-    process = guarded._start()
-    process.send_signal(signal.SIGSTOP)
-    workers.idle.append(process)
-    return call()
+ENDINGS = {
+    "dies": ("import os; input(); os.kill(os.getpid(), 11)", r"its decoder ended its process \(SIGSEGV\): the file is"),
+    "hangs": ("import time; time.sleep(100)", r"its decoder took longer than 0.5 s"),
+    "ends": ("input(); raise SystemExit(3)", r"the process that reads it ended with exit code 3"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_ends_its_decoder_twice_is_bad(tmp_path, monkeypatch, ending):
+    program, said = ENDINGS[ending]
+    started = []
+
+    def start():
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen([sys.executable, "-S", "-c", program], **pipes))
+        return started[-1]
+
+    monkeypatch.setattr(guarded, "_start", start)
+    workers = guarded.Workers(seconds=0.5 if ending == "hangs" else 60)
+    with pytest.raises(UnusableImageError, match=said):
+        read(tmp_path / "a.tif", 0, workers)
+    assert len(started) == 2
+    assert not workers.idle
+    assert all(process.returncode is not None for process in started)
 
 
 def test_many_threads_have_a_worker_each_and_all_get_their_own(stacks):

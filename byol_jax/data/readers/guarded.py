@@ -3,6 +3,7 @@
 Codecs of TIFF and DICOM are many and run on whatever a file holds. So these files are read in worker processes, one for
 each thread that asks at the same time, which live on and are started again where they die. A worker may take 4 GiB of
 memory (where the system has such limits), and a minute for an image. What it sends back is the finished image, resized.
+A file is asked for once more, in a fresh worker, before it is blamed: the first may have been ended by somebody else.
 .npy files are read here, NumPy alone has to do with them. The workers' own program: serve.py.
 """
 
@@ -108,12 +109,29 @@ class Workers:
         Raises:
             UnusableImageError: the answer is that it can't be read, or there is none.
         """
+        try:
+            answer, content = self._attempt(self._waiting() or _start(), request)
+        except UnusableImageError:  # that says nothing of the file yet: a worker may have been ended from outside
+            answer, content = self._attempt(_start(), request)
+        if "reason" in answer:
+            raise UnusableImageError(answer["reason"])
+        return answer, content
+
+    def _waiting(self) -> subprocess.Popen | None:
+        """A process that waits, unless it died while nobody asked."""
         with self.lock:
             process = self.idle.pop() if self.idle else None
-        if process is not None and process.poll() is not None:  # it died while nobody asked
+        if process is not None and process.poll() is not None:
             _end(process)
-            process = None
-        process = process or _start()
+            return None
+        return process
+
+    def _attempt(self, process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+        """What a process answers, a reason too.
+
+        Raises:
+            UnusableImageError: nothing; it is at its end.
+        """
         is_late = threading.Event()
         timer = threading.Timer(self.seconds, lambda: (is_late.set(), process.kill()))
         timer.start()
@@ -129,8 +147,6 @@ class Workers:
             timer.cancel()
         with self.lock:
             self.idle.append(process)
-        if "reason" in answer:
-            raise UnusableImageError(answer["reason"])
         return answer, content
 
     def close(self) -> None:
@@ -158,7 +174,11 @@ def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[
 
 
 def _start() -> subprocess.Popen:
-    """A worker, which finds the same modules, has one thread for NumPy's algebra, and isn't hit by Ctrl-C."""
+    """A worker, which finds the same modules and has one thread for NumPy's algebra.
+
+    Its session is its own, so that Ctrl-C and a SIGTERM to our group are ours alone from its first moment on; one sent
+    to each process, as schedulers do, it ignores once it runs (serve.py). It ends with its standard input.
+    """
     modules = os.pathsep.join(path or os.getcwd() for path in sys.path)
     environment = os.environ | {"PYTHONPATH": modules, "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -167,6 +187,7 @@ def _start() -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
+        start_new_session=True,
     )
 
 

@@ -44,8 +44,9 @@ def main() -> None:
 
 
 def _limit() -> None:
-    """No more memory than `MEMORY`, no core dumps, no Ctrl-C, no warnings and logs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """No more memory than `MEMORY`, no core dumps, no Ctrl-C and no SIGTERM, no warnings and logs."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # whoever asks may still save what it has: it ends our input
+        signal.signal(stop, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     logging.disable()
     with suppress(ImportError, OSError, ValueError):  # a system without such limits, or with lower ones
