@@ -75,6 +75,70 @@ def test_slope_and_intercept_where_asked_for(tmp_path):
     np.testing.assert_array_equal(images(path, dicom_rescale=True)[0, ..., 0], expected)
 
 
+def group(slope, intercept):
+    """A functional group of an enhanced file that says what its numbers mean."""
+    values, whole = pydicom.Dataset(), pydicom.Dataset()
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = slope, intercept, "HU"
+    whole.PixelValueTransformationSequence = [values]
+    return whole
+
+
+def test_slopes_of_enhanced_files_are_found_frame_by_frame(tmp_path):
+    from pydicom.pixels import apply_rescale
+
+    pixels = NUMBERS.integers(0, 4096, (40, 6, 5), np.uint16)
+    own = [group(number / 4, -number) for number in range(1, 41)]
+    expected = np.stack(
+        [apply_rescale(p, g.PixelValueTransformationSequence[0]) for p, g in zip(pixels, own, strict=True)]
+    )
+    path = dicom(tmp_path / "a.dcm", pixels, PerFrameFunctionalGroupsSequence=own)
+    np.testing.assert_array_equal(images(path, dicom_rescale=True)[..., 0], expected)
+    np.testing.assert_array_equal(images(path)[..., 0], pixels)
+    empty = [pydicom.Dataset() for _ in own]
+    groups = {"SharedFunctionalGroupsSequence": [group(0.5, -1024)], "PerFrameFunctionalGroupsSequence": empty}
+    path = dicom(tmp_path / "b.dcm", pixels, **groups)
+    np.testing.assert_array_equal(images(path, dicom_rescale=True)[..., 0], pixels * 0.5 - 1024)
+    path = dicom(tmp_path / "c.dcm", pixels, PerFrameFunctionalGroupsSequence=[*own[:-1], pydicom.Dataset()])
+    assert refusal(path, dicom_rescale=True) == "frame 40 has no RescaleSlope, and others have"
+    path = dicom(tmp_path / "d.dcm", pixels, PerFrameFunctionalGroupsSequence=own[:-1])
+    assert refusal(path, dicom_rescale=True) == "a DICOM file of 40 frames that describes 39"
+
+
+@pytest.mark.parametrize(("bits", "first"), [(16, -100), (8, 50)])
+def test_a_modality_lut_stands_for_slope_and_intercept(tmp_path, bits, first):
+    pixels = NUMBERS.integers(-300, 1000, (12, 10), np.int16)
+    table = NUMBERS.integers(0, 2**bits, 800, np.uint16)
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "SS", [800, first, bits])
+    item.add_new("LUTData", "US", table.tolist())
+    path = dicom(tmp_path / "a.dcm", pixels, ModalityLUTSequence=[item])
+    expected = table[np.clip(pixels.astype(int) - first, 0, 799)]  # PS3.3, C.11.1.1
+    found = images(path, dicom_rescale=True)
+    assert found.dtype == f"uint{bits}"
+    np.testing.assert_array_equal(found[0, ..., 0], expected)
+    np.testing.assert_array_equal(images(path)[0, ..., 0], pixels)
+    item.LUTDescriptor = [800, first, 12]
+    assert "modality LUT of 12 bits" in refusal(
+        dicom(tmp_path / "b.dcm", pixels, ModalityLUTSequence=[item]), dicom_rescale=True
+    )
+
+
+def test_a_file_without_a_slope_is_spoken_of_and_an_empty_one_is_none(tmp_path):
+    pixels = NUMBERS.integers(0, 4096, (12, 10), np.uint16)
+    folder = tmp_path / "scans"
+    dicom(folder / "a.dcm", pixels, RescaleSlope=2, RescaleIntercept=-1)
+    dicom(folder / "b.dcm", pixels, RescaleSlope=None, RescaleIntercept=None)
+    dicom(folder / "c.dcm", pixels, RescaleSlope=1, RescaleIntercept=0)
+    with pytest.warns(UserWarning, match="hold whole numbers of 8 or 16 bits"):
+        dataset = open_dataset(folder, num_channels=1, any_range=True, dicom_rescale=True, dtype="float32")
+    assert dataset.notes == ("1 file read so: no RescaleSlope: its numbers as they are stored; the first: 'b.dcm'",)
+    np.testing.assert_array_equal(dataset.take(range(3))[..., 0], [pixels * 2.0 - 1, pixels, pixels])
+    np.testing.assert_array_equal(images(folder / "b.dcm")[0, ..., 0], pixels)
+    assert "RescaleSlope alone" in refusal(dicom(tmp_path / "d.dcm", pixels, RescaleSlope=2), dicom_rescale=True)
+    path = dicom(tmp_path / "e.dcm", pixels, RescaleSlope=0, RescaleIntercept=2)
+    assert "slope 0 and intercept 2" in refusal(path, dicom_rescale=True)
+
+
 def test_frames_are_images_and_colour_is_three_channels(tmp_path):
     grey = NUMBERS.integers(0, 256, (5, 12, 10), np.uint8)
     np.testing.assert_array_equal(images(dicom(tmp_path / "a.dcm", grey))[..., 0], grey)

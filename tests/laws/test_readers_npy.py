@@ -57,6 +57,29 @@ def test_beside_pictures_arrays_are_no_images_and_most_of_them_are_spoken_of(tmp
     assert open_dataset(folder, num_channels=1).skipped == ()  # labels, say
 
 
+def test_channels_first_are_refused_where_bands_are_given_too(tmp_path):
+    folder = tiles(tmp_path / "tiles", np.zeros((13, 20, 20), np.uint8))
+    with pytest.raises(DataError, match=r"shape \(13, 20, 20\) seems to have its channels first"):
+        open_dataset(folder, bands=(4, 3, 2))
+    with pytest.raises(DataError, match=r"shape \(13, 20, 20\) seems to have its channels first"):
+        open_dataset(folder, num_channels=3)
+    assert open_dataset(folder, num_channels=20).image_shape == (13, 20, 20)  # that is said
+    tile = NUMBERS.integers(0, 9, (20, 20, 30), np.uint8)
+    _, found = take(tiles(tmp_path / "last", tile), None, bands=(30, 1))
+    np.testing.assert_array_equal(found[0], tile[..., [29, 0]])
+
+
+@pytest.mark.parametrize("header", [(10**15, 8, 0, 5), (10**15, 8, 6, 5)])
+@pytest.mark.parametrize("dtype", ["|u1", "|V0"])
+def test_a_header_alone_makes_no_images(tmp_path, header, dtype):
+    folder = tiles(tmp_path / "tiles", np.zeros((8, 6, 5), np.uint8))
+    with open(folder / "bad.npy", "wb") as file:
+        about = {"descr": dtype, "fortran_order": False, "shape": header}
+        np.lib.format.write_array_header_1_0(file, about)
+    ((name, _),) = open_dataset(folder, num_channels=5).skipped
+    assert name == "bad.npy"
+
+
 BAD = {
     "channels first": (np.zeros((5, 8, 6), np.uint8), "has its channels first"),
     "other channels": (np.zeros((8, 6, 4), np.uint8), "4 channels where 5 are wanted: say --channels 4"),

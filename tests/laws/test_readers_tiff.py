@@ -148,7 +148,8 @@ def test_pages_without_a_word_are_images_or_channels_where_that_is_said(tmp_path
     np.testing.assert_array_equal(images(path, 1, dtype="float32")[..., 0], stack)
     np.testing.assert_array_equal(images(path, 4, dtype="float32", tiff_axes="I")[0], stack.transpose(1, 2, 0))
     assert refusal(path, 4) == (
-        "1 channel (axes IYX, 4 x 24 x 40; I: 4 images) where 4 are wanted: say --channels 1, or choose some by --bands"
+        "1 channel (axes IYX, 4 x 24 x 40; I: 4 images) where 4 are wanted: say --tiff-axes I if I holds the channels,"
+        " else --channels 1"
     )
 
 
@@ -214,6 +215,34 @@ def test_a_geotiffs_nodata_becomes_the_channels_least_number(tmp_path, dtype, no
     assert (found[3:5, :, 0] == least).all()
     rest = np.delete(data, [3, 4], axis=0)
     np.testing.assert_array_equal(np.delete(found, [3, 4], axis=0), rest.astype(kept))
+
+
+def test_where_white_is_zero_nodata_is_turned_round_too(tmp_path):
+    data = NUMBERS.integers(1, 256, SIDES, np.uint8)
+    data[:2] = 0
+    path = save(tmp_path / "a.tif", data, photometric="miniswhite", extratags=[(42113, "s", 0, "0", True)])
+    reading = make_reading(1)
+    file = open_file("tiff", path, reading, most_pixels=None)
+    found, gaps = image_of(file, 0, reading, size=None, fit="cover", dtype="uint8")
+    file.close()
+    assert gaps == 2 / SIDES[0]
+    np.testing.assert_array_equal(found[2:, :, 0], 255 - data[2:])
+    assert (found[:2] == 255 - data[2:].max()).all()
+
+
+def test_an_axis_of_the_length_wanted_is_named(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values("uint16", 13, *SIDES), photometric="minisblack")
+    said = refusal(path, 13)
+    assert said.endswith("where 13 are wanted: say --tiff-axes Q if Q holds the channels, else --channels 1")
+    assert refusal(path, None, bands=(13, 1)).endswith(
+        "band 13 is asked for: say --tiff-axes Q if Q holds the channels"
+    )
+    assert refusal(path, None, bands=(14, 1)).endswith("band 14 is asked for")
+    assert "--channels 1, or choose some" in refusal(path, 12)
+    assert images(path, 13, dtype="uint16", tiff_axes="Q").shape == (1, *SIDES, 13)
+    tifffile.imwrite(path, values("uint16", 4, 7, *SIDES), imagej=True, metadata={"axes": "ZCYX"})
+    assert "say --tiff-axes Z if Z holds" in refusal(path, 4)
 
 
 def test_without_a_nodata_tag_zeros_are_numbers(tmp_path):

@@ -1,8 +1,9 @@
 """DICOM files, read by pydicom: one image or many frames, the numbers as they are stored.
 
-Slope and intercept (Hounsfield units, of CT) are applied only where it is asked for, a window never. MONOCHROME1, in
-which the least number is white, is turned round within the range of its stored bits, so that all grey files agree. YBR
-becomes RGB. Palettes and single bits are refused; compressed pixels need a decoder that pydicom finds.
+Slope and intercept (Hounsfield units, of CT), or a modality LUT in their place, are applied only where it is asked
+for (rescale.py), a window never. MONOCHROME1, in which the least number is white, is turned round within the range of
+its stored bits, so that all grey files agree. YBR becomes RGB. Palettes and single bits are refused; compressed pixels
+need a decoder that pydicom finds.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.reading import Contents, Opened, Reading
+from byol_jax.data.readers.rescale import AS_STORED, find_rescale
 from byol_jax.errors import one_line
 
 __all__ = ["open_dicom"]
@@ -40,16 +42,16 @@ def open_dicom(path: Path, reading: Reading) -> Opened:
         what = f"a DICOM file of {kind[:20]}" if kind else "a DICOM file without an image"
         raise UnusableImageError(f"{what}: only {', '.join((*_GREY, *_COLOUR))} are read")
     stored = _stored_dtype(header)
-    slope, intercept = (
-        float(header.get(name, default)) for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-    )
-    is_inverted, rescales = kind == "MONOCHROME1", reading.dicom_rescale and (slope, intercept) != (1.0, 0.0)
-    if is_inverted and rescales:
-        raise UnusableImageError("a DICOM file of MONOCHROME1 with slope and intercept: which end is white isn't known")
     frames = int(header.get("NumberOfFrames") or 1)
+    rescale = find_rescale(header, frames) if reading.dicom_rescale else AS_STORED
+    is_inverted = kind == "MONOCHROME1"
+    if is_inverted and rescale.dtype is not None:
+        raise UnusableImageError(
+            "a DICOM file of MONOCHROME1 with slope and intercept, or a modality LUT: which end is white isn't known"
+        )
     size = (int(header.Rows), int(header.Columns))
     channels = 1 if kind in _GREY else 3
-    contents = Contents((size,) * frames, channels, "float32" if rescales else stored, _say(frames))
+    contents = Contents((size,) * frames, channels, rescale.dtype or stored, _say(frames, rescale.said))
 
     def read(index: int) -> np.ndarray:
         try:
@@ -60,13 +62,14 @@ def open_dicom(path: Path, reading: Reading) -> Opened:
         if is_inverted:
             signed, bits = numbers.dtype.kind == "i", int(header.BitsStored)
             numbers = np.asarray(-1 if signed else 2**bits - 1, numbers.dtype) - numbers
-        return (numbers * np.float64(slope) + intercept).astype(np.float32) if rescales else numbers
+        return rescale.apply(numbers, index)
 
     return Opened(contents, read, close=lambda: None)
 
 
-def _say(frames: int) -> str | None:
-    return f"{frames} frames: as many images" if frames > 1 else None
+def _say(frames: int, rescaled: str | None) -> str | None:
+    said = [f"{frames} frames: as many images"] if frames > 1 else []
+    return "; ".join([*said, *([rescaled] if rescaled else [])]) or None
 
 
 def _stored_dtype(header: Any) -> str:

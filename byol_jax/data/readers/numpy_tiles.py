@@ -15,7 +15,7 @@ def open_npy(path: Path, reading: Reading) -> Opened:
     """A .npy file; only the header is read here, and of each image its own bytes.
 
     Raises:
-        UnusableImageError: another rank, or its channels first.
+        UnusableImageError: another rank, no numbers, or its channels first.
     """
     array = np.load(path, mmap_mode="r", allow_pickle=False)  # maps no more than the file has
     if not isinstance(array, np.memmap):
@@ -23,6 +23,8 @@ def open_npy(path: Path, reading: Reading) -> Opened:
     shape, dtype, offset = array.shape, array.dtype, array.offset
     is_transposed = array.ndim > 1 and array.flags.f_contiguous and not array.flags.c_contiguous
     del array
+    if math.prod(shape) * dtype.itemsize == 0:  # then a header of 128 bytes may state any number of images
+        raise UnusableImageError(f"shape {shape}: it holds no numbers")
     full = _full_shape(shape, reading)  # [N, h, w, C]
     contents = Contents(((full[1], full[2]),) * full[0], full[3], dtype.newbyteorder("=").name)
 
@@ -39,17 +41,19 @@ def open_npy(path: Path, reading: Reading) -> Opened:
 
 
 def _full_shape(shape: tuple[int, ...], reading: Reading) -> tuple[int, int, int, int]:
+    """[N, h, w, C]; refused where an image's first axis, not its last, has the channels' number, or is the shortest."""
     if len(shape) == 2:
         return 1, shape[0], shape[1], 1
     if len(shape) not in (3, 4):
         raise UnusableImageError(f"shape {shape}: expected [h, w], [h, w, C] or [N, h, w, C]")
-    first, last, wanted = shape[-3], shape[-1], reading.num_channels
-    if reading.bands is None and first == wanted != last:
+    first, middle, last = shape[-3:]
+    wanted = None if reading.bands is not None else reading.num_channels
+    if last != wanted and (first == wanted or first < min(middle, last)):
+        seems = "has" if first == wanted else "seems to have"
         raise UnusableImageError(
-            f"shape {shape} has its channels first: save it with them last, np.moveaxis(a, -3, -1)"
+            f"shape {shape} {seems} its channels first: save it with them last, np.moveaxis(a, -3, -1)"
         )
-    count = shape[0] if len(shape) == 4 else 1
-    return count, shape[-3], shape[-2], last
+    return shape[0] if len(shape) == 4 else 1, first, middle, last
 
 
 def _numbers(path: Path, dtype: np.dtype, offset: int, count: int) -> np.ndarray:

@@ -61,13 +61,6 @@ class Reading:
         """Whether channels are what a file has; else they are pictures: grey and colour are made of each other."""
         return self.bands is not None or self.tiff_axes is not None or self.num_channels not in (1, 3)
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What config.json says of it beside the number of channels; empty where nothing was asked for."""
-        given: dict[str, Any] = {} if self.bands is None else {"bands": list(self.bands)}
-        given |= {} if self.tiff_axes is None else {"tiff_axes": self.tiff_axes}
-        return given | ({"dicom_rescale": True} if self.dicom_rescale else {})
-
 
 def make_reading(
     num_channels: int | None,
@@ -111,13 +104,15 @@ class Contents(NamedTuple):
         sizes: (height, width) of each of its images.
         channels: that each of them has, before any are chosen.
         dtype: of their numbers, one of `DTYPES`.
-        said: how its axes were taken, for a person; None where there was nothing to take in two ways.
+        said: how it was read, for a person; None where there was nothing to take in two ways.
+        image_axes: of a TIFF (letter, length) of the axes whose places are images.
     """
 
     sizes: tuple[tuple[int, int], ...]
     channels: int
     dtype: str
     said: str | None = None
+    image_axes: Sequence[tuple[str, int]] = ()
 
 
 class Opened(NamedTuple):
@@ -161,12 +156,20 @@ def _check_channels(contents: Contents, reading: Reading) -> None:
     found += f" ({contents.said})" if contents.said else ""
     if reading.bands is not None:
         if max(reading.bands) > contents.channels:
-            raise UnusableImageError(f"{found}, and band {max(reading.bands)} is asked for")
+            last = max(reading.bands)
+            hint = _say_axis(contents, lambda length: length >= last)
+            raise UnusableImageError(f"{found}, and band {last} is asked for" + (f": {hint}" if hint else ""))
     elif contents.channels != reading.num_channels and not _is_repeated(contents, reading):
-        raise UnusableImageError(
-            f"{found} where {reading.num_channels} are wanted: say --channels {contents.channels}, or choose some by"
-            " --bands"
-        )
+        hint = _say_axis(contents, lambda length: length == reading.num_channels)
+        advice = f"say --channels {contents.channels}, or choose some by --bands"
+        advice = f"{hint}, else --channels {contents.channels}" if hint else advice
+        raise UnusableImageError(f"{found} where {reading.num_channels} are wanted: {advice}")
+
+
+def _say_axis(contents: Contents, fits: Callable[[int], bool]) -> str:
+    """How an axis whose places are images, and of the length wanted, becomes channels; empty where none is so long."""
+    letter = next((letter for letter, length in contents.image_axes if fits(length)), None)
+    return "" if letter is None else f"say --tiff-axes {letter} if {letter} holds the channels"
 
 
 def _is_repeated(contents: Contents, reading: Reading) -> bool:

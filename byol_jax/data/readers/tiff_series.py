@@ -63,6 +63,8 @@ def open_tiff(path: Path, reading: Reading) -> Opened:
         if (stated := pages[0].pictures) > there:
             raise UnusableImageError(f"a TIFF that states {stated} pictures, of which {there} are found: cut short?")
         nodata = _nodata(stacks[0].keyframe)
+        if nodata is not None and stacks[0].is_inverted:  # its numbers are turned round, this one too
+            nodata = np.iinfo(stacks[0].keyframe.dtype).max - nodata
     except BaseException:
         file.close()
         raise
@@ -74,7 +76,7 @@ def open_tiff(path: Path, reading: Reading) -> Opened:
         number = int(np.searchsorted(starts, index, side="right")) - 1
         return stacks[number].read(index - int(starts[number]))
 
-    return Opened(Contents(sizes, *kinds[0], said), read, file.close, nodata)
+    return Opened(Contents(sizes, *kinds[0], said, stacks[0].image_axes), read, file.close, nodata)
 
 
 def _is_whole(series: Any) -> bool:
@@ -126,6 +128,19 @@ class _Stack:
         value = self.keyframe.tags.valueof(_ORIENTATION)
         return value if isinstance(value, int) else 1
 
+    @property
+    def is_inverted(self) -> bool:
+        return self.keyframe.photometric == _WHITE_IS_ZERO
+
+    @property
+    def image_axes(self) -> tuple[tuple[str, int], ...]:
+        """(letter, length) of the axes along which each place is an image; those of one letter count together."""
+        letters = dict.fromkeys(self.axes[place] for place in self.image_places if self.shape[place] > 1)
+        return tuple(
+            (letter, math.prod(self.shape[place] for place in self.image_places if self.axes[place] == letter))
+            for letter in letters
+        )
+
     def _say(self, others: list[int]) -> str:
         long = [place for place in range(len(self.axes)) if self.shape[place] > 1 or self.axes[place] in "YX"]
         told = [place for place in others if place in long and (self.axes[place] != "S" or place in self.image_places)]
@@ -160,7 +175,7 @@ class _Stack:
             if channel == 0:
                 result = np.empty((*plane.shape, self.channels), page.dtype)
             result[..., channel] = plane
-        if self.keyframe.photometric == _WHITE_IS_ZERO:
+        if self.is_inverted:
             result = np.iinfo(self.keyframe.dtype).max - result
         return np.ascontiguousarray(_UPRIGHT.get(self.orientation, lambda image: image)(result))
 
