@@ -126,4 +126,5 @@ def _floats(images: np.ndarray) -> Any:
     """As the learner normalises them; [N, 3, H, W]."""
     import torch
 
-    return (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255 - MEAN) / STD
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float()
+    return (pixels / 255 - float(MEAN)) / float(STD)

@@ -95,7 +95,7 @@ def _line(dataset: Any) -> tuple[float, float] | None:
 
 
 def _find_table(header: Any) -> Rescale:
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     bits = int(header.ModalityLUTSequence[0].LUTDescriptor[2])
     if bits not in (8, 16):
