@@ -154,7 +154,7 @@ class Written(NamedTuple):
         """With further rows."""
         import numpy as np
 
-        wrong = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
         first = self.first
         if len(wrong) and not first:
             first = f"row {self.count + wrong[0]}"

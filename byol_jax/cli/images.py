@@ -99,7 +99,8 @@ def say_late(dataset: Dataset) -> None:
 
     A folder of very many files isn't decoded before (`open_dataset`), and files may change.
     """
-    late = [(name, reason) for name, reason in dataset.skipped if name in set(dataset.names or ())]
+    names = set(dataset.names or ())
+    late = [(name, reason) for name, reason in dataset.skipped if name in names]
     say_skipped(late, _say)
 
 
@@ -195,7 +196,7 @@ def feature_batches(
     """`function(state, images)` of all images of a dataset as it comes, with a progress bar: (rows, their numbers).
 
     Rows are [n, …] float32, numbers [n]. A row whose file has failed by then, so that another image took its place, is
-    left out.
+    left out; a batch without any other isn't given.
     """
     images = EvaluationImages(dataset, np.arange(len(dataset)), image_size)
     start = 0
@@ -207,7 +208,8 @@ def feature_batches(
             if dataset.names is not None and failed:
                 kept = [dataset.names[number] not in failed for number in numbers]
                 rows, numbers = rows[kept], numbers[kept]
-            yield rows.astype(np.float32, copy=False), numbers
+            if len(rows):
+                yield rows.astype(np.float32, copy=False), numbers
 
 
 def pixels_of(

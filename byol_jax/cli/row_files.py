@@ -75,11 +75,12 @@ def open_rows(path: Path, about: About) -> Iterator[Write]:
     """A function that writes rows; when the context ends without an error, the file is complete and has its name.
 
     Args:
-        path: its suffix decides the format. An old file is replaced in one instant.
+        path: its suffix decides the format. An old file is replaced in one instant, an .npy together with its names.
         about: what is known of the whole.
 
     Raises:
-        DataError: no row was written, or rows of another shape than the first.
+        DataError: no row was written, or rows of another shape than the first; an .npy that is a link to another
+            folder than its names'.
         OSError: the system refused; it names `path`.
     """
     write_as = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".csv": _csv}[path.suffix.lower()]
@@ -92,12 +93,10 @@ def open_rows(path: Path, about: About) -> Iterator[Write]:
         write(rows, numbers)
 
     try:
-        with disk.replacement(path) as temporary:
-            with write_as(temporary, about) as write:
-                yield partial(checked, write)
-                if not shapes:
-                    raise DataError("no images to embed: expected at least one")
-            _replace_names(path, temporary)
+        with _replacement(path, about) as temporary, write_as(temporary, about) as write:
+            yield partial(checked, write)
+            if not shapes:
+                raise DataError("no images to embed: expected at least one")
     except OSError as error:
         inside = error.filename is None or disk.is_temporary(Path(os.fsdecode(error.filename)).parent)
         if not inside:  # somebody else's file, met while the rows were made
@@ -245,17 +244,21 @@ def _names_beside(temporary: Path) -> Path:
     return temporary.with_name("names")
 
 
-def _replace_names(path: Path, temporary: Path) -> None:
-    """The names' file of these rows, or none: one that tells those of an earlier run goes."""
-    names = names_path(path)
+@contextlib.contextmanager
+def _replacement(path: Path, about: About) -> Iterator[Path]:
+    """As `disk.replacement`; with it comes the names' file of these rows, or none: one of an earlier run's goes."""
+    names, target = names_path(path), Path(os.path.realpath(path))
     if names is None:
+        with disk.replacement(path) as temporary:
+            yield temporary
         return
-    written = _names_beside(temporary)
-    if written.stat().st_size:
-        with disk.replacement(names) as new:
-            shutil.copyfile(written, new)
-    else:
-        names.unlink(missing_ok=True)
+    if target.parent != Path(os.path.realpath(path.parent)):
+        raise DataError(f"{path}: a link to {target}, and the names lie beside it: give that file itself")
+    targets, outdated = ([target], [names]) if about.names is None else ([names, target], [])
+    with disk.replacements(targets, outdated) as temporaries:
+        yield temporaries[-1]
+        if about.names is not None:
+            os.replace(_names_beside(temporaries[-1]), temporaries[0])
 
 
 def _printable(name: str) -> str:

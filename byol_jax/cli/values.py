@@ -208,17 +208,20 @@ def is_folder(source: str) -> bool:
 
 
 def first_level(source: str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the images that lie in a folder of images; none of other sources."""
-    from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name, is_run_folder
+    """Names of the folders and of the images that lie in a folder of images; none of other sources.
+
+    Images are of the kind that the whole folder has: an .npy beside folders of pictures may hold labels.
+    """
+    from byol_jax.data.file_list import ANY_EXTENSIONS, extensions_in, is_image_name, is_run_folder
     from byol_jax.data.shards.find import find_shards
 
     if not is_folder(source) or find_shards(source) is not None:
         return [], []
     entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
     folders = [entry.name for entry in entries if entry.is_dir() and not is_run_folder(entry)]
-    return folders, [
-        entry.name for entry in entries if is_image_name(entry.name, BESIDE_FOLDERS) and not entry.is_dir()
-    ]
+    images = [entry.name for entry in entries if is_image_name(entry.name, ANY_EXTENSIONS) and not entry.is_dir()]
+    extensions = extensions_in(Path(source)) if folders and images else ANY_EXTENSIONS
+    return folders, [name for name in images if is_image_name(name, extensions)]
 
 
 def existing_file(word: str) -> Path:

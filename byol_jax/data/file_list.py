@@ -23,10 +23,12 @@ from byol_jax.errors import DataError
 
 __all__ = [
     "ANY_EXTENSIONS",
-    "BESIDE_FOLDERS",
+    "LEFT_OUT_ARRAYS",
     "RUN_FORMAT",
     "Listing",
     "Verdict",
+    "check_kind",
+    "extensions_in",
     "extensions_of",
     "identity_of",
     "is_image_name",
@@ -60,8 +62,8 @@ pictures an .npy may hold labels, say."""
 
 ANY_EXTENSIONS = frozenset[str]().union(*_KINDS)
 
-BESIDE_FOLDERS = ANY_EXTENSIONS - READERS["npy"].extensions
-"""Of files that are images wherever they lie: an .npy beside folders of images may hold labels."""
+LEFT_OUT_ARRAYS = ".npy files"
+"""What stands in a file's place where many are left out in one line."""
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"
@@ -147,9 +149,28 @@ def _left_out_arrays(names: list[str], extensions: frozenset[str]) -> dict[str, 
     arrays, images = (sum(is_image_name(name, kind) for name in names) for kind in (_KINDS[-1], extensions))
     if extensions == _KINDS[-1] or arrays <= images:
         return {}
-    return {
-        ".npy files": f"{arrays} .npy files aren't read beside {images} other images: give them a folder of their own"
-    }
+    others = f"{images} other image{'s' * (images != 1)}"
+    return {LEFT_OUT_ARRAYS: f"{arrays} .npy files aren't read beside {others}: give them a folder of their own"}
+
+
+def check_kind(root: object, listing: Listing) -> None:
+    """Returns where a folder's images are of the kind that most of its files have.
+
+    Raises:
+        DataError: they are pictures beside more DICOM files, a logo for instance.
+    """
+    left_out = READERS["dicom"].extensions - listing.extensions
+    scans, pictures = sum(is_image_name(name, left_out) for name, _ in listing.skipped), len(listing.files)
+    if scans > pictures > 0:
+        raise DataError(
+            f"{root}: {scans} DICOM files beside {pictures} picture{'s' * (pictures != 1)} (the first:"
+            f" {listing.files[0][0]!r}): give them a folder of their own"
+        )
+
+
+def extensions_in(root: Path) -> frozenset[str]:
+    """The extensions that images have in a folder, all the folders in it included: see `extensions_of`."""
+    return extensions_of(_walk(root)[0])
 
 
 def _left_out_shards(names: list[str], images: int) -> dict[str, str]:

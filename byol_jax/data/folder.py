@@ -22,6 +22,7 @@ from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import (
     Listing,
     Verdict,
+    check_kind,
     extensions_of,
     identity_of,
     is_image_name,
@@ -62,11 +63,13 @@ def open_encoded(
     if kept is not None:
         added = kept.additions(listing)
         listing = Listing(kept.files, kept.skipped, ())
+    elif source.kind == "folder":
+        check_kind(root, listing)
     names, channels = [name for name, _ in listing.files], reading.num_channels
 
     read_by = {} if kept is None else kept.read_by
     survey = Survey(root, names, reading, read_by=read_by, workers=workers, progress=progress)
-    doubts, mixture, notes, gaps = (), (), (), ()
+    doubts, mixture, notes, gaps, unused = (), (), (), (), ()
     with uniform_warnings():
         if kept is None:
             reasons = survey.look_ahead()
@@ -89,12 +92,12 @@ def open_encoded(
         options = {"fit": None if size is None else fit, "cache_bytes": cache_bytes}
         decode = Decoder(images, shape, dtype=used, **options)
         if kept is None:
-            reasons = survey.failures(decode.file if len(names) <= scan_limit else None, reasons)
+            reasons = survey.failures(decode.file if len(images) <= scan_limit else None, reasons)
             used, before = dtype or ("float32" if measured else _dtype(is_deep=survey.is_deep(reasons))), used
             reasons |= survey.strangers(used)
             is_grey = used == "uint16" and survey.is_grey(reasons)
             doubts, mixture = survey.doubts(reasons, dtype=used), survey.mixture(reasons, used)
-            notes, gaps = survey.notes(reasons), decode.say_gaps(reasons)
+            notes, gaps, unused = survey.notes(reasons), decode.say_gaps(reasons), survey.unused()
             if used != before:  # the first file's depth isn't the folder's: the others are decoded again when asked for
                 decode = Decoder(images, shape, dtype=used, **options)
         if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
@@ -123,7 +126,7 @@ def open_encoded(
         class_names=class_names,
         names=image_names,
         evaluation_crop=None if image_size is None else evaluation_crop(image_size, fit, shape),
-        remarks=(*source.remarks, *gaps, *(doubts if used == "uint8" else mixture)),
+        remarks=(*source.remarks, *unused, *gaps, *(doubts if used == "uint8" else mixture)),
         dtype=used,
         range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
         narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,

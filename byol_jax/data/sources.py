@@ -31,7 +31,7 @@ EMBEDDED = "fashion-mnist"
 """The word for the images that come with the package."""
 
 SCAN_LIMIT = 20_000
-"""Folders of at most this many files are decoded once before training: about 80 s at 4 ms for a JPEG of 500 × 375."""
+"""Folders of at most this many images are decoded once before training: about 80 s at 4 ms for a JPEG of 500 × 375."""
 
 CACHE_BYTES = 512 * 2**20
 """Decoded images that fit into this much memory are kept, and no file is decoded twice."""
@@ -81,7 +81,7 @@ def open_dataset(
         workers: threads that decode. progress: `progress(done, total)`, called while a folder is looked through.
         verdict_path: where the list of usable files is kept. It is written if absent, else read, so that a resumed run
             starts at once and sees the same images even if the folder has changed.
-        scan_limit: of more files than this only the headers are read at first; what fails later is replaced.
+        scan_limit: of more images than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
         dtype: "uint8", "uint16" or "float32" for a folder's images. None: float32 where at least half of the files have
             signed numbers, those of 32 bits or floats; uint16 where at least half have 16 bits a channel (one of 8 is

@@ -184,7 +184,7 @@ class Survey:
         }
 
     def mixture(self, failed: Collection[int], dtype: str) -> tuple[str, ...]:
-        """Lines on files whose images have other numbers than they: of 8 bits in 16, too exact ones in float32."""
+        """Lines on images whose files have other numbers than they: of 8 bits in 16, too exact ones in float32."""
         used = [file for file in range(len(self.names)) if file not in failed]
 
         def with_depth(*depths: Depth) -> list[int]:
@@ -207,11 +207,25 @@ class Survey:
             }
         else:
             found = {}
+        images = self.counts[used].sum()
         return tuple(
-            f"{len(some)} of {len(used)} images {what}; the first: {self.names[some[0]]!r}"
+            f"{self.counts[some].sum()} of {images} images {what}; the first: {self.names[some[0]]!r}"
             for what, some in found.items()
             if some
         )
+
+    def unused(self) -> tuple[str, ...]:
+        """Lines on what was said of how files are read, and concerns none of them."""
+        readers = {reader_of(name) for name in self.names}
+        asked = {
+            "tiff_axes (--tiff-axes) without a TIFF: it says which of their axes are channels": (
+                self.reading.tiff_axes is not None and "tiff" not in readers
+            ),
+            "dicom_rescale (--dicom-rescale) without a DICOM file: it applies their slope and intercept": (
+                self.reading.dicom_rescale and "dicom" not in readers
+            ),
+        }
+        return tuple(line for line, is_unused in asked.items() if is_unused)
 
     def notes(self, failed: Collection[int]) -> tuple[str, ...]:
         """Lines that say how the axes of files were taken, each way once."""

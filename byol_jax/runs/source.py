@@ -14,7 +14,7 @@ import jax
 
 from byol_jax import data, disk, parallel
 from byol_jax.accumulation import check_parts
-from byol_jax.data.file_list import ANY_EXTENSIONS, is_image_name, is_row_name, is_unread_name
+from byol_jax.data.file_list import ANY_EXTENSIONS, LEFT_OUT_ARRAYS, is_image_name, is_row_name, is_unread_name
 from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
@@ -133,7 +133,7 @@ def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) 
         left out '.thumbs': a hidden folder
     """
     images = [pair for pair in skipped if _is_image(pair[0])]
-    others = [pair for pair in skipped if not _is_image(pair[0])]
+    others = [pair for pair in skipped if not _is_image(pair[0]) and pair[0] != LEFT_OUT_ARRAYS]
     if images:
         count, verb = ("1 image", "was") if len(images) == 1 else (f"{len(images)} images", "were")
         say(f"{count} can't be used and {verb} skipped:")
@@ -142,6 +142,8 @@ def say_skipped(skipped: Sequence[tuple[str, str]], say: Callable[[str], None]) 
         one = len(others) == 1
         say(f"{len(others)} folder{'' if one else 's'} or hidden file{' was' if one else 's were'} left out:")
         _list("left out", others, say)
+    for _, line in (pair for pair in skipped if pair[0] == LEFT_OUT_ARRAYS):
+        say(line)
 
 
 def _is_image(name: str) -> bool:

@@ -1,11 +1,14 @@
 """Which images fit the classifiers and which measure them, and what they become."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.cli.images import features_of, open_labelled, open_training_images, pixels_of
+from byol_jax.cli.embed import Written, has_labels
+from byol_jax.cli.images import feature_batches, features_of, open_labelled, open_training_images, pixels_of
 from byol_jax.data import open_dataset
 
 OPTIONS = {"image_size": 8, "num_channels": 3, "workers": 1}
@@ -31,6 +34,34 @@ def test_an_evaluation_names_what_it_skips(tmp_path, capsys):
     open_labelled(str(tmp_path), None, seed=0, **OPTIONS)
     said = ["1 image can't be used and was skipped:", "skipped 'cats/0.png': not an image, or damaged at its start"]
     assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_batch_of_which_every_file_failed_gives_no_rows(tmp_path):
+    _arrays(tmp_path / "images.npy")
+    names = tuple(f"{number}.png" for number in range(10))
+    failed = tuple((name, "vanished") for name in (*names[4:8], names[9]))
+    dataset = replace(open_dataset(tmp_path / "images.npy"), names=names, list_skipped=lambda: failed)
+    written, numbers = Written(), []
+    for rows, some in feature_batches(lambda _, images: images / 1, None, dataset, image_size=8, batch_size=4):
+        numbers += some.tolist()
+        written = written.add(rows, None)
+    assert numbers == [0, 1, 2, 3, 8]
+    assert written == (5, (8, 8, 3), 0, "")
+    assert written.add(np.zeros((0, 8, 8, 3), np.float32), None) == written
+
+
+@pytest.mark.parametrize("beside", ["pictures", "nothing"])
+def test_arrays_beside_folders_are_images_where_the_folder_holds_no_pictures(tmp_path, beside):
+    _folder(tmp_path, ["cats"])
+    np.save(tmp_path / "labels.npy", np.zeros((8, 8), np.uint8))
+    if beside == "pictures":
+        assert has_labels(str(tmp_path))
+        return
+    for path in (tmp_path / "cats").iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match=r"images lie beside its folders, 'labels.npy' for one \(1 in all\)"):
+        assert not has_labels(str(tmp_path))
+    assert open_dataset(tmp_path, num_channels=1).names == ("labels.npy",)
 
 
 @pytest.mark.parametrize("part", ["train", "Train", "TRAINING", "training"])

@@ -1,6 +1,7 @@
 """Rows written as they come: the same in every format, read by others' readers, complete or not there, memory flat."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -141,6 +142,38 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, ending):
                 fail_after_some_rows(path, error)
         assert [one.name for one in tmp_path.iterdir()] == ([] if old is None else [path.name])
         assert old is None or path.read_bytes() == old
+
+
+def test_rows_and_their_names_never_part(tmp_path, monkeypatch):
+    path = written(tmp_path / "x.npy", WHOLE, rows_of())
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    replace, failures = os.replace, [OSError(5, "Input/output error")]
+
+    def fail_once(source, target):
+        if os.path.basename(target) == "x.npy" and ".tmp-" in os.fspath(source) and failures:
+            raise failures.pop()
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", fail_once)
+    with pytest.raises(OSError, match="Input/output"):
+        written(path, WHOLE, rows_of() + 1, KEPT[:2])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    written(path, About(None, None, None), rows_of())
+    assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_link_is_written_through_where_its_names_lie_beside_the_file(tmp_path):
+    (tmp_path / "x.npy").symlink_to("real.npy")
+    rows = rows_of()
+    written(tmp_path / "x.npy", WHOLE, rows)
+    assert (tmp_path / "x.npy").is_symlink()
+    np.testing.assert_array_equal(np.load(tmp_path / "real.npy"), rows[KEPT])
+    assert len((tmp_path / "x.npy.names.txt").read_text().splitlines()) == len(KEPT)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "y.npy").symlink_to("elsewhere/y.npy")
+    with pytest.raises(DataError, match=r"a link to .*elsewhere/y.npy, and the names lie beside it"):
+        written(tmp_path / "y.npy", WHOLE, rows)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("ending", FORMATS)

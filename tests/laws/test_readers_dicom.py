@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
@@ -181,6 +182,19 @@ def test_a_folder_of_frames_and_slices(tmp_path):
     (tmp_path / "scans" / "bad.dcm").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"1 channel, and band 3 is asked for; 'bad.dcm': not a DICOM file"):
         open_dataset(tmp_path / "scans", bands=(1, 2, 3))
+
+
+def test_more_dicom_files_than_pictures_are_no_folder_of_pictures(tmp_path):
+    for number in range(3):
+        dicom(tmp_path / f"{number}.dcm", NUMBERS.integers(0, 256, (12, 10), np.uint8))
+    for number in range(3):
+        Image.new("L", (10, 12)).save(tmp_path / f"logo{number}.png")
+    verdict = tmp_path / "run" / "images.json"
+    assert len(open_dataset(tmp_path, verdict_path=verdict)) == 3
+    (tmp_path / "logo0.png").unlink()
+    with pytest.raises(DataError, match=r"3 DICOM files beside 2 pictures \(the first: 'logo1.png'\): give them a fol"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, verdict_path=verdict).skipped[0][0] == "0.dcm"  # a run that began so goes on
 
 
 def own_files():

@@ -6,6 +6,7 @@ import pytest
 from byol_jax import DataError
 from byol_jax.data import open_dataset
 from byol_jax.data.sources import ImageWarning
+from byol_jax.runs.source import say_skipped
 
 NUMBERS = np.random.default_rng(0)
 
@@ -51,10 +52,35 @@ def test_beside_pictures_arrays_are_no_images_and_most_of_them_are_spoken_of(tmp
     dataset = open_dataset(folder, num_channels=1)
     assert dataset.names == ("a.png",)
     assert dataset.skipped == (
-        (".npy files", "2 .npy files aren't read beside 1 other images: give them a folder of their own"),
+        (".npy files", "2 .npy files aren't read beside 1 other image: give them a folder of their own"),
     )
+    lines = []
+    say_skipped(dataset.skipped, lines.append)
+    assert lines == ["2 .npy files aren't read beside 1 other image: give them a folder of their own"]
     (folder / "1.npy").unlink()
     assert open_dataset(folder, num_channels=1).skipped == ()  # labels, say
+
+
+def test_images_and_not_files_are_counted(tmp_path):
+    """Gaps are known of images that were decoded."""
+    stack = NUMBERS.normal(0, 1, (4, 8, 6, 1)).astype(np.float32)
+    stack[3, 0, 0] = np.nan
+    folder = tiles(tmp_path / "tiles", stack, stack[0])
+    with pytest.warns(ImageWarning, match="1 of 5 images have gaps"):
+        take(folder, 1, scan_limit=5)
+    take(folder, 1, scan_limit=4)  # a warning is an error
+    with pytest.warns(ImageWarning, match="4 of 5 images hold numbers that float32 rounds"):
+        take(tiles(folder, stack.astype(np.float64)), 1, scan_limit=0)
+
+
+def test_what_is_said_of_files_that_are_not_there_is_spoken_of(tmp_path):
+    folder = tiles(tmp_path / "tiles", np.zeros((8, 6, 5), np.uint8))
+    with pytest.warns(ImageWarning) as said:
+        open_dataset(folder, num_channels=5, tiff_axes="Z", dicom_rescale=True)
+    assert [str(one.message).split(": ")[1] for one in said] == [
+        "tiff_axes (--tiff-axes) without a TIFF",
+        "dicom_rescale (--dicom-rescale) without a DICOM file",
+    ]
 
 
 def test_channels_first_are_refused_where_bands_are_given_too(tmp_path):
