@@ -15,10 +15,12 @@ __all__ = ["new_contents"]
 def new_contents(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill with a checkpoint's files that are on the disk; at the end they are those of `folder`.
 
-    A new folder appears by one rename; one that is there changes by one replacement of its manifest.
+    A new folder appears by one rename; one that is there changes by one replacement of its manifest. Beside that
+    manifest files may stay that it doesn't name: new ones, where the system refused to replace it, and older ones,
+    where it refused to remove them. Nobody reads them, and the next save of the same step removes them.
 
     Raises:
-        OSError: the system refused; nothing is left behind, and what `folder` held is untouched.
+        OSError: the system refused. What `folder` held is untouched, and of a new folder nothing is left behind.
     """
     directory = folder.parent
     directory.mkdir(parents=True, exist_ok=True)
@@ -33,6 +35,7 @@ def new_contents(folder: Path) -> Iterator[Path]:
         for name in names:  # the manifest last
             os.replace(temporary / name, folder / name)
             disk.sync_folder(folder)
-    for leftover in folder.glob("state-*.safetensors"):
-        if leftover.name not in names:
-            leftover.unlink()
+    with contextlib.suppress(OSError):  # the new contents are there
+        for leftover in folder.glob("state-*.safetensors"):
+            if leftover.name not in names:
+                leftover.unlink()

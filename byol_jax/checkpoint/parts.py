@@ -76,8 +76,12 @@ def assemble(entry: LeafEntry, parts: Mapping[str, bytes]) -> bytes:
     boxes = {box: [tuple(map(int, side.split(":"))) for side in box.split(",")] for box in parts}
     shapes = {box: [stop - start for start, stop in sides] for box, sides in boxes.items()}
     elements, wanted = sum(math.prod(shape) for shape in shapes.values()), math.prod(entry.shape)
-    if elements != wanted:
-        raise ValueError(f"its parts have {elements} elements of {wanted}")
+    covered = np.zeros(entry.shape, bool)
+    for sides in boxes.values():
+        covered[tuple(slice(*side) for side in sides)] = True
+    different = int(np.count_nonzero(covered))
+    if not elements == different == wanted:
+        raise ValueError(f"its parts have {elements} elements, {different} different ones, of {wanted}")
     dtype = np.dtype(np.uint32 if entry.impl is not None else jnp.dtype(entry.dtype))
     width = sum(map(len, parts.values())) // dtype.itemsize // max(elements, 1)  # above 1 for keys: numbers of each
     whole = np.empty((*entry.shape, width), dtype)

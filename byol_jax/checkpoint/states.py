@@ -73,8 +73,9 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
 
     Raises:
         ConfigurationError: a leaf isn't an array, two have one name, `position` isn't JSON, `keep` < 1.
-        OSError: disk full, read-only, quota, in any process that writes. Nothing new is left behind and the earlier
-            checkpoints are untouched.
+        OSError: disk full, read-only, quota, in any process that writes. The earlier checkpoints are untouched and
+            nothing new is left behind; but where a step is saved again, files may stay that no manifest names.
+        RuntimeError: anything else that failed in another process, where leaves are spread over several.
 
     Example:
         >>> import tempfile
@@ -82,13 +83,15 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
         >>> save(tempfile.mkdtemp(), state, position={"epoch": 1}).name
         '00000007'
     """
-    step = _checked_step(state, position, keep)
     directory, named = Path(directory), leaves.leaves_by_name(state)
-    folder, in_parts = directory / _name(step), any(map(parts.is_in_parts, named.values()))
-    writes = parallel.is_writer()
+    in_parts = any(map(parts.is_in_parts, named.values()))
+    if in_parts:  # from here on the others hear of what fails in one
+        step = int(parallel.tell_all(lambda: str(_checked_step(named, position, keep)))[jax.process_index()])
+    else:
+        step = _checked_step(named, position, keep)
+    folder, writes = directory / _name(step), parallel.is_writer()
     if not (writes or in_parts):
         return folder
-    data = _own_file(named)
 
     def describe(files: Sequence[str], entries: Sequence[FileEntry]) -> Manifest:
         kinds = {name: leaves.describe(leaf) for name, leaf in named.items()}
@@ -96,8 +99,9 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
 
     try:
         if in_parts:
-            write_together(folder, data, describe)
+            write_together(folder, lambda: _own_file(named), describe)
         else:
+            data = _own_file(named)
             entry = file_entry(data)
             _write(folder, data, describe([f"state-{entry.sha256[:16]}.safetensors"], [entry]))
     except OSError as error:
@@ -162,22 +166,24 @@ def restore(path: str | os.PathLike[str], *, like: TrainState) -> Restored:
             f"{path} doesn't fit the state it is restored into, {len(differences)} difference(s):"
             f" {'; '.join(differences)}; use the network, heads and optimiser that it was saved with"
         )
-    stored = {name: view["data"] for data in contents.values() for name, view in safetensors.deserialize(data)}
+    stored: dict[str, bytes] = {}
+    while contents:  # each file's bytes are freed when its leaves are there, and each leaf's when it is an array
+        stored |= {name: view["data"] for name, view in safetensors.deserialize(contents.popitem()[1])}
     values = [
         leaves.from_bytes(_whole(name, manifest, stored), manifest.leaves[name], leaf) for name, leaf in wanted.items()
     ]
     return Restored(jax.tree.unflatten(jax.tree.structure(like), values), manifest.position)
 
 
-def _whole(name: str, manifest: Manifest, stored: Mapping[str, bytes]) -> bytes:
-    """A leaf's bytes, in one piece whether it was written so or not."""
+def _whole(name: str, manifest: Manifest, stored: dict[str, bytes]) -> bytes:
+    """A leaf's bytes, in one piece whether it was written so or not; they are taken out of `stored`."""
     if name not in manifest.parts:
-        return stored[name]
+        return stored.pop(name)
     boxes = [box for boxes in manifest.parts[name].values() for box in boxes]
-    return parts.assemble(manifest.leaves[name], {box: stored[parts.part_name(name, box)] for box in boxes})
+    return parts.assemble(manifest.leaves[name], {box: stored.pop(parts.part_name(name, box)) for box in boxes})
 
 
-def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
+def _checked_step(named: Mapping[str, Any], position: Any, keep: int | None) -> int:
     """The step as a number, after everything that can be wrong with the arguments."""
     if keep is not None and (type(keep) is not int or keep < 1):
         raise ConfigurationError(f"keep={keep!r}: give a whole number of checkpoints, at least 1, or None to keep all")
@@ -187,7 +193,7 @@ def _checked_step(state: TrainState, position: Any, keep: int | None) -> int:
         same = False
     if not same:
         raise ConfigurationError(f"position={position!r}: give what JSON gives back equal (no tuples, NaN or arrays)")
-    step = leaves.leaves_by_name(state).get("step")
+    step = named.get("step")
     if step is None or step.shape or not jnp.issubdtype(step.dtype, jnp.integer):
         found = "none" if step is None else f"{step.dtype} of shape {step.shape}"
         raise ConfigurationError(f"state.step must be one integer, found {found}; save one copy of a replicated state")

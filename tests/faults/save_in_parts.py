@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from checkpoint_states import assert_identical, spread_state, whole_state
 
-from byol_jax import checkpoint, disk, parallel
+from byol_jax import ConfigurationError, checkpoint, disk, parallel
+from byol_jax.checkpoint import states
 
 number, address, out, action = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
 timeout_seconds = 60 if action == "live" else 5  # how long the other is believed to live
@@ -38,6 +39,13 @@ def failing(module, name, process, failure):
 
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def raising(failure):
+    def work(*_, **__):
+        raise failure
+
+    return work
 
 
 def die(*_, **__):
@@ -81,6 +89,19 @@ def fail(out: Path) -> None:
                 checkpoint.save(out, spread_state(mesh, step=9), position="never")
         except OSError as error:
             print(f"{name} {process}: {error.errno} {error}", flush=True)
+        parallel.wait_for_all("failed")
+    others = [  # whatever fails, and wherever: no process waits for another
+        (disk, "write_durably", 1, OSError(524, os.strerror(524))),  # as NFS says that a lock isn't supported
+        (disk, "write_durably", 0, ValueError("two\nlines")),
+        (states, "_own_file", 1, MemoryError("no room")),
+        (states, "_checked_step", 1, ConfigurationError("position=nan: give JSON")),
+    ]
+    for module, name, process, failure in others:
+        try:
+            with failing(module, name, process, raising(failure)):
+                checkpoint.save(out, spread_state(mesh, step=9), position="never")
+        except Exception as error:
+            print(f"{name} {process}: {type(error).__name__} {str(error).splitlines()}", flush=True)
         parallel.wait_for_all("failed")
     checkpoint.save(out, spread_state(mesh, step=5), position="after all")
 

@@ -1,8 +1,11 @@
 """Laws of checkpoints: what comes back is what was saved, to the last bit, or nothing comes back."""
 
+import errno
 import json
 import os
 import stat
+import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ import safetensors.numpy
 from checkpoint_states import as_bytes, assert_identical, small_state
 
 from byol_jax import ConfigurationError, DamagedCheckpointError, checkpoint
+from byol_jax.checkpoint import leaves
 from byol_jax.tree import leaf_names
 
 DTYPES = ["bool", "int4", "int8", "int16", "int32", "uint4", "uint8", "uint16", "uint32", "complex64"]
@@ -168,6 +172,45 @@ def test_same_step_again_replaces(tmp_path):
     assert_identical(restored.state, second)
     assert len(list(folder.iterdir())) == 2
     assert steps(tmp_path) == [3]
+
+
+def test_same_step_again_is_saved_where_older_files_cannot_be_removed(tmp_path, monkeypatch):
+    """They stay beside the new one, nobody reads them, and the next save removes them."""
+    first, second = small_state(), small_state().replace(key=jax.random.key(8))
+    folder = checkpoint.save(tmp_path, first)
+
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        assert checkpoint.save(tmp_path, second) == folder
+    assert len(list(folder.iterdir())) == 3
+    assert_identical(checkpoint.restore(folder, like=first).state, second)
+    checkpoint.save(tmp_path, second)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_one_state_is_held_while_arrays_are_made_of_it(tmp_path, monkeypatch):
+    """Of the bytes that were read: neither the file beside its leaves, nor leaves that are arrays already."""
+    leaf = jnp.ones(250_000, jnp.float32)  # 1 MB
+    state = small_state().replace(opt_state=[leaf] * 8)
+    folder = checkpoint.save(tmp_path, state)
+    held, real = [], leaves.from_bytes
+
+    def from_bytes(data, entry, like):
+        held.append(tracemalloc.get_traced_memory()[0])
+        return jax.block_until_ready(real(data, entry, like))
+
+    monkeypatch.setattr(leaves, "from_bytes", from_bytes)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        checkpoint.restore(folder, like=jax.eval_shape(lambda: state))
+    finally:
+        tracemalloc.stop()
+    assert 7e6 < max(held) - before < 10e6
+    assert held[-1] - before < 4e6
 
 
 def test_same_step_again_repairs_a_damaged_one(tmp_path):

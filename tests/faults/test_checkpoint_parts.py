@@ -111,12 +111,27 @@ def test_what_fails_in_one_process_is_raised_in_both_and_leaves_what_was_there(l
     directory = lived[0] / "failed"
     for number, output in enumerate(lived[1]):
         lines = [line for line in output.splitlines() if "Gloo" not in line]  # which prints at any time
-        assert len(lines) == 4, output
-        for line, process in zip(lines, (1, 0, 0, 0), strict=True):
+        assert len(lines) == 8, output
+        for line, process in zip(lines[:4], (1, 0, 0, 0), strict=True):
             where = "" if number == process else f" in process {process}"
             assert f"{errno.ENOSPC} [Errno {errno.ENOSPC}] checkpoint of step 9 not saved in {directory}" in line
             assert f": No space left on device{where}; earlier checkpoints are untouched; make room" in line
             assert line.endswith("or give a folder that all processes can write")
+        errno_524, value, memory, configuration = lines[4:]
+        assert f": Unknown error 524{'' if number == 1 else ' in process 1'}; earlier" in errno_524
+        elsewhere = [
+            "RuntimeError ['process 0: ValueError: two lines']",
+            "RuntimeError ['process 1: MemoryError: no room']",
+        ]
+        elsewhere += ["ConfigurationError ['process 1: position=nan: give JSON']"]
+        here = [
+            "ValueError ['two', 'lines']",
+            "MemoryError ['no room']",
+            "ConfigurationError ['position=nan: give JSON']",
+        ]
+        found = [line.partition(": ")[2] for line in (value, memory, configuration)]
+        own = (number == 0, number == 1, number == 1)
+        assert found == [(here if mine else elsewhere)[case] for case, mine in enumerate(own)]
     assert names(directory) == ["00000001", "00000005"], "nothing temporary is left"
     assert_identical(checkpoint.restore(directory, like=whole_state()).state, whole_state(step=5))
     assert_identical(checkpoint.restore(directory / "00000001", like=small_state()).state, small_state(step=1))
@@ -167,8 +182,21 @@ def test_any_cut_goes_together_again(data):
     }
     assert assemble(LeafEntry("int16", shape), parts) == whole.tobytes()
     parts.popitem()
-    with pytest.raises(ValueError, match=rf"elements of {whole.size}"):
+    with pytest.raises(ValueError, match=rf"different ones, of {whole.size}"):
         assemble(LeafEntry("int16", shape), parts)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [("0:2,0:2", "1:3,0:2"), ("0:2,0:2", "3:5,0:2"), ("0:3,0:2", "1:2,0:2"), ("0:4,0:2", "1:2,0:2")],
+    ids=["overlapping", "outside", "one within another", "too many"],
+)
+def test_parts_that_overlap_or_leave_something_out_are_refused(boxes):
+    """Also where they have as many elements as the leaf."""
+    sides = {box: [tuple(map(int, side.split(":"))) for side in box.split(",")] for box in boxes}
+    parts = {box: np.ones([stop - start for start, stop in own], np.int16).tobytes() for box, own in sides.items()}
+    with pytest.raises(ValueError, match=r"different ones, of 8$"):
+        assemble(LeafEntry("int16", (4, 2)), parts)
 
 
 def test_a_box_on_several_devices_is_written_once():
