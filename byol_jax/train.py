@@ -28,7 +28,7 @@ from byol_jax.runs.config import read_config, uncompared, update_config
 from byol_jax.runs.environment import rounding_changes
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.fingerprint import function_fingerprints
-from byol_jax.runs.folder import RunPaths, lock, prepare, run_paths
+from byol_jax.runs.folder import RunPaths, check_shared, lock, prepare, run_paths
 from byol_jax.runs.health import (
     HEALTH_EVERY,
     compile_health,
@@ -391,6 +391,8 @@ def _run(
     )
     parallel.check_same({name: value for name, value in config.items() if name not in ("out", "workers")})
     with lock(out):
+        if program.shard_state:
+            check_shared(out)
         doubts = _doubts(out, config) if program.resume and writes else []  # prepare replaces what was stored
         paths, resumed = prepare(out, config, resume=program.resume, overwrite=program.overwrite)
         if writes:
@@ -578,8 +580,8 @@ def _compile(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> 
     began = time.perf_counter()
     keeps_barriers = plan.encoder.facts.remat and jax.default_backend() == "cpu"
     options = KEEP_BARRIERS if keeps_barriers else None
-    places = {"state_shardings": placement.places(state, plan.mesh, shard_state=True)}
-    jitted = parallel.jit(plan.learner, plan.mesh, **(places if plan.program.shard_state else {}))
+    places = placement.places(state, plan.mesh, shard_state=plan.program.shard_state)
+    jitted = parallel.jit(plan.learner, plan.mesh, state_shardings=places)
     step = jitted.lower(state, images).compile(compiler_options=options)
     seconds = time.perf_counter() - began
     tally.add_compilation(seconds)

@@ -7,6 +7,7 @@ A folder with a `config.json` of ours is a run's. Only what a run writes is ever
 (config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train.py).
 
     with lock(out):
+        check_shared(out)  # where every process will write checkpoints
         paths, resumed = prepare(out, config, resume=resume, overwrite=overwrite)
 """
 
@@ -28,7 +29,7 @@ from byol_jax.errors import ConfigurationError, DamagedCheckpointError
 from byol_jax.runs.config import encode_config, read_config, refuse_differences
 from byol_jax.runs.environment import environment
 
-__all__ = ["RunPaths", "has_checkpoint", "lock", "prepare", "run_paths"]
+__all__ = ["RunPaths", "check_shared", "has_checkpoint", "lock", "prepare", "run_paths"]
 
 _LOCK = ".lock"
 
@@ -98,6 +99,42 @@ def prepare(
     if verdict == 2:
         raise ConfigurationError(f"process 0 refused the folder {out}: its message says why")
     return run_paths(out), bool(verdict)
+
+
+def check_shared(out: str | os.PathLike[str]) -> None:
+    """Refuses a folder that some process of a run can't write; nothing is done with one process.
+
+    Each process writes and removes a small file in a temporary folder that process 0 opens there. Every process calls
+    it, under `lock(out)`, before the run has written anything.
+
+    Raises:
+        ConfigurationError: in every process, with the first one that doesn't see the folder or can't write it.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def write() -> str:
+        file = Path(out, temporary, str(jax.process_index()))
+        try:
+            disk.write_durably(file, b"byol_jax")
+            file.unlink()
+        except FileNotFoundError:
+            return "doesn't see"
+        except OSError as error:
+            return f"can't write ({error.strerror})"
+        return ""
+
+    def begin() -> str:
+        return opened.enter_context(disk.temporary_folder(Path(out))).name if parallel.is_writer() else ""
+
+    with contextlib.ExitStack() as opened:
+        temporary, *_ = parallel.tell_all(begin)
+        found = {process: fault for process, fault in enumerate(parallel.tell_all(write)) if fault}
+    for process, fault in found.items():
+        raise ConfigurationError(
+            f"process {process} {fault} the folder {out} of process 0: with shard_state give a folder that all"
+            " processes share"
+        )
 
 
 @contextlib.contextmanager

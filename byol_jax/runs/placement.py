@@ -3,16 +3,19 @@
 What goes where is decided in parallel/sharding.py.
 """
 
+import math
+
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from byol_jax import parallel
+from byol_jax.parallel.sharding import SMALLEST
 from byol_jax.types import TrainState
 
 __all__ = ["place", "places", "sentence", "to_restore"]
 
 
-def places(state: TrainState, mesh: Mesh, *, shard_state: bool) -> TrainState:
+def places(state: TrainState, mesh: Mesh | AbstractMesh, *, shard_state: bool) -> TrainState:
     """Where each leaf of a state is, as a state of `NamedSharding`s; arguments as below."""
     if shard_state:
         return parallel.state_shardings(state, mesh)
@@ -40,8 +43,8 @@ def to_restore(state: TrainState, mesh: Mesh, *, shard_state: bool) -> TrainStat
     )
 
 
-def sentence(state: TrainState, mesh: Mesh) -> str:
-    """What `shard_state` does to a run, for its log; arguments as above.
+def sentence(state: TrainState, mesh: Mesh | AbstractMesh) -> str:
+    """What `shard_state` does to a run, for its log, and what it leaves whole; arguments as above.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,8 +54,26 @@ def sentence(state: TrainState, mesh: Mesh) -> str:
     """
     if mesh.size == 1:
         return "shard_state changes nothing: there is one device"
-    spread, whole = (parallel.state_bytes(state, places(state, mesh, shard_state=each)) / 1e6 for each in (True, False))
-    return (
-        f"target and optimiser state are spread over {mesh.size} devices: each holds {spread:.1f} MB of the training"
-        f" state instead of {whole:.1f}"
+    found = places(state, mesh, shard_state=True)
+    whole, spread = (parallel.state_bytes(state, each) for each in (places(state, mesh, shard_state=False), found))
+    if spread == whole:
+        return (
+            f"shard_state changes nothing: no axis of the large leaves, of {SMALLEST:,} elements or more, is a multiple"
+            f" of {mesh.size}"
+        )
+    said = (
+        f"target and optimiser state are spread over {mesh.size} devices: each holds {spread / 1e6:.1f} MB of the"
+        f" training state instead of {whole / 1e6:.1f}"
+    )
+    left = _large_and_whole(state, found) / 1e6
+    return said if not left else f"{said}; {left:.1f} MB of them stay whole: no axis there is a multiple of {mesh.size}"
+
+
+def _large_and_whole(state: TrainState, found: TrainState) -> int:
+    """Bytes of the leaves of target and optimiser state that are large enough to be spread, and aren't."""
+    leaves, where = (jax.tree.leaves((each.target, each.opt_state)) for each in (state, found))
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize
+        for leaf, place in zip(leaves, where, strict=True)
+        if math.prod(leaf.shape) >= SMALLEST and place.is_fully_replicated
     )

@@ -130,3 +130,17 @@ def test_a_spread_run_that_is_stopped_or_loses_a_process_goes_on(images, cache, 
         cases=2,
         result="both end, the newest checkpoint is intact and the run goes on in one process",
     )
+
+
+@pytest.mark.long
+def test_a_folder_that_not_all_processes_see_is_refused_before_the_first_step(images, cache, tmp_path):
+    """A path that leads elsewhere in process 1, as on a machine whose disk is its own."""
+    out, other = tmp_path / "run", tmp_path / "other"
+    with together(out, images, *WIDE, "--shard-state", "--steps", 3, own=((), ("--out", other)), cache=cache) as both:
+        codes, _ = finish(both, 120)
+    assert codes == [2, 2], said(out, 0) + said(out, 1)
+    for number, folder in enumerate((out, other)):
+        line = f"byol-jax train: process 1 doesn't see the folder {folder} of process 0: with shard_state give a folder"
+        assert said(out, number).rstrip().splitlines()[-1] == f"{line} that all processes share"
+    assert not out.exists()
+    assert not other.exists()

@@ -8,12 +8,18 @@ from checkpoint_states import assert_identical, small_state
 from jax.experimental import multihost_utils
 
 from byol_jax import ConfigurationError, checkpoint, parallel
-from byol_jax.runs.folder import lock, prepare
+from byol_jax.runs.folder import check_shared, lock, prepare
 
 number, address, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 parallel.initialize(num_processes=2, process_id=number, coordinator_address=address)
 
 with lock(out):
+    check_shared(out)
+    for elsewhere in (out / "elsewhere", out / ".lock"):  # no folder, as on a disk of its own; a file in its place
+        try:
+            check_shared(elsewhere if number == 1 else out)
+        except ConfigurationError as error:
+            print(f"process {number}: {error}")
     paths, resumed = prepare(out, {"seed": 0}, resume=False, overwrite=False)
     assert not resumed
     state = parallel.replicate(small_state(), parallel.make_mesh())

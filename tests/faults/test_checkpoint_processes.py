@@ -33,6 +33,11 @@ def test_two_processes_one_folder(tmp_path):
     outputs = [process.communicate(timeout=120) for process in processes]
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors[-3000:]
+    for number, folders in enumerate(((".", "."), ("elsewhere", ".lock"))):
+        for fault, folder in zip(("doesn't see", "can't write (Not a directory)"), folders, strict=True):
+            said = f"process {number}: process 1 {fault} the folder {tmp_path / 'run' / folder} of process 0: with"
+            assert f"{said} shard_state give a folder that all processes share" in outputs[number][0]
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".tmp-")]
     assert "seed: stored 0, given 1" in outputs[0][0]
     assert "process 0 refused the folder" in outputs[1][0]
     assert read_config(tmp_path / "run") == {"seed": 0}

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from jax.sharding import AbstractMesh
 from optax import contrib
 
-from byol_jax import TrainState, checkpoint, nets, parallel, pretrain
+from byol_jax import TrainState, checkpoint, make_learner, nets, parallel, pretrain
 from byol_jax.runs.metrics import read_metrics
-from byol_jax.runs.placement import sentence
+from byol_jax.runs.placement import places, sentence
 from tests.processes import free_address, run_together
 
 OPTIONS = {
@@ -37,6 +38,13 @@ HERE = Path(__file__).parent
 
 FLOAT32 = 2e-5
 """Six float32 steps of such a rate, sums in another order; as in tests/cli/test_train_processes.py."""
+
+
+SMALL = {"image_size": 8, "num_channels": 1, "augment_fn": lambda key, image: image}
+
+
+def abstract(devices):
+    return AbstractMesh((devices,), (parallel.AXIS,))
 
 
 def train(out, steps, **options):
@@ -152,3 +160,35 @@ def test_what_it_does_is_said():
         "target and optimiser state are spread over 8 devices: each holds 5.2 MB of the training state instead of 12.6"
     )
     assert sentence(state, parallel.make_mesh(jax.devices()[:1])) == "shard_state changes nothing: there is one device"
+    assert sentence(state, abstract(24)) == (
+        "shard_state changes nothing: no axis of the large leaves, of 16,384 elements or more, is a multiple of 24"
+    )
+    odd = {"odd": jax.ShapeDtypeStruct((1000, 1001), jnp.float32), "small": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    assert sentence(state.replace(opt_state={"k": kernel, "mine": odd}), abstract(64)) == (
+        "target and optimiser state are spread over 64 devices: each holds 8.3 MB of the training state instead of"
+        " 16.6; 4.0 MB of them stay whole: no axis there is a multiple of 64"
+    )
+
+
+@pytest.mark.slow
+def test_a_resnet50_of_which_nothing_can_be_spread():
+    """As docs/recipes.md and decision 0022 say."""
+    learner = make_learner(nets.resnet50(), image_size=64)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    for devices in (6, 12, 24):
+        assert sentence(state, abstract(devices)).startswith("shard_state changes nothing: ")
+    assert sentence(state, abstract(8)).startswith("target and optimiser state are spread over 8 devices: ")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_whole_state_compiles_the_program_that_it_was():
+    """`train` names a place for every leaf; as text it is the step of `parallel.jit` by itself."""
+    learner = make_learner(nets.small_cnn((4,)), projection_size=4, projection_hidden_size=8, **SMALL)
+    mesh = parallel.make_mesh()
+    state = parallel.replicate(learner.init(jax.random.key(0)), mesh)
+    images = parallel.shard(np.zeros((8, 8, 8, 1), np.uint8), mesh)
+    programs = [
+        parallel.jit(learner, mesh, state_shardings=where).lower(state, images).as_text()
+        for where in (None, places(state, mesh, shard_state=False))
+    ]
+    assert programs[0] == programs[1]
