@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from byol_jax.data.file_list import BESIDE_FOLDERS, is_image_name
+from byol_jax.data.file_list import ANY_EXTENSIONS, is_image_name
 from byol_jax.data.member import SHARDS, shard_kind
+from byol_jax.data.readers.open import READERS
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["Shard", "Shards", "Slice", "find_shards", "open_slice"]
@@ -26,6 +27,9 @@ _ENDINGS = re.compile("|".join(SHARDS.values()), re.IGNORECASE)
 _SPLIT = re.compile(r"(.+?)-\d+-of-\d+(.*)\Z")
 _PATTERN, _WILD = re.compile(r"[*?\[\]{}]"), re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
+
+_IMAGES = ANY_EXTENSIONS - READERS["npy"].extensions
+"""Of files beside which shards aren't read: an .npy may hold labels."""
 
 _MOST = 1_000_000
 """Names that a pattern may give."""
@@ -92,7 +96,7 @@ def _in_folder(folder: str) -> list[str]:
                 entries = [entry for entry in scan if not entry.name.startswith(".")]
         except OSError:  # one that can't be read: of a folder of images that is said later
             continue
-        if any(is_image_name(entry.name, BESIDE_FOLDERS) for entry in entries):
+        if any(is_image_name(entry.name, _IMAGES) for entry in entries):
             return []
         folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         paths += [entry.path for entry in entries if shard_kind(entry.name) and entry.is_file()]
