@@ -26,6 +26,8 @@ from interop.learners.library import Difference, Origin, difference_in
 from interop.learners.reading import read_weights
 from interop.learners.states import NETWORKS
 from interop.weights.architectures import HEADS, is_head
+from interop.weights.first_layer import find_first_layers, shapes_of
+from interop.weights.names import torch_shape
 from interop.weights.values import warn_of_values
 
 if TYPE_CHECKING:
@@ -208,8 +210,6 @@ class WeightFile:
 
     def _looks_like(self, own: Mapping[str, tuple[Any, str]], which: str) -> str:
         """The file's network in words, where they tell it from the encoder's; else ""."""
-        from interop.weights.names import torch_shape
-
         told = architecture({name: array.shape for name, array in self.network(which=which).items()})
         wanted = architecture({name: torch_shape(rule, tuple(leaf.shape)) for name, (leaf, rule) in own.items()})
         if told.name == "unknown" or (told.name, told.details) == (wanted.name, wanted.details):
@@ -261,7 +261,8 @@ class WeightFile:
 
         A learner whose heads have `state`'s sizes starts both networks, heads and statistics. Any other learner's
         encoder, or a network by itself, starts the encoder, online and target. Step, key and optimiser's state stay. A
-        first layer for 3 channels is inflated to the encoder's, as by `from_torch_state_dict(first_layer="inflate")`.
+        first layer for 3 channels is inflated to the encoder's, as by `from_torch_state_dict(first_layer="inflate")`;
+        of a learner the online and the target network's.
 
         Args:
             encoder: that of `state`'s learner.
@@ -280,11 +281,22 @@ class WeightFile:
         if not self.source:
             return started
         try:
-            return self._learner(encoder, like=state)
+            return self._inflated_learner(encoder, state)
         except InteropError as error:
             warn_caller(UserWarning(f"{self.where}: a learner whose encoder alone is started from: {error}"))
         self.warn_of_difference(encoder)
         return started
+
+    def _inflated_learner(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
+        from interop.learners.first_layers import load_inflated
+
+        own = _leaves_by_key(encoder, _own_variables(state))
+        wanted = {key: torch_shape(rule, tuple(leaf.shape)) for key, (leaf, rule) in own.items()}
+        traced = encoder.facts.traced
+        first = find_first_layers(
+            shapes_of(self.network(own)), wanted, channels=None if traced is None else traced.channels
+        )
+        return load_inflated(lambda like: self._learner(encoder, like=like), like=state, keys=first)
 
     def start_encoder(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
         """The same, but of a learner too the encoder alone.
@@ -326,8 +338,7 @@ class WeightFile:
         from byol_jax.tree import copy_leaves
         from byol_jax.types import Variables
 
-        own = Variables(state.online.params["encoder"], state.online.stats["encoder"])
-        new = self._variables(encoder, like=own, first_layer="inflate")
+        new = self._variables(encoder, like=_own_variables(state), first_layer="inflate")
 
         def with_weights(network: Any) -> Any:
             if not network.params:
@@ -436,6 +447,13 @@ def encoder_state_dict(encoder: "Encoder", variables: "Variables") -> dict[str, 
     from interop.weights.state_dict import to_torch_state_dict
 
     return to_torch_state_dict(variables)
+
+
+def _own_variables(state: "TrainState") -> "Variables":
+    """The online encoder's."""
+    from byol_jax.types import Variables
+
+    return Variables(state.online.params["encoder"], state.online.stats["encoder"])
 
 
 def _with_types_of(state_dict: Mapping[str, Any], state: "TrainState") -> dict[str, np.ndarray]:

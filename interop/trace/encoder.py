@@ -62,6 +62,12 @@ class TracedNetwork:
     further: SizedGraphs
 
     @property
+    def channels(self) -> int | None:
+        """C of the images, or of volumes; None of other inputs."""
+        shape = self.input_shape
+        return {3: shape[-1:], 4: shape[:1]}.get(len(shape), (None,))[0]
+
+    @property
     def takes_any_batch(self) -> bool:
         """Whether one graph of each mode holds for every size of the batch."""
         return self.traced.sizes == ANY_SIZE

@@ -13,7 +13,14 @@ from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
 from interop.errors import warn_caller
 from interop.trace.encoder import traced_network
-from interop.weights.first_layer import InflatedInputWarning, inflate_first_layers
+from interop.weights.first_layer import (
+    InflatedInputWarning,
+    check_choice,
+    find_first_layers,
+    inflate_first_layers,
+    inflation_hint,
+    shapes_of,
+)
 from interop.weights.names import Leaf, named_leaves
 from interop.weights.state_dict import match_leaves, wanted_shapes
 
@@ -65,21 +72,23 @@ def from_module_state_dict(
         InflatedInputWarning: the first layer was inflated.
 
     Raises:
-        ConfigurationError: another encoder.
+        ConfigurationError: another encoder, or `first_layer` isn't known.
         StateDictMismatchError: counts missing, unexpected, wrong-shape and wrong-dtype keys and names some.
     """
     import jax
 
+    check_choice(first_layer)
     network = traced_network(encoder)
     leaves = named_leaves(like)
     names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
     given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}
     saved = {path: leaf for path, leaf in leaves.items() if path in names}
-    inflated: list[str] = []
+    shapes, inflated = wanted_shapes(saved, {path: names[path] for path in saved}), []
     if first_layer == "inflate":
-        given, inflated = inflate_first_layers(given, wanted_shapes(saved, {path: names[path] for path in saved}))
+        given, inflated = inflate_first_layers(given, shapes, channels=network.channels)
     arrays, mismatch = match_leaves(given, saved, names, strict=True, cast_to_like=True)
-    mismatch.raise_if_any("the state dict doesn't fit the network")
+    first = find_first_layers(shapes_of(given), shapes, channels=network.channels) if mismatch.shapes else []
+    mismatch.raise_if_any("the state dict doesn't fit the network", hint=inflation_hint(first))
     for sentence in inflated:
         warn_caller(InflatedInputWarning(sentence))
     values = [jax.numpy.array(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]

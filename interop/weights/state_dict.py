@@ -15,7 +15,14 @@ from interop.arrays import as_numpy, fresh_copy
 from interop.errors import warn_caller
 from interop.formats.containers import short_list
 from interop.weights.architectures import HEADS, LEARNERS, TRANSFORMERS, expected_shapes, is_head, recognise
-from interop.weights.first_layer import InflatedInputWarning, find_first_layers, inflate_first_layers
+from interop.weights.first_layer import (
+    InflatedInputWarning,
+    check_choice,
+    find_first_layers,
+    inflate_first_layers,
+    inflation_hint,
+    shapes_of,
+)
 from interop.weights.hugging_face import is_another, is_hugging_face, torchvision_arrays
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import (
@@ -119,7 +126,8 @@ def from_torch_state_dict(
             `interop.weights.architectures.HEADS` (`fc`, `heads.head`, `head`, …).
         first_layer: "keep": the first layer is a layer like any other, and must fit. "inflate": where the file's has 3
             input channels and `like`'s another number, C, its weights are made to fit by timm's rule: for C = 1 the sum
-            over red, green and blue, else the three in turns, times 3 / C.
+            over red, green and blue, else the three in turns, times 3 / C. Where `like` has a convolution of 3 inputs
+            nothing is: its images may have 3 channels.
 
     Returns:
         `Variables` with `like`'s structure. Leaves are JAX arrays, or NumPy arrays where JAX cannot hold the type as
@@ -147,15 +155,14 @@ def from_torch_state_dict(
         raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
     if head not in ("keep", "drop"):
         raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
-    if first_layer not in ("keep", "inflate"):
-        raise ConfigurationError(f'first_layer {first_layer!r} isn\'t known: use "keep" or "inflate"')
+    check_choice(first_layer)
     if arch is not None:
         _check_architecture(state_dict, arch, strict=strict, counters=False)
     leaves = named_leaves(like)
     names = torch_names(leaves)
     given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
     if is_hugging_face(state_dict) and not wanted & set(state_dict):
-        state_dict = state_dict if is_another(_shapes(state_dict)) else torchvision_arrays(state_dict)
+        state_dict = state_dict if is_another(shapes_of(state_dict)) else torchvision_arrays(state_dict)
     state_dict = _rename_keys(state_dict, wanted)
     if head == "drop":
         state_dict = _with_own_head(state_dict, leaves, names)
@@ -163,7 +170,7 @@ def from_torch_state_dict(
     if first_layer == "inflate":
         state_dict, inflated = inflate_first_layers(state_dict, shapes)
     arrays, mismatch = match_leaves(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
-    first = find_first_layers(_shapes(state_dict), shapes) if mismatch.shapes else []
+    first = find_first_layers(shapes_of(state_dict), shapes) if mismatch.shapes else []
     hint = _hint(mismatch, given, first=first, dtype=dtype, head=head)
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
     for sentence in inflated:
@@ -175,10 +182,6 @@ def wanted_shapes(leaves: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[
     """Torch's names of tensors and the shapes wanted; without those that are packed from several leaves."""
     whole = {path: leaf for path, leaf in names.items() if whole_key(leaf.key) == leaf.key}
     return {leaf.key: torch_shape(leaf.rule, tuple(leaves[path].shape)) for path, leaf in whole.items()}
-
-
-def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(getattr(value, "shape", ())) for key, value in state_dict.items()}
 
 
 def _rename_keys(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
@@ -214,12 +217,8 @@ def _with_own_head(
 
 def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str], dtype: str | None, head: str) -> str:
     """What to do about it, where that can be told; else ""."""
-    hints = []
-    if first:
-        hints.append(
-            f'first_layer="inflate" makes {", ".join(first)} fit, as timm does (train and embed --init-from do)'
-        )
-    kind = recognise(_shapes(given)) if mismatch.missing else ""
+    hints = [inflation_hint(first)] if first else []
+    kind = recognise(shapes_of(given)) if mismatch.missing else ""
     if kind in LEARNERS:
         hints.append(
             f"names tell: {kind}; interop.open_weights(FILE).variables(encoder, like=variables) takes its network out, "

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import interop
-from byol_jax import nets
+from byol_jax import make_learner, nets
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from interop.arrays import dtype_named
+from interop.learners.fitting import own_arrays
 from interop.trace.modules import torch_module
 from interop.weights.first_layer import InflatedInputWarning, find_first_layers, inflate
 
@@ -58,12 +59,101 @@ def test_equal_channels_give_what_three_gave(channels):
 
 
 def test_what_a_first_layer_is():
-    wanted = {"conv1.weight": (8, 5, 3, 3), "fc.weight": (2, 8), "bn.weight": (8,), "volume.weight": (8, 1, 3, 3, 3)}
+    wanted = {"conv1.weight": (8, 5, 3, 3), "fc.weight": (2, 8), "bn.weight": (8,), "volume.weight": (8, 5, 3, 3, 3)}
     given = {"conv1.weight": (8, 3, 3, 3), "fc.weight": (2, 8), "bn.weight": (8,), "volume.weight": (8, 3, 3, 3, 3)}
     assert find_first_layers(given, wanted) == ["conv1.weight", "volume.weight"]
     for other in ((8, 3, 5, 5), (9, 3, 3, 3), (8, 4, 3, 3), (8, 3), (3,), ()):
         assert find_first_layers(given | {"conv1.weight": other, "volume.weight": other}, wanted) == []
     assert find_first_layers({"conv1.weight": (8, 3, 3, 3)}, {"conv1.weight": (8, 3, 3, 3)}) == []
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_a_width_of_three_is_no_first_layer(channels):
+    """As a squeeze of three, and a group of three, in files of another network."""
+    given = {"conv1.weight": (8, 3, 3, 3), "squeeze.weight": (8, 3, 1, 1), "group.weight": (8, 3, 3, 3)}
+    wanted = {"conv1.weight": (8, channels, 3, 3), "squeeze.weight": (8, 4, 1, 1), "group.weight": (8, 2, 3, 3)}
+    first = ["conv1.weight"] * (channels == 5)
+    assert find_first_layers(given, wanted, channels=channels) == first
+    assert find_first_layers(given, wanted) == [], "of several numbers none is known to be the images'"
+    del given["group.weight"], wanted["group.weight"]
+    assert find_first_layers(given, wanted, channels=channels) == first
+    assert find_first_layers(given, wanted) == []
+
+
+class Squeezing(torch.nn.Module):
+    """A convolution whose channels are weighed by a squeeze and an excitation."""
+
+    def __init__(self, channels, squeeze):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(channels, 4, 3)
+        self.down, self.up = torch.nn.Conv2d(4, squeeze, 1), torch.nn.Conv2d(squeeze, 4, 1)
+
+    def forward(self, images):
+        x = self.stem(images)
+        return (x * self.up(self.down(x.mean((2, 3), keepdim=True))).sigmoid()).mean((2, 3))
+
+
+@pytest.mark.slow
+def test_a_traced_networks_squeeze_is_never_inflated():
+    """It is refused with or without, and the hint names first layers alone."""
+    three = {name: tensor.numpy() for name, tensor in Squeezing(3, 3).state_dict().items()}
+    three["down.weight"], three["down.bias"] = three["down.weight"].repeat(2, 0)[:5], three["down.bias"].repeat(2)[:5]
+    for channels, hint in ((3, "$"), (6, '; first_layer="inflate" makes stem.weight fit')):
+        encoder = interop.from_torch_module(Squeezing(channels, 5), image_size=8, channels=channels, verify=False)
+        like, weights = variables_of(encoder, channels, 8), interop.open_weights(three)
+        with pytest.raises(StateDictMismatchError, match=f"up.weight [^;]*{hint}"):
+            weights.variables(encoder, like=like)
+        with pytest.raises(StateDictMismatchError, match=r"1 wrong shape: up.weight [^;]*$"):
+            weights.variables(encoder, like=like, first_layer="inflate")
+        with pytest.raises(ConfigurationError, match="first_layer 'inflated' isn't known"):
+            weights.variables(encoder, like=like, first_layer="inflated")
+
+
+def traced(channels):
+    return interop.from_torch_module(tiny_module(channels), image_size=8, channels=channels, verify=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "layout", "name"),
+    [
+        (lambda channels: nets.small_cnn((4,)), "byol_pytorch", "0.weight"),
+        pytest.param(lambda channels: nets.small_cnn((4,)), "solo_learn", "0.weight", marks=pytest.mark.slow),
+        pytest.param(
+            lambda channels: nets.resnet((1, 1, 1, 1), width=8, num_classes=None),
+            "lightly",
+            "conv1.weight",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(traced, "byol_pytorch", "0.weight", marks=pytest.mark.slow),
+    ],
+    ids=["native", "solo-learn", "lightly", "traced"],
+)
+def test_a_whole_learner_starts_heads_and_both_networks(tmp_path, make, layout, name):
+    """Of a learner of three channels: both first layers are inflated, and all else is what a learner of three loads."""
+    import optax
+
+    encoders = {channels: make(channels) for channels in (3, 5)}
+    sizes = {"image_size": 8, "hidden_layer": -1, "projection_size": 4, "projection_hidden_size": 4}
+    of_three, of_five = (
+        make_learner(encoder, num_channels=channels, optimizer=optax.identity(), **sizes)
+        for channels, encoder in encoders.items()
+    )
+    trained, state = of_three.init(jax.random.key(1)), of_five.init(jax.random.key(2))
+    halves = jax.tree.map(lambda leaf: leaf / 2, trained.target.params)
+    trained = trained.replace(target=trained.target._replace(params=halves))
+    interop.save_byol_checkpoint(tmp_path / "three.pt", trained, layout=layout)
+    with pytest.warns(InflatedInputWarning, match=f"^{name} is for 3 channels, and the images have 5") as caught:
+        started = interop.open_weights(tmp_path / "three.pt").start(encoders[5], state)
+    assert [one for one in caught if "alone" in str(one.message)] == []
+    as_it_is = interop.load_byol_checkpoint(tmp_path / "three.pt", like=of_three.init(jax.random.key(3)))
+    found, wanted = own_arrays(started), own_arrays(as_it_is)
+    for network in ("online", "target"):
+        key = f"{network}.encoder.{name}"
+        np.testing.assert_array_equal(found.pop(key), inflate(wanted.pop(key), 5))
+    assert found.keys() == wanted.keys()
+    for key, array in found.items():
+        np.testing.assert_array_equal(array, wanted[key], err_msg=key)
+    assert jax.tree.structure(started) == jax.tree.structure(state)
 
 
 def test_strict_unless_asked():
@@ -137,8 +227,6 @@ def tiny_module(channels):
 def test_a_traced_network_starts_from_the_weights_for_three(tmp_path):
     """As `train --init-from` and `pretrain(init_from=)` start it, and with its own weights where they fit."""
     import optax
-
-    from byol_jax import make_learner
 
     encoder = interop.from_torch_module(tiny_module(6), image_size=8, channels=6)
     torch.save(tiny_module(3).state_dict(), tmp_path / "three.pt")
