@@ -23,7 +23,6 @@ from byol_jax.errors import DataError
 
 __all__ = [
     "ANY_EXTENSIONS",
-    "BESIDE_FOLDERS",
     "LEFT_OUT_ARRAYS",
     "RUN_FORMAT",
     "Listing",
@@ -62,9 +61,6 @@ _KINDS = (EXTENSIONS, READERS["dicom"].extensions, READERS["npy"].extensions)
 pictures an .npy may hold labels, say."""
 
 ANY_EXTENSIONS = frozenset[str]().union(*_KINDS)
-
-BESIDE_FOLDERS = ANY_EXTENSIONS - READERS["npy"].extensions
-"""Of files that are images wherever they lie: an .npy beside shards, say, may hold labels."""
 
 LEFT_OUT_ARRAYS = ".npy files"
 """What stands in a file's place where many are left out in one line."""
