@@ -10,14 +10,13 @@ import numpy as np
 
 from byol_jax.data.file_list import Listing, Verdict
 from byol_jax.data.member import Root
-from byol_jax.data.order import Order, epoch_order
+from byol_jax.data.order import Blocks
 
 __all__ = ["EncodedImages"]
 
 
-def _any_order(names: Sequence[str]) -> Order:
+def _no_blocks(names: Sequence[str]) -> None:
     del names
-    return epoch_order
 
 
 class EncodedImages(NamedTuple):
@@ -29,7 +28,8 @@ class EncodedImages(NamedTuple):
         read_labels: of the names that a verdict uses, labels [count] int32 and the classes' names, where they have any.
             Raises DataError where there are no labels.
         kind: the word for it in a dataset's identity.
-        order: of the names that are used, how an epoch is ordered: any order but where some are slow to read.
+        blocks: of the names that are used, the blocks without which none of their images can be read; None where each
+            is read by itself, so that an epoch may have any order.
         remarks: lines for a person.
     """
 
@@ -37,5 +37,5 @@ class EncodedImages(NamedTuple):
     listing: Listing
     read_labels: Callable[[Verdict], tuple[np.ndarray, tuple[str, ...] | None]]
     kind: str
-    order: Callable[[Sequence[str]], Order] = _any_order
+    blocks: Callable[[Sequence[str]], Blocks | None] = _no_blocks
     remarks: tuple[str, ...] = ()

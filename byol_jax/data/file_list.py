@@ -1,7 +1,8 @@
 """Which files of a folder are used: listed by their names, looked through once before training, and remembered.
 
 A resumed run uses the list that the first start made, so it sees the same images whatever was added since. The file
-that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason.
+that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason; of images that
+lie in blocks also these, since an epoch's order depends on them.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS, UnusableImageError, open_without_waiting
 from byol_jax.data.member import shard_kind
+from byol_jax.data.order import Blocks
 from byol_jax.data.readers.open import READERS
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
@@ -100,6 +102,7 @@ class Verdict(NamedTuple):
         shape: (height, width) that the pictures have in common, where they get it (`fit.common_shape`).
         dtype: "uint8", "uint16" or "float32", what the images are used in; is_grey: whether all are grey of 16 bits.
         read_by: of each file that isn't Pillow's its reader, a word of `READERS`, and how many images it holds.
+        blocks: that the images lie in, where an epoch's order depends on them.
     """
 
     files: tuple[tuple[str, int], ...]
@@ -108,6 +111,7 @@ class Verdict(NamedTuple):
     dtype: str = "uint8"
     is_grey: bool = False
     read_by: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    blocks: Blocks | None = None
 
     @property
     def image_names(self) -> tuple[str, ...]:
@@ -387,7 +391,8 @@ def save_verdict(path: Path, verdict: Verdict) -> None:
     shape = {} if verdict.shape is None else {"shape": verdict.shape}
     deep = {} if verdict.dtype == "uint8" else {"dtype": verdict.dtype, "is_grey": verdict.is_grey}
     others = {"read_by": dict(verdict.read_by)} if verdict.read_by else {}  # of pictures alone the file is what it was
-    kind = _FORMAT_READ_BY if others else _FORMAT
+    others |= {} if verdict.blocks is None else {"blocks": verdict.blocks._asdict()}
+    kind = _FORMAT_READ_BY if verdict.read_by else _FORMAT
     text = json.dumps({"format": kind, "files": verdict.files, "skipped": verdict.skipped, **shape, **deep, **others})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -414,6 +419,14 @@ def _read_by(value: object) -> dict[str, tuple[str, int]]:
     return {name: (reader, count) for name, (reader, count) in value.items()}
 
 
+def _blocks(value: object, count: int) -> Blocks:
+    """Raises ValueError where they aren't those of so many images, KeyError or TypeError where they are none."""
+    blocks = Blocks(tuple(value["images"]), value["pool"])  # pyright: ignore[reportIndexIssue]
+    if not all(type(one) is int and one > 0 for one in (*blocks.images, blocks.pool)) or sum(blocks.images) != count:
+        raise ValueError("no blocks of these images")
+    return blocks
+
+
 def _unlisted(folder: object, name: str) -> str | int:
     """The size of what isn't listed today, or why it can't be had: in shards what isn't listed isn't there."""
     return _reason_or_size(folder / name) if isinstance(folder, Path) else "no longer there"
@@ -422,9 +435,9 @@ def _unlisted(folder: object, name: str) -> str | int:
 def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
     """The verdict of an earlier start, for the folder that it was made of.
 
-    Its list is used as it is, in the dtype that it says; one without a dtype is of a version that had 8 bits alone.
-    Files that are gone by now are replaced when they are met, new ones are left out. Files
-    that `list_images` passes over today, and didn't in an earlier version, are used.
+    Its list is used as it is, in the dtype and in the blocks that it says; one without a dtype is of a version that had
+    8 bits alone. Files that are gone by now are replaced when they are met, new ones are left out. Files that
+    `list_images` passes over today, and didn't in an earlier version, are used.
 
     Raises:
         DataError: the file is damaged, more than half of its images aren't in the folder, or some have another size in
@@ -439,7 +452,8 @@ def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
         if dtype not in ("uint8", "uint16", "float32") or not isinstance(is_grey, bool):
             raise ValueError("another dtype")
         files, skipped = _pairs(content["files"], (str, int)), _pairs(content["skipped"], (str, str))
-        verdict = Verdict(files, skipped, shape, dtype, is_grey, _read_by(content.get("read_by", {})))
+        blocks = _blocks(content["blocks"], len(files)) if "blocks" in content else None
+        verdict = Verdict(files, skipped, shape, dtype, is_grey, _read_by(content.get("read_by", {})), blocks)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     listed = dict(listing.files)

@@ -32,6 +32,7 @@ from byol_jax.data.file_list import (
     save_verdict,
 )
 from byol_jax.data.fit import common_shape, load_size
+from byol_jax.data.order import epoch_order
 from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
@@ -111,11 +112,12 @@ def open_encoded(
         is_grey=is_grey,
         read_by=survey.read_by(reasons),
     )
+    image_names, numbers = verdict.image_names, images.without(reasons)
+    verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
     labels, class_names = source.read_labels(verdict) if with_labels else (None, None)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
 
-    image_names, numbers = verdict.image_names, images.without(reasons)
     taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
     return Dataset(
         take=taker.take,
@@ -131,7 +133,7 @@ def open_encoded(
         range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
         narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
         notes=notes,
-        order=source.order(image_names),
+        order=epoch_order if verdict.blocks is None else verdict.blocks.order(),
         list_skipped=lambda: (
             *verdict.skipped,
             *added,

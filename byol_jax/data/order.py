@@ -6,12 +6,14 @@ there is no such promise for `Generator.permutation`): the order is the same on 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from byol_jax.errors import ConfigurationError, DataError
 
-__all__ = ["Order", "batch_indices", "batches_from", "block_order", "epoch_order", "steps_per_epoch"]
+__all__ = ["Blocks", "Order", "batch_indices", "batches_from", "block_order", "epoch_order", "steps_per_epoch"]
 
 Order = Callable[[int, int, int], np.ndarray]
 """`order(seed, epoch, count)`: a permutation of 0 … count - 1 and a function of the three, as `epoch_order`."""
@@ -76,6 +78,22 @@ def block_order(seed: int, epoch: int, count: int, *, blocks: np.ndarray, pool: 
     first = (np.cumsum(blocks) - blocks)[order]  # each block's first image
     indices = np.arange(count) + np.repeat(first - before, sizes)  # [count], block after block
     return indices[np.lexsort((words[len(blocks) :], np.repeat(before // pool, sizes)))]
+
+
+class Blocks(NamedTuple):
+    """The blocks that images lie in, as `block_order` takes them.
+
+    Attributes:
+        images: how many images each block has, in the images' order.
+        pool: images that are shuffled together, at least 1.
+    """
+
+    images: tuple[int, ...]
+    pool: int
+
+    def order(self) -> Order:
+        """How an epoch of these images is ordered."""
+        return partial(block_order, blocks=np.array(self.images, np.int64), pool=self.pool)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -1,5 +1,6 @@
 """Parquet files as a dataset: the images and labels that Hugging Face datasets wrote, in pools of row groups."""
 
+import json
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from byol_jax import DataError
 from byol_jax.data import Loader, block_order, epoch_order, open_dataset
 from byol_jax.data.shards import parquet as parquet_module
-from tests.shard_files import pictures, write_folder, write_parquets
+from tests.shard_files import pictures, write_folder, write_parquet, write_parquets
 
 OPTIONS = {"image_size": 14, "num_channels": 3}
 NAMES = ["ant", "bee", "cat"]
@@ -148,6 +149,26 @@ def test_small_data_is_shuffled_as_a_whole_and_large_data_in_pools(root, monkeyp
     assert large.order(3, 1, 14).tolist() == expected.tolist() != epoch_order(3, 1, 14).tolist()
     with Loader(large, batch_size=4, seed=3, start_step=4, place=lambda batch: batch) as loader:
         np.testing.assert_array_equal(next(loader), large.take(large.order(3, 1, 14)[4:8]))
+
+
+def test_an_epochs_order_is_that_of_the_first_start_whatever_comes_or_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_module, "POOL_BYTES", 20_000)
+    root, kept = write_parquets(tmp_path / "shards", pictures(40)), tmp_path / "images.json"
+    first = open_dataset(root, verdict_path=kept, **OPTIONS)
+    assert first.order(0, 0, 40).tolist() != epoch_order(0, 0, 40).tolist()
+    more = [one._replace(data=one.data + bytes(3000)) for one in pictures(30)]
+    write_parquet(root / "train-00009-of-00002.parquet", more, rows=7)
+    later = [open_dataset(root, verdict_path=kept, **OPTIONS)]
+    (root / "train-00001-of-00002.parquet").unlink()
+    later.append(open_dataset(root, verdict_path=kept, scan_limit=0, **OPTIONS))
+    for dataset in later:
+        assert (dataset.identity, len(dataset)) == (first.identity, 40)
+        assert dataset.order(0, 0, 40).tolist() == first.order(0, 0, 40).tolist()
+    content = json.loads(kept.read_text())
+    content["blocks"]["images"][0] += 1
+    kept.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="this list of usable images can't be read"):
+        open_dataset(root, verdict_path=kept, **OPTIONS)
 
 
 def parquet_groups(root):

@@ -15,7 +15,6 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ import numpy as np
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
-from byol_jax.data.order import Order, block_order
+from byol_jax.data.order import Blocks
 from byol_jax.data.shards.find import Shard, Shards
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
@@ -92,7 +91,7 @@ def parquet_images(shards: Shards) -> EncodedImages:
     listing = Listing(tuple(rows.listed()), tuple(skipped), ())
     if not listing.files:
         raise DataError(f"{shards.place}: no rows in {len(tables)} Parquet files: give others")
-    return EncodedImages(rows, listing, rows.read_labels, "parquet", order=rows.order)
+    return EncodedImages(rows, listing, rows.read_labels, "parquet", blocks=rows.blocks)
 
 
 def _open_tables(shards: Shards) -> tuple[list[_Table], list[tuple[str, str]]]:
@@ -247,11 +246,11 @@ class _Rows:
         except Exception as error:  # pyarrow's and the disk's
             return error
 
-    def order(self, names: Sequence[str]) -> Order:
-        """Row groups that are left of `names`, in pools."""
+    def blocks(self, names: Sequence[str]) -> Blocks:
+        """Row groups that are left of `names`, and how many images a pool has."""
         groups = [self._find(name)[0] for name in names]
         starts = [0, *(row for row in range(1, len(groups)) if groups[row] != groups[row - 1]), len(groups)]
-        return partial(block_order, blocks=np.diff(starts), pool=self._pool)
+        return Blocks(tuple(np.diff(starts).tolist()), self._pool)
 
     def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, tuple[str, ...] | None]:
         """The column of labels, and the classes' names where datasets wrote them.
