@@ -104,6 +104,42 @@ def test_items_that_fail_are_replaced_named_and_counted():
     assert dataset.skipped == (("item #3", "OSError: truncated 3"), ("item #5", "OSError: truncated 5"))
 
 
+@pytest.mark.parametrize("bad", [0, 39])
+def test_a_picture_that_is_cut_short_is_replaced_wherever_it_lies(bad):
+    found = pictures(40)
+
+    def make(index):
+        return Image.open(io.BytesIO(found[index].data[:900] if index == bad else found[index].data))
+
+    dataset = open_dataset(Items(make, 40), **OPTIONS)
+    assert dataset.identity == open_dataset(Items(make, 40), **OPTIONS).identity
+    np.testing.assert_array_equal(dataset.take([bad]), dataset.take([(bad + 1) % 40]))
+    assert [name for name, _ in dataset.skipped] == [f"item #{bad}"]
+
+
+def test_a_picture_that_becomes_no_pixels_is_replaced():
+    items = Items(lambda index: Image.new("F" if index == 5 else "L", (8, 8), index), 12)
+    dataset = open_dataset(items)
+    assert dataset.take([5, 6]).tolist() == dataset.take([6, 6]).tolist()
+    assert [name for name, _ in dataset.skipped] == ["item #5"]
+
+
+def test_labels_of_items_that_fail_are_refused_by_name():
+    def make(index):
+        if index == 5:
+            raise OSError("truncated")
+        return IMAGES[index], index
+
+    items = Items(make)
+    with pytest.raises(DataError, match=r"item #5: OSError: truncated: its label is needed, and can't be had"):
+        open_dataset(items, with_labels=True)
+    items.targets = list(range(12))
+    assert open_dataset(items, with_labels=True).labels.tolist() == list(range(12))
+    several = Items(lambda index: (IMAGES[index], [0] * index))
+    with pytest.raises(DataError, match="labels are needed, whole numbers"):
+        open_dataset(several, with_labels=True)
+
+
 REFUSED = {
     "another shape": (lambda index: IMAGES[index, index % 2 :], {}, r"items of \(\(.* give images of one shape"),
     "normalised": (lambda index: IMAGES[index] / 100.0 - 1, {}, "values from"),
@@ -141,6 +177,21 @@ def test_images_that_are_others_each_time_are_said():
         assert open_dataset(random).identity == first.identity
     constant = [open_dataset(Items(lambda index, add=add: IMAGES[index] + np.uint8(add))).identity for add in (0, 0, 1)]
     assert constant[0] == constant[1] != constant[2]
+
+
+@pytest.mark.parametrize(("count", "chance"), [(12, 0.5), (40, 0.2), (2, 0.5)])
+def test_items_that_change_now_and_then_have_one_identity(count, chance):
+    draws = np.random.default_rng(0)
+
+    def make(index):
+        image = IMAGES[index % 12]
+        return image[:, ::-1] if draws.random() < chance else image
+
+    identities = []
+    for _ in range(20):
+        with pytest.warns(ImageWarning, match="is another image each time"):
+            identities.append(open_dataset(Items(make, count)).identity)
+    assert identities == [identities[0]] * 20
 
 
 def test_items_are_asked_for_one_at_a_time():
