@@ -41,7 +41,7 @@ def test_the_images_are_those_of_a_folder_bit_for_bit(tmp_path, found, plain):
     dataset = open_dataset(root, **OPTIONS)
     expected = open_dataset(write_folder(tmp_path / "folder", found), **OPTIONS).take(range(14))
     np.testing.assert_array_equal(dataset.take(range(14)), expected)
-    assert dataset.names[6:8] == ("train-00000-of-00002.parquet#6", "train-00001-of-00002.parquet#0")
+    assert dataset.names[6:8] == ("train-00000-of-00002.parquet#000000006", "train-00001-of-00002.parquet#000000000")
     for cache_bytes, scan_limit, workers in ((0, 0, 3), (10**6, 0, 1)):
         again = open_dataset(root, cache_bytes=cache_bytes, scan_limit=scan_limit, workers=workers, **OPTIONS)
         np.testing.assert_array_equal(again.take([13, 0, 7, 6]), expected[[13, 0, 7, 6]])
@@ -74,7 +74,9 @@ def test_labels_are_a_column_of_whole_numbers(root, found, tmp_path):
     with pytest.raises(DataError, match=r"labels come from one column .* and there is none"):
         open_dataset(path, with_labels=True, **OPTIONS)
     pyarrow.parquet.write_table(table(found).set_column(1, "label", [[None, *range(13)]]), path)
-    with pytest.raises(DataError, match=r"the label of 'unlabelled.parquet#00' is None: expected a whole number"):
+    with pytest.raises(
+        DataError, match=r"the label of 'unlabelled.parquet#000000000' is None: expected a whole number"
+    ):
         open_dataset(path, with_labels=True, **OPTIONS)
 
 
@@ -101,9 +103,9 @@ def test_what_is_no_image_is_named_and_counted(tmp_path, found):
     pyarrow.parquet.write_table(pyarrow.table({"image": images}), tmp_path / "a.parquet", row_group_size=4)
     dataset = open_dataset(tmp_path / "a.parquet", **OPTIONS)
     assert dict(dataset.skipped) == {
-        "a.parquet#03": "not an image, or damaged at its start",
-        "a.parquet#05": "no image: the bytes of this row are null",
-        "a.parquet#07": "no image: the bytes of this row are null",
+        "a.parquet#000000003": "not an image, or damaged at its start",
+        "a.parquet#000000005": "no image: the bytes of this row are null",
+        "a.parquet#000000007": "no image: the bytes of this row are null",
     }
     assert len(dataset) == 11
 
@@ -119,8 +121,8 @@ def test_a_damaged_row_group_and_a_damaged_file_lose_no_other_one(tmp_path, foun
     dataset = open_dataset(root, **OPTIONS)
     names = [name for name, _ in dataset.skipped]
     assert "train-00002-of-00003.parquet#0" in names
-    assert set(names) >= {f"train-00001-of-00003.parquet#{row}" for row in (2,)}
-    assert set(dataset.names) >= {f"train-00000-of-00003.parquet#{row}" for row in range(5)}
+    assert set(names) >= {f"train-00001-of-00003.parquet#{row:09}" for row in (2,)}
+    assert set(dataset.names) >= {f"train-00000-of-00003.parquet#{row:09}" for row in range(5)}
     expected = open_dataset(write_folder(tmp_path / "folder", found[:5]), **OPTIONS).take(range(5))
     np.testing.assert_array_equal(dataset.take(range(5)), expected)
 

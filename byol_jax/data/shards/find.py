@@ -20,12 +20,18 @@ from byol_jax.data.member import SHARDS, shard_kind
 from byol_jax.data.readers.open import READERS
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
-__all__ = ["Shard", "Shards", "Slice", "find_shards", "open_slice"]
+__all__ = ["Shard", "Shards", "Slice", "find_shards", "open_slice", "row_name"]
 
-_COMPRESSED = re.compile(r"\.(?:tgz|tbz2?|txz|tar\.(?:gz|bz2|xz|zst|lz4|Z))\Z", re.IGNORECASE)
+_COMPRESSED = re.compile(
+    r"\.(?:tgz|tbz2?|txz|(tar|parquet|tfrecords?|array_?records?)(?:-\d+-of-\d+)?\.(?:gz|bz2|xz|zst|lz4|Z))\Z",
+    re.IGNORECASE,
+)
 _ENDINGS = re.compile("|".join(SHARDS.values()), re.IGNORECASE)
 _SPLIT = re.compile(r"(.+?)-\d+-of-\d+(.*)\Z")
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "dev": "dev"}
+"""Words that name a split, in a file's name or a folder's."""
 _PATTERN, _WILD = re.compile(r"[*?\[\]{}]"), re.compile(r"[*?\[]")
+_BRACES = re.compile(r"\{[^{}]*\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
 
 _IMAGES = ANY_EXTENSIONS - READERS["npy"].extensions
@@ -39,7 +45,7 @@ class Shard(NamedTuple):
     """A file that holds many images.
 
     Attributes:
-        name: within the data: below the folder that all shards have in common.
+        name: within the data: below the folder that was given, or that in which a pattern begins.
         path: where it lies.
         size: in bytes.
         system: what has it: a file system of fsspec's, or None for the machine's own.
@@ -63,6 +69,16 @@ class Shards(NamedTuple):
     files: tuple[Shard, ...]
 
 
+def row_name(shard: str, number: int) -> str:
+    """What a row of a shard is called; always with nine digits, so that names stay what they are when rows are added.
+
+    Example:
+        >>> row_name("train.parquet", 17)
+        'train.parquet#000000017'
+    """
+    return f"{shard}#{number:09}"
+
+
 def find_shards(source: str | Path) -> Shards | None:
     """The shards that a name or a pattern means; None where it means something else: an image, a folder of images.
 
@@ -79,17 +95,22 @@ def find_shards(source: str | Path) -> Shards | None:
         return _at_url(place)
     if os.path.isdir(place):
         paths = _in_folder(place)
-        return _shards(place, paths) if paths else None
+        return _shards(place, paths, place) if paths else None
     if os.path.exists(place):
-        return _shards(place, [place]) if shard_kind(place) or _COMPRESSED.search(place) else None
-    if _PATTERN.search(place) is None or not (_ENDINGS.search(place) or _COMPRESSED.search(place)):
+        return _shards(place, [place], os.path.dirname(place)) if _is_named_as_shard(place) else None
+    pattern = _PATTERN.search(place)
+    if pattern is None or not (_ENDINGS.search(place) or _COMPRESSED.search(place)):
         return None
-    return _shards(place, _matching(place))
+    return _shards(place, _matching(place), os.path.dirname(place[: pattern.start()]))
 
 
 def _in_folder(folder: str) -> list[str]:
-    """The shards below a folder in which no image lies; hidden files and folders aren't looked at."""
-    paths, folders = [], [folder]
+    """The shards below a folder in which no image lies, compressed ones too; hidden files and folders aren't looked at.
+
+    Raises:
+        DataError: more .npy files lie there, which may be images.
+    """
+    paths, folders, arrays = [], [folder], 0
     while folders:
         try:
             with os.scandir(folders.pop()) as scan:
@@ -99,16 +120,33 @@ def _in_folder(folder: str) -> list[str]:
         if any(is_image_name(entry.name, _IMAGES) for entry in entries):
             return []
         folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        paths += [entry.path for entry in entries if shard_kind(entry.name) and entry.is_file()]
+        arrays += sum(is_image_name(entry.name, READERS["npy"].extensions) for entry in entries)
+        paths += [entry.path for entry in entries if _is_named_as_shard(entry.name) and entry.is_file()]
+    if arrays and not any(shard_kind(path) for path in paths):
+        return []
+    if paths and arrays > len(paths):
+        raise DataError(
+            f"{folder}: holds {arrays} .npy files beside {len(paths)} shards ({os.path.basename(min(paths))!r} for"
+            " one), and which are the images can't be known: give a pattern for the shards, or a folder of its own to"
+            " each"
+        )
     return paths
+
+
+def _is_named_as_shard(name: str) -> bool:
+    return shard_kind(name) is not None or _COMPRESSED.search(name) is not None
 
 
 def _matching(pattern: str) -> list[str]:
     paths: list[str] = []
     for name in itertools.islice(_braces(pattern), _MOST):
         found = glob.glob(name) if _WILD.search(name) else [name]
-        if not found or not os.path.exists(found[0]):
+        if not found:
             raise DataError(f"{pattern}: no such file as {name!r}: give a pattern whose files are all there")
+        for path in found:
+            if not os.path.isfile(path):
+                what = f"{path!r} is no file" if os.path.lexists(path) else f"no such file as {path!r}"
+                raise DataError(f"{pattern}: {what}: give a pattern whose files are all there")
         paths += found
     return paths
 
@@ -118,16 +156,17 @@ def _at_url(place: str) -> Shards:
     try:
         import fsspec.core
 
-        system, paths = None, []
+        system, paths, folder = None, [], ""
         for name in itertools.islice(_braces(place), _MOST):
             system, path = fsspec.core.url_to_fs(name)
             found = system.glob(path) if _WILD.search(path) else system.find(path)
             if not found:
                 raise DataError(f"{place}: no such file as {name!r}: give a pattern whose files are all there")
-            paths += [one for one in found if shard_kind(one) or _COMPRESSED.search(one)]
+            folder = _folder_at(place, path) if _PATTERN.search(place) or found == [path] else path
+            paths += [one for one in found if _is_named_as_shard(one)]
         if not paths:
             raise DataError(f"{place}: no shard is there, and of a URL only shards are read: .tar, .parquet, .tfrecord")
-        return _shards(place, paths, system)
+        return _shards(place, paths, folder, system)
     except DataError:
         raise
     except ImportError as error:
@@ -136,6 +175,13 @@ def _at_url(place: str) -> Shards:
         ) from error
     except Exception as error:  # of whatever file system it is
         raise DataError(f"{place}: can't be listed ({one_line(error, at_most=200)})") from error
+
+
+def _folder_at(url: str, path: str) -> str:
+    """Of a path that fsspec made of a URL, the folder in which the URL's pattern begins, or that of its file."""
+    pattern = _PATTERN.search(url)
+    behind = "" if pattern is None else url[pattern.start() :].split("::")[0]  # the rest of a chain isn't its path
+    return "/".join(path.split("/")[: -behind.count("/") - 1]) or path[: path.startswith("/")]
 
 
 def _braces(pattern: str) -> Iterator[str]:
@@ -161,12 +207,13 @@ def _braces(pattern: str) -> Iterator[str]:
     yield pattern
 
 
-def _shards(place: str, paths: list[str], system: Any = None) -> Shards:
-    """Raises DataError where they don't belong together, or can't be read in place."""
+def _shards(place: str, paths: list[str], folder: str, system: Any = None) -> Shards:
+    """Those of a folder. Raises DataError where they don't belong together, or can't be read in place."""
     paths = sorted(set(paths))
     for path in paths:
-        if _COMPRESSED.search(path):
-            raise DataError(f"{path}: a compressed shard can't be read in place: decompress it to a .tar")
+        if found := _COMPRESSED.search(path):
+            kind = found[1] or "tar"
+            raise DataError(f"{path}: a compressed shard can't be read in place: decompress it to a .{kind}")
         if shard_kind(path) is None:
             raise DataError(f"{place}: {path!r} isn't named as a shard: give a pattern that leaves it out")
     kinds = sorted({str(shard_kind(path)) for path in paths})
@@ -176,14 +223,41 @@ def _shards(place: str, paths: list[str], system: Any = None) -> Shards:
     if len({os.path.basename(front) for front, _ in splits}) > 1:
         some = ", ".join(repr(f"{front}-*{end}") for front, end in splits[:4])
         raise DataError(f"{place}: holds several splits: give one of them: {some}")
-    common = os.path.commonpath([os.path.dirname(path) for path in paths])
-    size = os.path.getsize if system is None else system.size
-    files = tuple(Shard(_name(path, common), path, size(path), system) for path in paths)
-    return Shards(kinds[0], place, files)
+    names = [os.path.relpath(path, folder or os.curdir).replace(os.sep, "/") for path in paths]
+    _check_split(place, names)
+    size = _size if system is None else system.size
+    files = (Shard(name, path, size(path), system) for name, path in zip(names, paths, strict=True))
+    return Shards(kinds[0], place, tuple(files))
 
 
-def _name(path: str, common: str) -> str:
-    return os.path.relpath(path, common or os.curdir).replace(os.sep, "/")
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be looked at ({one_line(error, at_most=200)})") from error
+
+
+def _check_split(place: str, names: list[str]) -> None:
+    """Raises DataError where files or folders are named as several splits, and {a,b} of the place doesn't name all."""
+    first = {split: name for name in reversed(names) if (split := _split_of(name))}
+    named = set(itertools.chain.from_iterable(map(_split_words, _BRACES.findall(place))))
+    if len(first) > 1 and not named.issuperset(itertools.chain.from_iterable(first)):
+        some = ", ".join(f"{' and '.join(split)} ({first[split]!r})" for split in sorted(first))
+        raise DataError(f"{place}: holds several splits, {some}: give one of them, or name all in a pattern: {{a,b}}")
+
+
+def _split_of(name: str) -> tuple[str, ...]:
+    """What a shard's name says of its split: its last part that says anything.
+
+    Example:
+        >>> _split_of("train/photos-val-000.tar"), _split_of("test/part-000.tar"), _split_of("photos-000.tar")
+        (('val',), ('test',), ())
+    """
+    return next(filter(None, map(_split_words, reversed(name.split("/")))), ())
+
+
+def _split_words(name: str) -> tuple[str, ...]:
+    return tuple(sorted({_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}))
 
 
 class Slice(io.RawIOBase):

@@ -1,7 +1,7 @@
 """Parquet files with a column of encoded images, as Hugging Face datasets writes them: read by row groups.
 
 The column holds bytes, or structs {bytes, path}. Which one it is, and which holds the labels, datasets' own description
-in the files says, or else their types. A row's name is its file's and its number, "train-00000.parquet#17".
+in the files says, or else their types. A row's name is its file's and its number, "train-00000.parquet#000000017".
 
 To read one row its whole row group is read and decompressed. So an epoch's order keeps row groups together
 (`block_order`), in pools of about 256 MiB of encoded images, of which two stay in memory. Data that is no larger than a
@@ -23,7 +23,7 @@ from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
 from byol_jax.data.order import Blocks
-from byol_jax.data.shards.find import Shard, Shards
+from byol_jax.data.shards.find import Shard, Shards, row_name
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["parquet_images"]
@@ -207,8 +207,7 @@ class _Rows:
 
     def _name(self, group: _Group, row: int) -> str:
         table = self._tables[group.file]
-        width = len(str(table.metadata.num_rows - 1))
-        return f"{table.shard.name}#{group.first + row:0{width}}"
+        return row_name(table.shard.name, group.first + row)
 
     def _find(self, name: str) -> tuple[_Group | None, int]:
         shard, _, number = name.rpartition("#")

@@ -7,7 +7,7 @@ grain reads.
 
 An Example's image is its one entry of bytes that begins as an image does ("image/encoded" or "image" of several); its
 label is the whole number in "label" or "image/class/label". A record's name is its file's and its number,
-"train.tfrecord-00000-of-00008#17".
+"train.tfrecord-00000-of-00008#000000017".
 """
 
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
-from byol_jax.data.shards.find import Shard, Shards, open_slice
+from byol_jax.data.shards.find import Shard, Shards, open_slice, row_name
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["record_images"]
@@ -226,9 +226,8 @@ class _Records:
 
     def listed(self) -> Iterator[tuple[str, int]]:
         for shard, file in self._files.items():
-            width = len(str(len(file.sizes) - 1))
             for number, size in enumerate(file.sizes):
-                yield f"{shard}#{number:0{width}}", size
+                yield row_name(shard, number), size
 
     def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
         """The whole number of each Example.
