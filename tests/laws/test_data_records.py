@@ -93,6 +93,12 @@ def test_damaged_data_loses_its_record_and_a_damaged_length_what_is_behind(tmp_p
         open_dataset(path, **OPTIONS)
 
 
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    file = _TFRecords(Shard("a.tfrecord", str(tmp_path), 4096))
+    assert (file.sizes, file.lost) == ([], 4096)
+    assert "can't be read ([Errno 21] Is a directory" in str(file.damage)
+
+
 def test_no_array_record_is_refused_and_a_damaged_one_named(tmp_path, found):
     path = write_array_records(tmp_path / "a.array_record", [one.data for one in found])
     whole = path.read_bytes()

@@ -11,7 +11,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +20,7 @@ from byol_jax.data.member import SHARDS, shard_kind
 from byol_jax.data.readers.open import READERS
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
-__all__ = ["Shard", "Shards", "Slice", "find_shards", "open_slice", "row_name"]
+__all__ = ["Shard", "Shards", "Slice", "check_lost", "find_shards", "open_slice", "row_name"]
 
 _COMPRESSED = re.compile(
     r"\.(?:tgz|tbz2?|txz|(tar|parquet|tfrecords?|array_?records?)(?:-\d+-of-\d+)?\.(?:gz|bz2|xz|zst|lz4|Z))\Z",
@@ -258,6 +258,30 @@ def _split_of(name: str) -> tuple[str, ...]:
 
 def _split_words(name: str) -> tuple[str, ...]:
     return tuple(sorted({_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}))
+
+
+def check_lost(shards: Shards, lost: Mapping[str, tuple[int, str]]) -> None:
+    """Returns where enough of the shards can be read, whatever becomes of the images in them.
+
+    Args:
+        lost: by shard's name the bytes that can't be read, and why.
+
+    Raises:
+        DataError: more than half of the shards can't be read at all, or more than half of their bytes.
+
+    Example:
+        >>> shards = Shards("tar", "photos", tuple(Shard(f"{part}.tar", "", 10) for part in range(3)))
+        >>> check_lost(shards, {"0.tar": (10, "damaged"), "1.tar": (5, "damaged")})
+    """
+    count, size = len(shards.files), sum(shard.size for shard in shards.files)
+    whole = sum(shard.name in lost and lost[shard.name][0] >= shard.size for shard in shards.files)
+    bytes_lost = sum(some for some, _ in lost.values())
+    if 2 * whole <= count and 2 * bytes_lost <= size:
+        return
+    what = f"{whole} of {count} shards" if 2 * whole > count else f"{bytes_lost:,} of {size:,} bytes of {count} shards"
+    some = "; ".join(f"{name!r}: {reason}" for name, (_, reason) in list(lost.items())[:3])
+    more = "; …" if len(lost) > 3 else ""
+    raise DataError(f"{shards.place}: {what} can't be read ({some}{more}): repair them, or give others")
 
 
 class Slice(io.RawIOBase):

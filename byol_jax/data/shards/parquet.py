@@ -23,7 +23,7 @@ from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
 from byol_jax.data.order import Blocks
-from byol_jax.data.shards.find import Shard, Shards, row_name
+from byol_jax.data.shards.find import Shard, Shards, check_lost, row_name
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["parquet_images"]
@@ -96,15 +96,17 @@ def parquet_images(shards: Shards) -> EncodedImages:
 
 def _open_tables(shards: Shards) -> tuple[list[_Table], list[tuple[str, str]]]:
     """The files that can be opened, and what is wrong with the others."""
-    parquet, tables, skipped = _pyarrow().parquet, [], []
+    parquet, tables, skipped, lost = _pyarrow().parquet, [], [], {}
     for shard in shards.files:
         try:
             with parquet.ParquetFile(shard.path, filesystem=shard.system) as file:
                 tables.append(_Table(shard, file.metadata, file.schema_arrow))
         except Exception as error:  # pyarrow's and the disk's
-            skipped.append((f"{shard.name}#0", f"no Parquet file that can be read ({one_line(error, at_most=200)})"))
+            lost[shard.name] = (shard.size, f"no Parquet file that can be read ({one_line(error, at_most=200)})")
+            skipped.append((f"{shard.name}#0", lost[shard.name][1]))
     if not tables:
         raise DataError(f"{shards.place}: {skipped[0][0]}: {skipped[0][1]}")
+    check_lost(shards, lost)
     return tables, skipped
 
 
@@ -232,18 +234,29 @@ class _Rows:
         return data
 
     def _load(self, group: _Group) -> Any:
-        """The images of a row group, or why they can't be had."""
+        """The images of a row group, or what is wrong with it, known once it was read twice.
+
+        Raises:
+            UnusableImageError: it can't be read now; a disk or a network may give it later.
+        """
+        with contextlib.suppress(Exception):  # pyarrow's and the disk's
+            return self._column(group)
+        try:
+            return self._column(group)
+        except Exception as error:
+            if _is_damage(error, self._tables[group.file].shard):
+                return error
+            raise UnusableImageError(f"its row group can't be read ({one_line(error, at_most=200)})") from error
+
+    def _column(self, group: _Group) -> Any:
         shard, metadata, schema = self._tables[group.file]
         image = self._columns.image
         is_struct = _pyarrow().types.is_struct(schema.field(image).type)
         wanted = f"{image}.bytes" if is_struct else image
-        try:
-            options = {"metadata": metadata, "filesystem": shard.system, "page_checksum_verification": True}
-            with _pyarrow().parquet.ParquetFile(shard.path, **options) as file:
-                table = file.read_row_group(group.number, columns=[wanted], use_threads=False)
-                return table.flatten().column(wanted)
-        except Exception as error:  # pyarrow's and the disk's
-            return error
+        options = {"metadata": metadata, "filesystem": shard.system, "page_checksum_verification": True}
+        with _pyarrow().parquet.ParquetFile(shard.path, **options) as file:
+            table = file.read_row_group(group.number, columns=[wanted], use_threads=False)
+            return table.flatten().column(wanted)
 
     def blocks(self, names: Sequence[str]) -> Blocks:
         """Row groups that are left of `names`, and how many images a pool has."""
@@ -283,6 +296,12 @@ class _Rows:
             ) from error
 
 
+def _is_damage(error: Exception, shard: Shard) -> bool:
+    """Whether it is pyarrow's about a file's content, a plain OSError of it too, and not the disk's or a network's."""
+    is_own = type(error) is OSError and error.errno is None and shard.system is None
+    return is_own or isinstance(error, _pyarrow().ArrowException)
+
+
 def _groups(number: int, table: _Table, image: str) -> Iterator[_Group]:
     first = 0
     for index in range(table.metadata.num_row_groups):
@@ -301,7 +320,7 @@ class _Cache:
         self._capacity, self._lock, self._entries = capacity, threading.Lock(), OrderedDict[_Group, list]()
 
     def get(self, group: _Group, load: Any) -> Any:
-        """What `load(group)` gave; each is loaded by one thread, and others wait for it."""
+        """What `load(group)` gave; each is loaded by one thread, and others wait for it. What it raised isn't kept."""
         with self._lock:
             entry = self._entries.setdefault(group, [threading.Lock(), None])
             self._entries.move_to_end(group)

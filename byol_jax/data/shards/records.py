@@ -22,7 +22,7 @@ import numpy as np
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict
-from byol_jax.data.shards.find import Shard, Shards, open_slice, row_name
+from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice, row_name
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["record_images"]
@@ -36,10 +36,14 @@ _HEADER, _CHECK_SUM = struct.Struct("<QI"), struct.Struct("<I")
 
 
 class _File(Protocol):
-    """The records of one shard: `sizes` in bytes, and `read(number)`, which raises UnusableImageError."""
+    """The records of one shard: `sizes` in bytes, and `read(number)`, which raises UnusableImageError.
+
+    `damage` says what is wrong with it, and `lost` how many bytes that costs.
+    """
 
     sizes: list[int]
     damage: str | None
+    lost: int
 
     def read(self, number: int) -> bytes: ...
 
@@ -106,6 +110,13 @@ class _TFRecords:
     def __init__(self, shard: Shard) -> None:
         self._shard, self._offsets, self.sizes = shard, [], []
         self.damage: str | None = None
+        self.lost = 0
+        try:
+            self._walk(shard)
+        except Exception as error:  # the disk's, or of whatever file system it is
+            self.damage, self.lost = f"can't be read ({one_line(error, at_most=200)})", shard.size - sum(self.sizes)
+
+    def _walk(self, shard: Shard) -> None:
         with shard.open() as file:
             end, position = file.seek(0, io.SEEK_END), 0
             while position < end:
@@ -115,6 +126,7 @@ class _TFRecords:
                 if length is None or position + _HEADER.size + length + _CHECK_SUM.size > end:
                     what = "cut short" if length is not None or len(header) < _HEADER.size else "damaged"
                     self.damage = f"{what} at byte {position}: the records from there on are lost"
+                    self.lost = end - position
                     return
                 self._offsets.append(position + _HEADER.size)
                 self.sizes.append(length)
@@ -147,11 +159,12 @@ class _ArrayRecords:
 
     def __init__(self, shard: Shard) -> None:
         self.damage: str | None = None
+        self.lost = 0
         self.sizes: list[int] = []
         try:
             self._source = _packages().source([shard.path])
         except Exception as error:  # of the reader in C++
-            self.damage = f"no ArrayRecord that can be read ({one_line(error, at_most=200)})"
+            self.damage, self.lost = f"no ArrayRecord that can be read ({one_line(error, at_most=200)})", shard.size
         else:
             count = len(self._source)
             self.sizes = [shard.size // max(count, 1)] * count
@@ -233,7 +246,7 @@ class _Records:
         """The whole number of each Example.
 
         Raises:
-            DataError: a record has none.
+            DataError: a record has none, or can't be read.
         """
         labels = []
         for name, _ in verdict.files:
@@ -242,6 +255,10 @@ class _Records:
                 label = None if record.file is None else _label(record.file.read(record.number))
             except UnusableImageError:  # damaged since it was looked at
                 label = None
+            except OSError as error:
+                raise DataError(
+                    f"{self._place}: the label of {name!r} can't be read ({one_line(error, at_most=200)})"
+                ) from error
             if label is None or not 0 <= label < 2**31:
                 raise DataError(
                     f"{self._place}: labels are whole numbers of 0 and more in an Example's {' or '.join(LABELS)}, and"
@@ -261,7 +278,7 @@ def record_images(
         workers: threads. progress: `progress(shards done, shards)`.
 
     Raises:
-        DataError: no record in them.
+        DataError: no record in them, or more than half of them can't be read.
         MissingDependencyError: grain or google-crc32c is absent.
     """
     _packages()
@@ -284,4 +301,5 @@ def record_images(
         raise DataError(
             f"{shards.place}: no record can be had of {len(files)} {shards.kind} files ({some}): give others"
         )
+    check_lost(shards, {name: (file.lost, file.damage) for name, file in files.items() if file.damage is not None})
     return EncodedImages(records, listing, records.read_labels, shards.kind)

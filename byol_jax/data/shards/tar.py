@@ -22,7 +22,7 @@ import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, Verdict, is_image_name, is_unread_name
-from byol_jax.data.shards.find import Shard, Shards, open_slice
+from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
 from byol_jax.errors import DataError, one_line
 
 __all__ = ["Entry", "read_entries", "tar_images"]
@@ -100,14 +100,18 @@ class _Index(NamedTuple):
     parts: list[str]
     """Members named as images that are parts of a sample that has another image."""
 
+    lost: list[int]
+    """Bytes of each place that can't be read."""
+
 
 def _index(shard: Shard) -> _Index:
-    index, seen = _Index([], [], [], [], []), set()
+    index, seen = _Index([], [], [], [], [], []), set()
     try:
         with shard.open() as file:
             found = list(_entries(read_entries(file)))
     except Exception as error:  # the disk's, or of whatever file system it is
         index.skipped.append((f"{shard.name}#0", f"can't be read ({one_line(error, at_most=200)})"))
+        index.lost.append(shard.size)
         return index
     entries = [entry for entry in found if entry.name]
     for key, sample in itertools.groupby(entries, key=lambda entry: _split(entry.name)[0]):
@@ -138,6 +142,7 @@ def _index(shard: Shard) -> _Index:
             index.skipped.extend((f"{shard.name}/{name}", "images of this kind aren't read") for name in unread)
     damaged = [entry for entry in found if not entry.name]
     index.skipped.extend((f"{shard.name}#{entry.offset}", str(entry.reason)) for entry in damaged)
+    index.lost.extend(entry.size for entry in damaged)
     return index
 
 
@@ -212,12 +217,17 @@ class _Members:
         return self._places[:, 1].tolist()
 
     def label(self, name: str) -> bytes | None:
-        """What its .cls holds."""
+        """What its .cls holds. Raises DataError where that can't be read."""
         row = self._row(name)
         if row is None or self._labels[row, 0] < 0:
             return None
-        with self._at(row, self._labels).open() as file:
-            return file.read(_LONGEST_LABEL)
+        try:
+            with self._at(row, self._labels).open() as file:
+                return file.read(_LONGEST_LABEL)
+        except OSError as error:
+            raise DataError(
+                f"{self._place}: the .cls beside {name!r} can't be read ({one_line(error, at_most=200)})"
+            ) from error
 
     def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
         """The whole numbers in the samples' .cls.
@@ -262,7 +272,7 @@ def tar_images(
         workers: threads. progress: `progress(shards done, shards)`.
 
     Raises:
-        DataError: no image in them, or a sample that has several.
+        DataError: no image in them, a sample that has several, or more than half of them can't be read.
     """
     indices: list[_Index] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -279,6 +289,8 @@ def tar_images(
             + (some or "no member is named as one: .jpg .png .webp .bmp .tif .gif")
             + "): give other shards"
         )
+    lost = {shard.name: sum(index.lost) for shard, index in zip(shards.files, indices, strict=True)}
+    check_lost(shards, {name: (size, "damaged, or can't be read") for name, size in lost.items() if size})
     parts = [name for index in indices for name in index.parts]
     remarks: tuple[str, ...] = ()
     if parts:
