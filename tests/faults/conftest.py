@@ -24,9 +24,9 @@ def compiled_once(request, compiled_steps):
     """
     real, recipe = parallel.jit, str(getattr(request.module, "RECIPE", request.module.__name__))
 
-    def jit(learner, mesh):
+    def jit(learner, mesh, **options):
         if recipe not in compiled_steps:
-            compiled_steps[recipe] = real(learner, mesh)
+            compiled_steps[recipe] = real(learner, mesh, **options)
         return compiled_steps[recipe]
 
     with pytest.MonkeyPatch.context() as patch:
