@@ -9,6 +9,7 @@ import timm
 import torch
 
 from interop.trace.modules import torch_module
+from interop.weights.first_layer import InflatedInputWarning
 
 
 def test_weights_that_timm_names(monkeypatch, tmp_path):
@@ -28,7 +29,8 @@ def test_weights_that_timm_names(monkeypatch, tmp_path):
     ):
         loaded = torch_module(f"timm:{name}", weights=weights, seed=1).state_dict()
         assert all(torch.equal(tensor, loaded[key]) for key, tensor in module.state_dict().items())
-    grey = torch_module("timm:test_resnet", weights="DEFAULT", channels=1).conv1[0].weight
+    with pytest.warns(InflatedInputWarning, match="summed, as timm does"):
+        grey = torch_module("timm:test_resnet", weights="DEFAULT", channels=1).conv1[0].weight
     torch.testing.assert_close(grey, module.conv1[0].weight.sum(1, keepdim=True))
     random = torch_module("timm:test_resnet.r160_in1k").fc.weight  # a tag alone is an architecture
     assert not torch.equal(random, module.fc.weight)

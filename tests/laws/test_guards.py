@@ -127,8 +127,8 @@ def test_pretrain_fetches_metrics_where_it_logs_and_waits_for_old_ones_alone(tmp
     """On this backend the guard is blind to fetching, so the metrics are watched instead, in between by the step."""
     seen, real = [], parallel.jit
 
-    def watched(learner, mesh):
-        step, count = real(learner, mesh), 0
+    def watched(learner, mesh, **options):
+        step, count = real(learner, mesh, **options), 0
 
         def stepping(state, batch):
             nonlocal count
