@@ -49,7 +49,9 @@ def in_groups(groups: int, devices: int, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"views": "separate"}, {"use_momentum": False}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"views": "separate"}, marks=pytest.mark.long), {"use_momentum": False}]
+)
 def test_a_group_on_each_device_is_shard_map_without_synchronisation(options: dict) -> None:
     with double_and_quickly_compiled():
         given = batches(uneven=True)
