@@ -4,6 +4,7 @@ For programs only, like `allocator.py`: the command line switches it on and the 
 result: a kept program is the very one that would be compiled.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -44,8 +45,21 @@ def keep_compiled_programs() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has many programs, most of them small
     if _can_lock_files():
+        _remove_halves(folder)
         jax.config.update("jax_compilation_cache_max_size", LIMIT)
     return folder
+
+
+def _remove_halves(folder: Path) -> None:
+    """Removes programs without a time of last use, as a process leaves them that is killed between writing the two.
+
+    One of them is enough for JAX (0.10.2) to keep nothing more in the folder, with a warning for each program: it asks
+    all of them for their times.
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+            with contextlib.suppress(OSError):
+                program.unlink(missing_ok=True)
 
 
 def _cache_folder() -> Path:

@@ -50,9 +50,9 @@ print(folder)
 """
 
 
-def folder_of(cache, **more):
+def folder_of(cache, *, call=CALL, **more):
     done = subprocess.run(
-        [sys.executable, "-c", CALL], env=environment(cache, **more), check=True, capture_output=True, text=True
+        [sys.executable, "-c", call], env=environment(cache, **more), check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
 
@@ -63,6 +63,19 @@ def test_jaxs_own_variables_decide(tmp_path):
     assert folder_of(cache, JAX_COMPILATION_CACHE_DIR=str(theirs)) == "None"
     assert folder_of(cache, JAX_ENABLE_COMPILATION_CACHE="false") == "None"
     assert not cache.exists()
+
+
+@pytest.mark.slow
+def test_a_program_without_its_time_keeps_no_other_from_being_kept(tmp_path):
+    """As a process leaves it that is killed between writing the two; JAX then writes nothing and warns each time."""
+    folder = Path(folder_of(tmp_path))
+    kept = programs(tmp_path)
+    for file in folder.glob("*-atime"):
+        file.unlink()
+    assert folder_of(tmp_path, call=CALL.replace("x + 1", "x * 2"), PYTHONWARNINGS="error") == str(folder)
+    assert kept
+    assert programs(tmp_path)
+    assert not set(programs(tmp_path)) & set(kept)
 
 
 @pytest.mark.slow
