@@ -13,7 +13,7 @@ COMPILE_FAST := OMP_NUM_THREADS=1 XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimizat
 
 .PHONY: help setup demo test check long tenth bench clean
 help:
-	@echo "make demo    set up, train on the embedded images (about five minutes), write demo/"
+	@echo "make demo    set up, train on the embedded images (five to ten minutes), write demo/"
 	@echo "make test    set up, every test but the long ones"
 	@echo "make check   lint, types, quick tests (under three minutes)"
 	@echo "make long    zoo, fuzzing, soak, races; writes docs/long.md"

@@ -116,7 +116,7 @@ def imagenette() -> Preset:
 
 
 def small_grey() -> Preset:
-    """A small convolutional network on grey 28-pixel images: 16,700 steps of 64, about five minutes on two cores.
+    """A small convolutional network on grey 28-pixel images: 16,700 steps of 64, five to ten minutes on two cores.
 
     Adam at 4e-3 after 5 % warm-up, decoupled weight decay 1e-5 on kernels, target decay 0.98 → 1, heads 256 → 128,
     mean 0.3 and deviation 0.35 (Fashion-MNIST's are 0.286 and 0.353). The representation is the flattened last map.
@@ -225,7 +225,7 @@ def known() -> tuple[Known, ...]:
             small_grey(),
             "this project",
             "measured here: 88.3 % kNN, 89.6 % linear, on 2,000 images of Fashion-MNIST (byol-jax demo, seed 0)",
-            "two CPU cores, about 5 minutes (measured here)",
+            "two CPU cores, 5 to 10 minutes (measured here, two machines)",
             images=8_000,
             operations=_SMALL_CNN_28,
         ),
