@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
 from byol_jax.cli.common import (
+    READING,
     add_array_layout,
     add_channels,
     add_fit,
@@ -247,10 +248,8 @@ PROGRAM = (
     "health_every",
     "stop_on_collapse",
     "batchnorm_group",
-    "bands",
-    "tiff_axes",
-    "dicom_rescale",
     "shard_state",
+    *READING,
 )
 """Options that are `train.Program`'s; what isn't given has its default there."""
 

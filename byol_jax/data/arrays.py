@@ -15,11 +15,11 @@ __all__ = [
     "check_grey",
     "check_images",
     "check_layout",
-    "check_unmasked",
     "is_channels_first",
     "is_float",
     "is_whole",
     "read_array_file",
+    "to_numpy",
 ]
 
 LAYOUTS = ("NHWC", "NCHW")
@@ -97,12 +97,29 @@ def _check_inputs(inputs: Any, *, input_shape: tuple[int, ...], what: str, any_r
     _check_numbers(inputs, what=what, any_range=any_range)
 
 
-def check_unmasked(array: Any, what: str) -> None:
+def _check_unmasked(array: Any, what: str) -> None:
     """Raises DataError for a masked array: NumPy gives what lies below the mask, which is anything."""
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(
             f"{what}: a masked array, of which the numbers below the mask would be used: fill it first, .filled(0)"
         )
+
+
+def to_numpy(array: Any, what: str) -> np.ndarray:
+    """Anything array-like as an array of NumPy's, without a copy where none is needed.
+
+    Raises:
+        DataError: masked, or it can't be converted.
+
+    Example:
+        >>> to_numpy([[1, 2], [3, 4]], "batch 0").shape
+        (2, 2)
+    """
+    _check_unmasked(array, what)
+    try:
+        return np.asarray(array)
+    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
+        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
 
 
 def is_channels_first(shape: tuple[int, ...], *, num_channels: int | None) -> bool:
@@ -163,7 +180,7 @@ def check_grey(shape: tuple[int, ...], *, num_channels: int | None, what: str) -
 
 
 def _check_labels(labels: Any, count: int, what: str) -> np.ndarray:
-    check_unmasked(labels, f"{what}: labels")
+    _check_unmasked(labels, f"{what}: labels")
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
@@ -228,11 +245,7 @@ def array_dataset(
         >>> array_dataset(np.zeros((10, 32, 32, 3), np.uint8)).image_shape
         (32, 32, 3)
     """
-    check_unmasked(images, what)
-    try:
-        images = np.asanyarray(images)
-    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
-        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
+    images = to_numpy(images, what)
     if input_shape is not None:
         pass  # its axes are known
     elif images.ndim == 3:

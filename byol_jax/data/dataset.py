@@ -6,11 +6,13 @@ defines the order, and a loader keeps the position.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from byol_jax.data.fit import resize_plane
 from byol_jax.data.order import Order, epoch_order
 from byol_jax.image_size import image_sides
 
@@ -97,13 +99,10 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if images.shape[1:3] == size:
         return images
+    resize_to = partial(Image.Image.resize, size=(size[1], size[0]), resample=Image.Resampling.BILINEAR)
     resized = np.empty((len(images), *size, images.shape[3]), images.dtype)  # [N, height, width, C]
     for index, channel in np.ndindex(len(images), images.shape[3]):
-        values = images[index, :, :, channel]
-        is_deep = values.dtype == np.uint16
-        plane = Image.fromarray(values.astype(np.float32) if is_deep else np.ascontiguousarray(values))  # mode L or F
-        found = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))  # [height, width]
-        resized[index, :, :, channel] = np.rint(found) if is_deep else found
+        resized[index, :, :, channel] = resize_plane(images[index, :, :, channel], resize_to)
     return resized
 
 

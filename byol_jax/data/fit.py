@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from byol_jax.errors import ConfigurationError
 from byol_jax.image_size import image_sides
 
-__all__ = ["FITS", "Fit", "check_fit", "common_shape", "contained_box", "load_size"]
+__all__ = ["FITS", "Fit", "check_fit", "common_shape", "contained_box", "load_size", "resize_plane"]
 
 LARGEST = 4
 """`common_shape`'s area is at most this many times that of the shape to cover: a folder of 10:1 panoramas would take
@@ -117,3 +118,19 @@ def check_fit(fit: str) -> None:
     """Raises ConfigurationError for a word that isn't one of `FITS`."""
     if fit not in FITS:
         raise ConfigurationError(f"fit {fit!r}: give one of {', '.join(FITS)}")
+
+
+def resize_plane(values: np.ndarray, resize: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """One channel [h, w] resized in its own depth: 8 bits as they are, 16 as floats, which are rounded once.
+
+    Args:
+        values: uint8, uint16 or float32.
+        resize: of a picture of Pillow's, mode L or F.
+
+    Example:
+        >>> resize_plane(np.full((4, 4), 1000, np.uint16), lambda plane: plane.resize((2, 3))).tolist()
+        [[1000, 1000], [1000, 1000], [1000, 1000]]
+    """
+    plane = Image.fromarray(np.ascontiguousarray(values) if values.dtype == np.uint8 else values.astype(np.float32))
+    found = np.asarray(resize(plane))
+    return np.rint(found).astype(values.dtype) if values.dtype == np.uint16 else found

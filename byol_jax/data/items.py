@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from byol_jax.data.arrays import array_dataset, check_images, is_channels_first
+from byol_jax.data.arrays import array_dataset, check_images, is_channels_first, to_numpy
 from byol_jax.data.dataset import Dataset
 from byol_jax.data.decode import UnusableImageError, picture_pixels
 from byol_jax.data.fit import load_size
@@ -117,16 +117,11 @@ def item_dataset(
     pictures = [isinstance(image, Image.Image) for image in looked_at.values()]
     if any(pictures) != all(pictures):
         raise DataError(f"{what}: some items are pictures and some are arrays: give one kind")
-    kind = _pictures if all(pictures) else _arrays
-    convert, shape, facts = kind(
-        list(looked_at.values()),
-        what,
-        image_size=image_size,
-        num_channels=num_channels,
-        fit=fit,
-        layout=layout,
-        any_range=any_range,
-    )
+    options: dict[str, Any] = {"num_channels": num_channels, "fit": fit, "layout": layout}
+    if all(pictures):
+        convert, shape, facts = _pictures(list(looked_at.values()), what, image_size=image_size, **options)
+    else:
+        convert, shape, facts = _arrays(list(looked_at.values()), what, any_range=any_range, **options)
     pixels = {}
     for index, image in looked_at.items():
         with contextlib.suppress(UnusableImageError):  # what has no pixels is replaced when it is met
@@ -220,10 +215,8 @@ def _pictures(
     num_channels: int | None,
     fit: str,
     layout: str | None,
-    any_range: bool,
 ) -> tuple[_Convert, tuple[int, int, int], dict[str, Any]]:
     """How a picture becomes pixels, their shape, and facts for the `Dataset`."""
-    del any_range
     channels = 3 if num_channels is None else num_channels
     if channels not in (1, 3):
         raise ConfigurationError(f"num_channels {channels}: pictures give 1 or 3; others come from arrays only")
@@ -259,14 +252,12 @@ def _arrays(
     looked_at: list[Any],
     what: str,
     *,
-    image_size: int | tuple[int, int] | None,
     num_channels: int | None,
     fit: str,
     layout: str | None,
     any_range: bool,
 ) -> tuple[_Convert, tuple[int, int, int], dict[str, Any]]:
     """The same for arrays, which keep their size."""
-    del image_size
     if fit != "cover":
         raise ConfigurationError(f"fit {fit!r}: only for pictures; {what} gives arrays, which keep their size")
     arrays = [_array(image, what) for image in looked_at]
@@ -296,10 +287,7 @@ def _arrays(
 
 
 def _array(image: Any, what: str) -> np.ndarray:
-    try:
-        array = np.asarray(image)
-    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
-        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
+    array = to_numpy(image, what)
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise DataError(f"{what}: an item of shape {array.shape}, expected [H, W, C], [C, H, W] or [H, W]")
     return array

@@ -16,16 +16,16 @@ from byol_jax.data.arrays import (
     check_grey,
     check_images,
     check_layout,
-    check_unmasked,
     is_channels_first,
     is_float,
     is_whole,
+    to_numpy,
 )
 from byol_jax.data.items import image_of
 from byol_jax.data.loader import Place, check_at_least, device_put
 from byol_jax.data.prefetch import Prefetch
 from byol_jax.data.sources import ImageWarning
-from byol_jax.errors import ConfigurationError, DataError, one_line
+from byol_jax.errors import ConfigurationError, DataError
 from byol_jax.memory import own_batch
 
 __all__ = ["Begun", "IterableLoader"]
@@ -187,13 +187,7 @@ def _endless(iterable: Iterable[Any]) -> Iterator[Any]:
 
 def _to_array(batch: Any, what: str) -> Any:
     images = image_of(batch, what)
-    check_unmasked(images, what)
-    if _is_jax_array(images):  # it stays where it is
-        return images
-    try:
-        return np.asarray(images)
-    except Exception as error:  # a GPU tensor, a ragged list: whatever their own conversion raises
-        raise DataError(f"{what}: can't be made a NumPy array ({one_line(error, at_most=200)})") from error
+    return images if _is_jax_array(images) else to_numpy(images, what)  # JAX's stay where they are
 
 
 def _recognise(images: Any, num_channels: int | None, what: str) -> str:

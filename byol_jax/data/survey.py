@@ -63,6 +63,7 @@ class Survey:
         self.counts = np.ones(len(names), np.int64)
         self.readers: dict[int, str] = {}
         self._contents: dict[int, Contents] = {}
+        self._known: set[int] = set()
         for file, name in enumerate(names if read_by else ()):
             if name in read_by:
                 self.readers[file], self.counts[file] = read_by[name]
@@ -91,6 +92,7 @@ class Survey:
         if reader == "tiff" and not self.reading.is_as_stored:
             try:
                 self.depths[file] = check_picture(path, self.reading)
+                self._known.add(file)
                 return
             except UnreadLayoutError as error:
                 if not is_installed(reader):
@@ -99,6 +101,7 @@ class Survey:
         contents = guarded.look(reader, path, self.reading)
         self._contents[file], self.counts[file], self.readers[file] = contents, len(contents.sizes), reader
         self.depths[file] = _depth(contents)
+        self._known.add(file)
 
     def failures(self, decode: Callable[[int], object] | None, known: Mapping[int, str]) -> dict[int, str]:
         """The reason by file number where a header, or with `decode(file)` the pixels, can't be used.
@@ -110,7 +113,7 @@ class Survey:
         def check(file: int) -> None:
             if file in known:
                 raise UnusableImageError(known[file])
-            if file not in self.readers:
+            if file not in self._known:
                 self.depths[file] = check_picture(self.root / self.names[file], self.reading)
             if decode is not None:
                 decode(file)
@@ -154,9 +157,8 @@ class Survey:
             if file in failed:
                 continue
             with contextlib.suppress(UnusableImageError):
-                return (
-                    Depth(self.depths[file]) if file in self.readers else check_picture(self.root / name, self.reading)
-                )
+                is_known = file in self._known
+                return Depth(self.depths[file]) if is_known else check_picture(self.root / name, self.reading)
         return Depth.EIGHT
 
     def is_measured(self, failed: Collection[int]) -> bool:

@@ -143,6 +143,7 @@ def test_labels_of_items_that_fail_are_refused_by_name():
 REFUSED = {
     "another shape": (lambda index: IMAGES[index, index % 2 :], {}, r"items of \(\(.* give images of one shape"),
     "normalised": (lambda index: IMAGES[index] / 100.0 - 1, {}, "values from"),
+    "masked": (lambda index: np.ma.masked_less(IMAGES[index], 9), {}, "a masked array"),
     "mixed": (lambda index: IMAGES[index] if index else Image.new("L", (8, 8)), {}, "some items are pictures and some"),
     "another number of channels": (lambda index: IMAGES[index], {"num_channels": 1}, "images of 3 channels"),
     "sizes of pictures": (

@@ -7,10 +7,9 @@ Where there is no number (NaN, infinity, a GeoTIFF's nodata) stands the least nu
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from byol_jax.data.decode import UnusableImageError
-from byol_jax.data.fit import FITS, contained_box
+from byol_jax.data.fit import FITS, contained_box, resize_plane
 
 __all__ = ["fill_gaps", "resize_channels", "with_dtype"]
 
@@ -90,10 +89,8 @@ def resize_channels(pixels: np.ndarray, size: tuple[int, int] | None, fit: str) 
     resized = np.empty((*size, pixels.shape[2]), pixels.dtype)  # [h, w, C]
     outside = _outside(pixels, size) if fit == "contain" and pixels.dtype == np.float32 else None
     for channel in range(pixels.shape[2]):
-        values = np.ascontiguousarray(pixels[..., channel])
-        plane = Image.fromarray(values if values.dtype == np.uint8 else values.astype(np.float32))  # mode L or F
-        found = np.asarray(FITS[fit].resize(plane, size))
-        resized[..., channel] = np.rint(found) if pixels.dtype == np.uint16 else found
+        values = pixels[..., channel]
+        resized[..., channel] = resize_plane(values, lambda plane: FITS[fit].resize(plane, size))
         if outside is not None:
             resized[outside, channel] = values.min()
     return resized
