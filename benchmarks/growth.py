@@ -61,6 +61,11 @@ AXES = {
 }
 """ResNet-18 has 16 convolutions in its blocks: two blocks of two in each of four stages."""
 
+SPARE = 8
+"""Simulated devices for each that is used. Their programs share a pool of as many threads as there are devices, or
+cores if these are more, and a sum over devices holds its thread until all have come. With no thread to spare the sums
+of one device can keep the others from coming, and XLA ends the process after 40 s (docs/reliability.md)."""
+
 
 def main(words: list[str] | None = None) -> int:
     """Measures, prints the table and draws the plot; returns the exit code."""
@@ -151,7 +156,7 @@ def build(name: str, fields: dict[str, Any]) -> Contender:
     point = int(name)
     sizes = {"batch": 16, "image": 64, "depth": 16, "devices": 1} | {fields["name"]: point}
     batch = 64 if fields["name"] == "devices" else sizes["batch"]
-    flags = f"--xla_force_host_platform_device_count={sizes['devices']}"
+    flags = f"--xla_force_host_platform_device_count={SPARE * sizes['devices']}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"  # read when JAX looks for devices
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
@@ -161,7 +166,7 @@ def build(name: str, fields: dict[str, Any]) -> Contender:
     stages = (sizes["depth"] // 8,) * 4
     work = Workload(fields["name"], name, Resnet(stages, "basic"), "avgpool", sizes["image"], batch)
     learner = workload_learner(nets.resnet(stages, block="basic"), work)
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(jax.devices()[: sizes["devices"]])
     state = parallel.replicate(learner.init(jax.random.key(0)), mesh)
     images = jax.random.uniform(jax.random.key(1), (batch, sizes["image"], sizes["image"], 3))
     images = parallel.shard(images, mesh)
