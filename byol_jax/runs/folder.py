@@ -4,7 +4,7 @@
     tensorboard/ report.html evaluation.json neighbours.png
 
 A folder with a `config.json` of ours is a run's. Only what a run writes is ever removed. Not here: what the files hold
-(config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train.py).
+(config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train/).
 
     with lock(out):
         check_shared(out)  # where every process will write checkpoints

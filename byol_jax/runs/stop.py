@@ -1,6 +1,6 @@
 """A person's wish that a run stops (Ctrl-C, SIGTERM), as a flag that the loop reads between two steps.
 
-What the loop then saves is in train.py; how several processes agree on it, in parallel/processes.py.
+What the loop then saves is in train/loop.py; how several processes agree on it, in parallel/processes.py.
 """
 
 import signal

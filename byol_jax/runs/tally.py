@@ -1,7 +1,7 @@
 """The tally of a run's steps: which rows of metrics.jsonl they make, and when the run counts as diverged.
 
 Every step enters with its metrics, which are still on the devices, and its number of images. Rows come out as plain
-numbers. No file is written here and no step is run: metrics.py is the file, train.py is the loop.
+numbers. No file is written here and no step is run: metrics.py is the file, train/loop.py is the loop.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Has a run collapsed? A verdict from the rows of metrics.jsonl, while it trains and in its report.
 
 One low row is no verdict: the spread must stay low. What else may be low for a moment is said in health.py. Nothing is
-stopped here; that is the loop's, in train.py.
+stopped here; that is the loop's, in train/loop.py.
 """
 
 import math

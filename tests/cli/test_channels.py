@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import interop
-from byol_jax import make_learner, nets, train
+from byol_jax import make_learner, nets
+from byol_jax.train import run
 from interop.weights.first_layer import inflate
 
 SIZES = ["--batch-size", "8", "--projection-size", "8", "--projection-hidden-size", "16", "--steps", "1"]
@@ -55,7 +56,7 @@ def test_torchvisions_networks_take_any_channels(call, there):
 def test_what_other_sets_leave_out_is_said():
     """In a run's log, of channels that aren't colours."""
     five, three = (make_learner(nets.small_cnn((4,)), image_size=8, num_channels=channels) for channels in (5, 3))
-    assert train._said_of_channels(five, "simclr") == [
+    assert run._said_of_channels(five, "simclr") == [
         "5 channels: simclr leaves out hue, saturation and grey; the set for such is multichannel"
     ]
-    assert train._said_of_channels(five, "multichannel") == train._said_of_channels(three, "simclr") == []
+    assert run._said_of_channels(five, "multichannel") == run._said_of_channels(three, "simclr") == []

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from byol_jax import train
 from byol_jax.cli import demo_run
 from byol_jax.runs.stop import Stop
+from byol_jax.train import loop
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_demo_that_is_stopped_says_what_the_demo_can_do(call, tmp_path, monkey
         stop.signal = signal.SIGINT
         yield stop
 
-    monkeypatch.setattr(train, "stop_on_signals", stopped_at_once)
+    monkeypatch.setattr(loop, "stop_on_signals", stopped_at_once)
     answer = call("demo", "--out", tmp_path / "demo", "--steps", 9)
     assert answer.code == 130
     assert "--overwrite starts the demo anew" in answer.err

@@ -174,7 +174,7 @@ def test_a_presets_epochs_count_every_image(photos, call, tmp_path, monkeypatch)
     """⌊epochs · images / batch⌋ steps, as the paper's code counts; --epochs leaves out incomplete batches."""
     lengths = {}
     monkeypatch.setattr(
-        "byol_jax.train._run", lambda encoder, learner, source, *_, **__: lengths.update(found=source.total_steps)
+        "byol_jax.train.run._run", lambda encoder, learner, source, *_, **__: lengths.update(found=source.total_steps)
     )
     words = ["train", photos, "--out", tmp_path / "run", "--batch-size", "8", "--preset", "imagenette", *TINY]
     assert call(*words).code == 0

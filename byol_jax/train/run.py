@@ -1,58 +1,42 @@
-"""Pre-training as a program, from top to bottom: check, open the data, open the run's folder, loop, finish.
+"""From arguments to a run: check, open the data, find its numbers, open the folder, hand over to the loop.
 
 `pretrain` takes the arguments of `make_learner`, `train_recipe` a recipe (`byol-jax train` and the demo have one); both
-then do the same. The algorithm is in byol.py; this file moves data in and numbers
-out, and a run that was stopped goes on as if it had never stopped. What is written where: runs/folder.py.
+then do the same.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.sharding import Mesh
 
-from byol_jax import accumulation, batchnorm_groups, checkpoint, parallel, report
+from byol_jax import accumulation, batchnorm_groups, parallel
 from byol_jax.byol import Learner, encoder_variables, make_learner
 from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.ranges import parse_rule
-from byol_jax.errors import CollapsedError, ConfigurationError, DataError, DivergedError
-from byol_jax.nets.remat import KEEP_BARRIERS
+from byol_jax.errors import ConfigurationError
 from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
 from byol_jax.runs import placement
-from byol_jax.runs.artifacts import ENCODER, START, export_encoder, keep_network, picture_views, run_config
-from byol_jax.runs.config import read_config, uncompared, update_config
+from byol_jax.runs.artifacts import START, export_encoder, picture_views, run_config
+from byol_jax.runs.config import read_config, uncompared
 from byol_jax.runs.environment import rounding_changes
 from byol_jax.runs.events import event_writer
 from byol_jax.runs.fingerprint import function_fingerprints
-from byol_jax.runs.folder import RunPaths, check_shared, lock, prepare, run_paths
-from byol_jax.runs.health import (
-    HEALTH_EVERY,
-    compile_health,
-    fixed_images,
-    is_due,
-    local_state,
-    raw_images,
-    warning,
-)
-from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
+from byol_jax.runs.folder import check_shared, lock, prepare, run_paths
 from byol_jax.runs.precision import dtype_notes
-from byol_jax.runs.probe import BATCH, Probe, Prober, make_probe
 from byol_jax.runs.progress import TrainingLog
-from byol_jax.runs.source import LISTED, Length, Source, open_source
-from byol_jax.runs.stop import stop_on_signals
-from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
+from byol_jax.runs.source import Length, Source, open_source
 from byol_jax.runs.value_range import FoundRange, check_dtype, find_range, stored_range
-from byol_jax.runs.verdict import CollapseWatch, likely_causes
+from byol_jax.train.loop import train
+from byol_jax.train.program import Plan, Program
 from byol_jax.types import Encoder, TrainState
 
 if TYPE_CHECKING:
     from interop import WeightFile
 
-__all__ = ["Program", "pretrain", "train_recipe"]
+__all__ = ["pretrain", "train_recipe"]
 
 
 def pretrain(
@@ -191,45 +175,6 @@ def pretrain(
     if learner_options.get("augment_fn") is None:
         notes += _said_of_channels(learner, "simclr")
     return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a run is told beside what it learns, and its data; each value as in `pretrain`.
-
-    `advice_when_stopped` ends the line about a run that was stopped: how its program is told to go on. `probe` is a
-    labelled set on which the representation is measured on the way. `remarks` are the log's first lines.
-    """
-
-    out: str | Path
-    seed: int = 0
-    resume: bool = False
-    overwrite: bool = False
-    workers: int = 2
-    checkpoint_every: int = 1000
-    log_every: int = 50
-    init_from: "str | Path | WeightFile | None" = None
-    progress: bool = True
-    tensorboard: bool = False
-    advice_when_stopped: str = "go on with --resume"
-    fit: str = "cover"
-    layout: str | None = None
-    accumulate: int = 1
-    health_every: int | None = None
-    stop_on_collapse: bool = False
-    probe: Probe | None = None
-    remarks: Sequence[str] = ()
-    batchnorm_group: int | None = None
-    bands: tuple[int, ...] | None = None
-    tiff_axes: str | None = None
-    dicom_rescale: bool = False
-    shard_state: bool = False
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What was said of how a folder's files are read: `open_dataset`'s arguments, and keys of config.json."""
-        said = {"bands": self.bands, "tiff_axes": self.tiff_axes, "dicom_rescale": self.dicom_rescale or None}
-        return {name: value for name, value in said.items() if value is not None}
 
 
 def train_recipe(
@@ -410,7 +355,7 @@ def _run(
             plan = Plan(encoder, learner, source, program, mesh, paths, log, events, config)
             put = placement.to_restore if resumed else placement.place
             state = put(state, mesh, shard_state=program.shard_state)  # the one before takes no memory any more
-            state = _train(plan, state, resumed)
+            state = train(plan, state, is_resumed=resumed)
     return state
 
 
@@ -442,273 +387,3 @@ def _doubts(out: str | Path, config: dict[str, Any]) -> list[str]:
     if changes:
         lines.append(f"from here on not bit for bit what it would have been, rounding differs: {', '.join(changes)}")
     return lines
-
-
-class Plan(NamedTuple):
-    """What the loop needs to know; nothing in it changes."""
-
-    encoder: Encoder
-    learner: Learner
-    source: Source
-    program: Program
-    mesh: Mesh
-    paths: RunPaths
-    log: TrainingLog
-    record_events: Callable[[dict[str, Any]], None] | None
-    config: dict[str, Any]
-
-
-def _train(plan: Plan, state: TrainState, resumed: bool) -> TrainState:
-    """From the first step, or the newest checkpoint, to weights and a report."""
-    said = plan.source.say_skipped(plan.log.say)
-    plan.source.say_doubts(plan.log.say, has_range=plan.learner.settings.value_range is not None)
-    if resumed:
-        state = _restore(plan, like=state)
-    state = _loop(plan, state)
-    plan.source.say_skipped(plan.log.say, said)  # images that turned out to be bad on the way
-    here = local_state(plan.learner, state)
-    if parallel.is_writer():
-        _finish(plan, here)
-    parallel.wait_for_all("finished")
-    return state
-
-
-def _restore(plan: Plan, *, like: TrainState) -> TrainState:
-    """The newest intact checkpoint's state; rows of metrics.jsonl after it are dropped."""
-    state, _ = checkpoint.restore(plan.paths.checkpoints, like=like)
-    parallel.check_same({"the newest intact checkpoint's step": int(state.step)})
-    if parallel.is_writer():
-        truncate_metrics(plan.paths.metrics, int(state.step))
-    plan.log.say(f"going on after step {int(state.step)}")
-    return state
-
-
-def _loop(plan: Plan, state: TrainState) -> TrainState:
-    """Steps from `state.step` to the end, or until somebody asks to stop; saves on the way."""
-    agree = parallel.agreement(plan.mesh, delay=STEPS_AHEAD)
-    done, total = int(state.step), plan.source.total_steps
-    watch, collapse, probe = _begin_watch(plan), None, plan.program.probe
-    step, health, prober = None, None, None
-    tally = Tally(done, log_every=plan.program.log_every, epoch_steps=plan.source.epoch_steps)
-    with stop_on_signals() as stop, _open_loader(plan, done) as loader:
-        stopping = False
-        while done < total and not stopping:
-            images = next(loader)  # [N, H, W, C], over all devices and processes
-            if step is None:
-                plan = _record_batch_size(plan, len(images))
-                health, prober = _begin_measures(plan, state, images, tally)
-                step = _compile(plan, state, images, tally)
-                if parallel.is_writer():
-                    _keep_network(plan, state, images)
-            state, metrics = step(state, images)
-            done += 1
-            tally.add(metrics, images=len(images))
-            plan.log.advance(done)
-            wish = bool(stop) or collapse is not None
-            stopping = agree(wish)  # asked once a step: a wish that comes later waits for the next, and is saved
-            last = stopping or done == total
-            row = tally.row(waited=loader.wait_seconds, last=last)
-            if row is not None:
-                every = plan.program.health_every or HEALTH_EVERY
-                if is_due(done, log_every=plan.program.log_every, last=done == total, every=every):
-                    row |= _measured(plan, health, state, tally)
-                has_begun = _record(plan, row, watch, prober)
-                collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
-            if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
-                checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
-            if probe is not None and not stopping and (done % probe.every == 0 or done == total):
-                _probe(plan, prober, state, done, tally)
-            if last or tally.divergence:
-                parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
-            if tally.divergence:
-                raise DivergedError(_explain(plan, tally.divergence, saved=done))
-    has_collapsed, is_asked = (
-        parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
-    )
-    if has_collapsed and not is_asked:
-        found = "the run has collapsed, as process 0 says" if collapse is None else collapse
-        raise CollapsedError(
-            f"stopped after step {done} of {total}: {found}; the state is saved in"
-            f" {plan.paths.checkpoints / f'{done:08d}'}; {_advise(plan)}"
-        )
-    if done < total:
-        plan.log.say(f"stopped after step {done} of {total}; {plan.program.advice_when_stopped}")
-        raise KeyboardInterrupt
-    return state
-
-
-def _begin_watch(plan: Plan) -> CollapseWatch:
-    """The verdict on the rows so far, in the process that writes them; says so where the run had collapsed."""
-    watch = CollapseWatch(plan.learner.settings.projection_size)
-    rows = read_metrics(plan.paths.metrics)[0] if parallel.is_writer() else []
-    for row in rows:
-        watch.add(row)
-    if watch.verdict is not None:
-        stops = "; stop_on_collapse ends it if it recovers and collapses again" * plan.program.stop_on_collapse
-        plan.log.warn(f"this run had {watch.verdict}, and seldom does one recover{stops}")
-    return watch
-
-
-def _advise(plan: Plan) -> str:
-    """The likely causes of a collapse, in words."""
-    init = plan.learner.settings.encoder.init
-    stats = jax.eval_shape(init, jax.random.key(0)).stats
-    return likely_causes(plan.config, has_batch_norm=bool(jax.tree.leaves(stats)))
-
-
-def _open_loader(plan: Plan, start_step: int) -> Any:
-    """Batches for the steps after `start_step`, on the devices."""
-    return plan.source.loader(
-        start_step=start_step,
-        seed=plan.program.seed,
-        workers=plan.program.workers,
-        place=lambda batch: parallel.shard_in_place(batch, plan.mesh),
-    )
-
-
-def _record_batch_size(plan: Plan, size: int) -> Plan:
-    """Of an iterable the size is known by its first batch; config.json, and the plan's, say null before."""
-    if plan.source.batch_size is not None:
-        return plan
-    if parallel.is_writer():
-        update_config(plan.paths.root, batch_size=size)
-    return plan._replace(config=plan.config | {"batch_size": size})
-
-
-def _compile(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
-    """The step, compiled for these images before it runs, so that the time for it is no step's."""
-    began = time.perf_counter()
-    keeps_barriers = plan.encoder.facts.remat and jax.default_backend() == "cpu"
-    options = KEEP_BARRIERS if keeps_barriers else None
-    places = placement.places(state, plan.mesh, shard_state=plan.program.shard_state)
-    jitted = parallel.jit(plan.learner, plan.mesh, state_shardings=places)
-    step = jitted.lower(state, images).compile(compiler_options=options)
-    seconds = time.perf_counter() - began
-    tally.add_compilation(seconds)
-    plan.log.say(f"compiled the step in {seconds:.1f} s")
-    return step
-
-
-def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
-    """A traced network, once the step has asked it for what it needs: it may be another graph for each size of a batch,
-    and then that for embedding such a batch is kept too."""
-    traced = plan.encoder.facts.traced
-    if traced is not None and not traced.takes_any_batch:
-        jax.eval_shape(plan.learner.embed, state, images)
-    keep_network(plan.paths.network, plan.encoder)
-
-
-def _begin_measures(
-    plan: Plan, state: TrainState, images: jax.Array, tally: Tally
-) -> tuple[Callable[[TrainState], dict[str, float]] | None, Prober | None]:
-    """What measures projections and representation on the way; None in processes that write nothing."""
-    here = local_state(plan.learner, state)
-    return _measure_health(plan, here, images, tally), _begin_probes(plan, here, images, tally)
-
-
-def _measure_health(
-    plan: Plan, state: TrainState, images: jax.Array, tally: Tally
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """What evaluation mode says of the projections, compiled before the step; None in processes that write nothing."""
-    if not parallel.is_writer():
-        return None
-    traced, image_shape = plan.encoder.facts.traced, plan.learner.settings.image_shape
-    if traced is not None and not traced.takes_any_batch:
-        plan.log.say("projections in evaluation mode aren't measured: the network takes batches of certain sizes alone")
-        return None
-    fixed = fixed_images(plan.source.images, images, image_shape)
-    if fixed is None:
-        plan.log.say(f"projections in evaluation mode aren't measured: the data has no images of shape {image_shape}")
-        return None
-    began = time.perf_counter()
-    raw = None if plan.program.health_every is None else raw_images(plan.source.images, images)
-    health = compile_health(plan.learner, state, fixed, raw)
-    tally.add_compilation(time.perf_counter() - began)
-    return health
-
-
-def _measured(
-    plan: Plan, health: Callable[[TrainState], dict[str, float]] | None, state: TrainState, tally: Tally
-) -> dict[str, float]:
-    """What is measured, its time being no step's. Every process calls it; the row before has waited for the state."""
-    began = time.perf_counter()
-    here = local_state(plan.learner, state)
-    found = {} if health is None else health(here)
-    tally.leave_out(time.perf_counter() - began)
-    return found
-
-
-def _begin_probes(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> Prober | None:
-    """What probes the representation; at step 0 it has probed the starting weights."""
-    probe, traced = plan.program.probe, plan.encoder.facts.traced
-    if probe is None or not parallel.is_writer():
-        return None
-    any_batch = traced is None or traced.takes_any_batch
-    batch_size = min(len(images), BATCH) if any_batch else len(images)
-    measure = make_probe(plan.learner, probe, batch_size=batch_size)
-    prober = Prober(measure, read_metrics(plan.paths.metrics)[0], every=probe.every)
-    if int(jax.device_get(state.step)) == 0:
-        _probe(plan, prober, state, 0, tally)
-    return prober
-
-
-def _probe(plan: Plan, prober: Prober | None, state: TrainState, done: int, tally: Tally) -> None:
-    """One probe, as a row of its own; its time is no step's. Every process calls it, and the one that writes probes."""
-    here = local_state(plan.learner, state)
-    if prober is None:
-        return
-    jax.block_until_ready(here)
-    began = time.perf_counter()
-    epoch = done / plan.source.epoch_steps if plan.source.epoch_steps else 0.0
-    try:
-        row = prober.row(here, step=done, epoch=epoch)
-    except DataError as error:  # features that aren't finite
-        plan.log.warn(f"no probe after step {done}: {error}")
-    else:
-        append_metrics(plan.paths.metrics, row)
-        if plan.record_events is not None:
-            plan.record_events(row)
-        plan.log.say(prober.sentence)
-    tally.leave_out(time.perf_counter() - began)
-
-
-def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, prober: Prober | None) -> bool:
-    """One row to all who show or keep it, and what it says of the run's health; True where a collapse has begun."""
-    before = watch.verdict
-    if parallel.is_writer():
-        append_metrics(plan.paths.metrics, row)
-        watch.add(row)
-    if plan.record_events is not None:
-        plan.record_events(row)
-    remark = "" if prober is None else prober.remark
-    plan.log.report(row, remark="COLLAPSED" if watch.verdict is not None else remark)
-    if row["nonfinite"]:
-        plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
-    if watch.verdict is not None and before is None:
-        plan.log.warn(f"{watch.verdict}; {_advise(plan)}")
-    elif watch.verdict is None and before is not None:
-        plan.log.say(f"no longer collapsed after step {row['step']}")
-    elif watch.verdict is None and (low := warning(row, plan.learner.settings.projection_size)) is not None:
-        plan.log.warn(low)
-    return watch.verdict is not None and before is None
-
-
-def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
-    """What to say of a run that has diverged and whose state was saved after step `saved`."""
-    batch = plan.source.batch_indices(divergence.step - 1, seed=plan.program.seed)
-    images = f", images {', '.join(map(str, batch[:LISTED]))}{', …' * (len(batch) > LISTED)}" if batch else ""
-    return (
-        f"{divergence.count} steps in a row up to step {divergence.step} had no finite loss, gradient and statistics;"
-        f" the state is saved in {plan.paths.checkpoints / f'{saved:08d}'};"
-        f" lower the learning rate, or look at the last batch{images}"
-    )
-
-
-def _finish(plan: Plan, state: TrainState) -> None:
-    """Weights for others, and the report; of a state that this process can read."""
-    evaluated = plan.learner.evaluation_state(parallel.gather(state))
-    export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
-    report.write_report(plan.paths.root)
-    plan.log.say(
-        f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"
-    )
