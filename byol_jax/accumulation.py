@@ -62,7 +62,7 @@ def accumulate(learner: Learner, parts: int) -> Learner:
 
     Source: the mean of gradients of equal parts is the whole's, for a loss that is a mean over images.
     """
-    check_sizes(of="accumulate", parts=parts)
+    [parts] = check_sizes(of="accumulate", parts=parts)
     if parts == 1:
         return learner
     if learner.replacements.step is not None:

@@ -55,7 +55,7 @@ def with_batchnorm_groups(learner: Learner, groups: int) -> Learner:
 
     Source: Hoffer et al., "Train longer, generalize better", arXiv:1705.08741, section 4 (ghost batch normalisation).
     """
-    check_sizes(of="with_batchnorm_groups", groups=groups)
+    [groups] = check_sizes(of="with_batchnorm_groups", groups=groups)
     if groups == 1:
         return learner
     s = learner.settings

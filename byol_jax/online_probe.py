@@ -74,7 +74,7 @@ def with_online_probe(learner: Learner, num_classes: int) -> Learner:
     Source: google-deepmind/deepmind-research, `byol/`: view 1, the same optimiser, kernel from a truncated normal of
     1/sqrt(D), bias 0. There one loss of two parts; the gradients are the same.
     """
-    check_sizes(of="with_online_probe", least=2, num_classes=num_classes)
+    [num_classes] = check_sizes(of="with_online_probe", least=2, num_classes=num_classes)
     if learner.replacements.step is not None:
         raise ConfigurationError(
             "with_online_probe: the learner's step is replaced already (by accumulate, perhaps) and would train no"

@@ -334,16 +334,10 @@ def optimizer(recipe: Recipe) -> "optax.GradientTransformation":
     """
     import optax
 
-    from byol_jax import optim, schedules
+    from byol_jax import optim
 
     _check_name("optimizer", recipe.optimizer, OPTIMIZERS)
-    _check_name("schedule", recipe.schedule, SCHEDULES)
-    scaled = recipe.optimizer == "lars" and recipe.scale_learning_rate
-    batch_size = recipe.batch_size if scaled else schedules.REFERENCE_BATCH_SIZE
-    rate: Any = recipe.base_learning_rate * batch_size / schedules.REFERENCE_BATCH_SIZE
-    if recipe.schedule == "cosine":
-        warmup, length = warmup_steps(recipe), _length(recipe)
-        rate = schedules.learning_rate(recipe.base_learning_rate, batch_size, warmup, max(warmup, length))
+    rate: Any = learning_rate(recipe)
     if recipe.optimizer == "adam":
         return optax.adam(rate)
     if recipe.optimizer == "adamw":
@@ -351,6 +345,26 @@ def optimizer(recipe: Recipe) -> "optax.GradientTransformation":
     if recipe.optimizer == "lars":
         return optim.lars(rate, weight_decay=recipe.weight_decay)
     return optax.chain(optax.add_decayed_weights(recipe.weight_decay, optim.matrices), optax.sgd(rate, momentum=0.9))
+
+
+def learning_rate(recipe: Recipe) -> "float | Callable[[Any], jax.Array]":
+    """The learning rate of a recipe that `size_for_run` gave: a number, or with a cosine a function of the step.
+
+    LARS's is scaled by batch / 256, where the recipe says so.
+
+    Example:
+        >>> learning_rate(DEFAULT)
+        0.0003
+    """
+    from byol_jax import schedules
+
+    _check_name("schedule", recipe.schedule, SCHEDULES)
+    scaled = recipe.optimizer == "lars" and recipe.scale_learning_rate
+    batch_size = recipe.batch_size if scaled else schedules.REFERENCE_BATCH_SIZE
+    if recipe.schedule == "constant":
+        return recipe.base_learning_rate * batch_size / schedules.REFERENCE_BATCH_SIZE
+    warmup, length = warmup_steps(recipe), _length(recipe)
+    return schedules.learning_rate(recipe.base_learning_rate, batch_size, warmup, max(warmup, length))
 
 
 def target_decay(recipe: Recipe) -> "float | Callable[[Any], jax.Array]":

@@ -137,14 +137,12 @@ class Options:
     def resolve(self, encoder: Encoder) -> Settings:
         """Checks every option and finds what follows from it. Raises as `make_learner` says."""
         _check_encoder(encoder)
-        width = self.projection_size
-        prediction_hidden_size = self.prediction_hidden_size
-        if prediction_hidden_size is None:
-            prediction_hidden_size = self.projection_hidden_size
-        check_sizes(
-            projection_size=width,
+        width, hidden_size, prediction_hidden_size = check_sizes(
+            projection_size=self.projection_size,
             projection_hidden_size=self.projection_hidden_size,
-            prediction_hidden_size=prediction_hidden_size,
+            prediction_hidden_size=(
+                self.projection_hidden_size if self.prediction_hidden_size is None else self.prediction_hidden_size
+            ),
         )
         _check_decay(self.moving_average_decay)
         if self.views not in ("concatenated", "separate"):
@@ -158,6 +156,9 @@ class Options:
         shape = _image_shape(seen, self.image_size, self.num_channels, has_augmentation=has_augmentation)
         if self.augment_fn is None and self.augment_fn2 is not None:
             raise ConfigurationError("augment_fn2 without augment_fn: give both, or only augment_fn for both views")
+        for name, function in {"augment_fn": self.augment_fn, "augment_fn2": self.augment_fn2}.items():
+            if function is not None and not callable(function):
+                raise ConfigurationError(f"{name}={function!r}: expected a function (key, image) -> image")
         augment1 = self.augment_fn or augment.simclr(shape[:2])
         layer, features, variables = _representation(seen, self.hidden_layer, shape, storage, compute)
         feature_size = int(np.prod(features))
@@ -165,7 +166,7 @@ class Options:
         in_dtype = partial(compute_in, compute, storage=storage)
 
         make_projector = heads.mlp if self.use_momentum else heads.simsiam_mlp
-        projector = make_projector(self.projection_hidden_size, width)
+        projector = make_projector(hidden_size, width)
         projector = heads.simplicial(projector) if self.simplicial_embeddings else projector
         predictor = heads.mlp(prediction_hidden_size, width)
         settings = Settings(
@@ -241,7 +242,10 @@ def _check_optimizer(s: Settings, encoder_params: PyTree) -> None:
 
 def _decay(decay: float | Callable) -> Callable[[jax.Array], Any]:
     """From the step to the decay: a schedule, in which dtypes may mix, or a constant, which stays a Python number."""
-    return standard_promotion()(decay) if callable(decay) else lambda step: decay
+    if callable(decay):
+        return standard_promotion()(decay)
+    constant = float(decay)
+    return lambda step: constant
 
 
 def _flatten(features: jax.Array, encoder: Encoder) -> jax.Array:
@@ -252,8 +256,8 @@ def _flatten(features: jax.Array, encoder: Encoder) -> jax.Array:
     return features.reshape(features.shape[0], -1) if is_traced else flatten_channels_first(features)
 
 
-def check_sizes(*, of: str = "", least: int = 1, **sizes: Any) -> None:
-    """Returns where each is a whole number of at least `least`.
+def check_sizes(*, of: str = "", least: int = 1, **sizes: Any) -> list[int]:
+    """Them as ints, where each is a whole number of at least `least`, Python's or NumPy's.
 
     Args:
         of: whose argument it is, for the message, where that isn't `make_learner`.
@@ -262,21 +266,27 @@ def check_sizes(*, of: str = "", least: int = 1, **sizes: Any) -> None:
         ConfigurationError: one isn't; names it.
 
     Example:
-        >>> check_sizes(of="accumulate", parts=2)
+        >>> check_sizes(of="accumulate", parts=np.int32(2))
+        [2]
     """
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             owner = f"{of}: " if of else ""
             raise ConfigurationError(f"{owner}{name}={value!r}: expected a whole number of at least {least}")
+    return [int(value) for value in sizes.values()]
 
 
 def _check_decay(decay: Any) -> None:
-    if not callable(decay) and not (isinstance(decay, int | float) and 0 <= decay <= 1):
+    is_number = isinstance(decay, int | float | np.integer | np.floating) and not isinstance(decay, bool)
+    if not callable(decay) and not (is_number and 0 <= decay <= 1):
         raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
 
 
 def _compute_dtype(dtype: Any) -> Any:
-    given = jnp.dtype(dtype)
+    try:
+        given = jnp.dtype(dtype)
+    except TypeError:
+        raise ConfigurationError(f"dtype={dtype!r}: expected a floating dtype, jnp.bfloat16 for instance") from None
     if not jnp.issubdtype(given, jnp.floating):
         raise ConfigurationError(f"dtype={dtype!r}: expected a floating dtype")
     if given == jnp.float64 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
@@ -286,15 +296,17 @@ def _compute_dtype(dtype: Any) -> Any:
 
 def _image_shape(encoder: Encoder, size: Any, channels: int | None, *, has_augmentation: bool) -> tuple[int, ...]:
     """One input's shape. A pair is (H, W), unless only the pair itself, taken as a whole shape, suits the encoder."""
-    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else ()
-    if not sizes or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):
+    is_one = isinstance(size, int | np.integer)
+    sizes = (size, size) if is_one else tuple(size) if isinstance(size, Sequence) else ()
+    if not sizes or any(not isinstance(n, int | np.integer) or isinstance(n, bool) or n < 1 for n in sizes):
         raise ConfigurationError(f"image_size={size!r}: expected an int, (H, W) or a whole input shape, all at least 1")
+    sizes = tuple(int(n) for n in sizes)
     if len(sizes) != 2 or channels is None:
         if not has_augmentation:
             raise ConfigurationError(f"a whole input shape, {sizes}, needs augment_fn, a function (key, x) -> x")
         return sizes
     shape = (*sizes, channels)
-    if isinstance(size, int) or not has_augmentation:
+    if is_one or not has_augmentation:
         return shape
     return max((shape, sizes), key=lambda one: _suits(encoder, one))  # the first where both suit alike
 
@@ -465,8 +477,10 @@ def _mean_std(normalize: Any, channels: int, *, is_default: bool) -> tuple[np.nd
         mean, std = (np.asarray(part, np.float64).reshape(-1) for part in given)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"normalize={normalize!r}: expected (mean, std), None or 'auto'") from error
-    if any(part.size not in (1, channels) for part in (mean, std)) or not (std > 0).all():
+    fits = all(part.size in (1, channels) and np.isfinite(part).all() for part in (mean, std))
+    if not fits or not (std > 0).all():
         raise ConfigurationError(
-            f"normalize={normalize!r}: expected a mean and a positive std, each one number or {channels}, one a channel"
+            f"normalize={normalize!r}: expected a finite mean and a positive std, each one number or {channels}, one a"
+            " channel"
         )
     return mean, std

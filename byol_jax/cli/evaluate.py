@@ -136,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.images import open_labelled, say_late
     from byol_jax.cli.measures import measure
     from byol_jax.cli.open_run import open_run
+    from byol_jax.runs.environment import hide_credentials
     from byol_jax.runs.folder import run_paths
 
     for name, default in DEFAULTS.items():
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
     facts = {
         "which": options.which,
         "step": int(opened.state.step),
-        "data": options.data,
+        "data": hide_credentials(options.data),
         "split": split,
         "train_images": len(train.labels),
         "test_images": len(test.labels),

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=values.image_size,
         metavar="N",
-        help="pixels; matters for small_cnn (as its classifier tells)",
+        help="pixels; matters for small_cnn and vision transformers (as the weights tell)",
     )
     parser.add_argument(
         "--dtype",
@@ -111,7 +111,12 @@ def _guess_said(file: Path, *, guess: bool) -> Iterator[None]:
 
 
 def _size_by_weights(name: str, network: Mapping[str, Any]) -> int | None:
-    """The side of square images whose last map a small_cnn's classifier takes; None for all others."""
+    """The side of square images that a small_cnn's classifier or a transformer's positions are for; None of others."""
+    for positions, patches in (("encoder.pos_embedding", "conv_proj.weight"), ("pos_embed", "patch_embed.proj.weight")):
+        if positions in network and patches in network:
+            count = network[positions].shape[1] - 1  # one is the class token's
+            side = math.isqrt(count)
+            return side * network[patches].shape[-1] if side * side == count else None
     classifier = network.get("10.weight")
     if name != "small_cnn" or classifier is None:
         return None

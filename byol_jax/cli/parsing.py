@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
             problems = list(wrong_words(self, words))
             if problems:
                 self.error("; ".join(problems))
-        return self.parse_args(words)
+        return self.parse_args(_joined(words))
 
 
 def wrong_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
@@ -104,8 +104,24 @@ def _wrong_value(action: argparse.Action, name: str, value: str) -> Iterator[str
 
 
 def _is_option(word: str) -> bool:
-    """As argparse has it: a dash first, but neither a negative number nor a lone dash nor a text with a space."""
-    return len(word) > 1 and word[0] == "-" and " " not in word and not re.fullmatch(r"-\d+|-\d*\.\d+", word)
+    """A dash first, but neither a lone dash nor a text with a space, nor what begins with a negative number."""
+    return len(word) > 1 and word[0] == "-" and " " not in word and not _is_negative(word)
+
+
+def _is_negative(word: str) -> bool:
+    return re.match(r"-\.?\d", word) is not None
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--value-range=-1000:3000` of two words: argparse takes a value that begins with a dash for an option else."""
+    joined: list[str] = []
+    for word in words:
+        option = joined[-1] if joined and "--" not in joined else ""
+        if _is_negative(word) and _is_option(option) and "=" not in option:
+            joined[-1] = f"{option}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _nearest_option(name: str, options: dict[str, argparse.Action]) -> str:

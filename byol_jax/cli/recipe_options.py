@@ -156,6 +156,8 @@ def check_recipe(options: argparse.Namespace, recipe: Recipe) -> list[str]:
         problems.append("--weight-decay with --optimizer adam: take adamw, lars or sgd")
     if recipe.warmup_steps and recipe.schedule != "cosine":
         problems.append("--warmup-steps needs --schedule cosine")
+    if options.no_momentum and options.moving_average_decay is not None:
+        problems.append("--moving-average-decay has no effect with --no-momentum: give one of them")
     if options.warmup_steps and recipe.steps is not None and warmup_steps(recipe) >= recipe.steps:
         problems.append(f"--warmup-steps {options.warmup_steps} must be fewer than --steps {recipe.steps}")
     return problems

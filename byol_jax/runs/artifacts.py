@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byol_jax import augment, disk, parallel
@@ -100,11 +101,17 @@ def picture_views(path: Path, source: Any, learner_options: dict[str, Any], imag
 
 
 def _to_json(value: Any) -> Any:
-    """As JSON: numbers, strings and containers as they are; functions by their names; arrays and dtypes as text."""
+    """As JSON: numbers, strings and containers as they are, arrays as lists; dtypes and functions by their names."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
         return {str(name): _to_json(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray | jax.Array) and jnp.issubdtype(value.dtype, jnp.number):
+        return np.asarray(value).tolist()
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return jnp.dtype(value).name
+    if isinstance(getattr(value, "dtype", None), np.dtype) and callable(value):  # jnp.bfloat16 and its like
+        return value.dtype.name
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):

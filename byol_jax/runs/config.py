@@ -40,6 +40,8 @@ _FOR_PEOPLE = frozenset({"init_from/file", "init_from/index_sha256"})
 _FINGERPRINTS = "fingerprints"
 """Of functions that a run was given from Python; see fingerprint.py. They are compared among themselves."""
 
+_ARRAY_TYPES = ("ndarray", "ArrayImpl")
+
 _MARK = {"format": RUN_FORMAT, "version": 1}
 
 
@@ -110,6 +112,8 @@ def differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
     ]
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
+        if _is_type_of_array(old) or (name == "learner/dtype" and _dtype_name(old) == _dtype_name(new)):
+            continue
         if name in MAY_GROW and isinstance(old, int) and isinstance(new, int):
             if new < old:
                 found.append(f"{name}: stored {old}, given {new} (may only grow)")
@@ -138,12 +142,28 @@ def uncompared(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
         if verdict in reasons
     ]
     data = given.get("data")
-    if data is not None and not data.keys() - {"kind", "count"}:
+    if data is not None and not data.keys() - {"kind", "count", "dtype"}:
         what = data.get("kind", "a Dataset without an identity")
         lines.append(f"data: the images of {what!r} aren't compared with those of the run so far: give the same")
+    lines += [
+        f"{name}: not compared with the run so far, which kept no more of it than that it was an array"
+        for name, value in _decisive_keys(stored).items()
+        if _is_type_of_array(value)
+    ]
     if given.get("network", "by name") is None:
         lines.append("encoder: names, shapes and dtypes of its parameters are compared, its code isn't")
     return lines
+
+
+def _is_type_of_array(value: Any) -> bool:
+    """Whether an earlier run kept no more of arrays than their type."""
+    return value in _ARRAY_TYPES or (isinstance(value, list) and any(part in _ARRAY_TYPES for part in value))
+
+
+def _dtype_name(value: Any) -> str:
+    """A dtype as it is named today; earlier runs kept "jax.numpy.bfloat16" and "Float32DType"."""
+    last = str(value).rpartition(".")[2]
+    return last.removesuffix("DType").lower() if last.endswith("DType") else last
 
 
 def refuse_differences(out: str | os.PathLike[str], stored: dict[str, Any], given: dict[str, Any]) -> None:

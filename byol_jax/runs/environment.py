@@ -14,17 +14,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment", "rounding_changes"]
+__all__ = ["environment", "hide_credentials", "rounding_changes"]
 
 _PACKAGES = ("byol-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "torch", "torchvision")
 _HIDDEN = re.compile(r"--?[\w-]*(token|secret|password|passwd|credential|key|address|host)[\w-]*", re.IGNORECASE)
+
+_CREDENTIALS = re.compile(r"(\w://)((?:[^/?#\s]*@)?)([^?#\s]*)((?:\?\S*)?)")
 
 
 def environment() -> dict[str, Any]:
     """Package versions, Python, operating system, devices, processors, git commit and command line, as JSON.
 
     A package that isn't installed is None; `git` is None unless this file is tracked by a git checkout. The home
-    folder is written as "~", and the values of options that sound like secrets or addresses as "…".
+    folder is written as "~"; the values of options that sound like secrets or addresses, and user, password and query
+    of URLs, as "…".
 
     Example:
         >>> sorted(environment())
@@ -103,6 +106,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 
 def _without_secrets(arguments: list[str]) -> list[str]:
+    """The command line without the home folder's name, and without what only its user should know."""
     home = str(Path.home())
     shown, hide = [], False
     for argument in [Path(arguments[0]).name, *arguments[1:]] if arguments else []:
@@ -113,5 +117,16 @@ def _without_secrets(arguments: list[str]) -> list[str]:
         elif secret and equals:
             argument = f"{name}=…"
         hide = secret and not equals
+        argument = hide_credentials(argument)
         shown.append(argument.replace(home, "~") if len(home) > 1 else argument)
     return shown
+
+
+def hide_credentials(text: str) -> str:
+    """Every URL in `text` without user, password and query, which may be a signature.
+
+    Example:
+        >>> hide_credentials("https://me:word@host/a.tar?signature=1f")
+        'https://…@host/a.tar?…'
+    """
+    return _CREDENTIALS.sub(lambda found: found[1] + (found[2] and "…@") + found[3] + (found[4] and "?…"), text)

@@ -211,7 +211,7 @@ def _make_ready(paths: RunPaths, config: dict[str, Any], resume: bool, overwrite
             " (overwrite=True) starts over; or give another folder"
         )
     if found:
-        _check_is_run(paths, found)
+        _check_is_run(paths.root, found)
     resumed = resume and bool(found) and _has_intact_checkpoint(paths.checkpoints)
     if resumed:
         refuse_differences(paths.root, read_config(paths.root), config)
@@ -261,16 +261,13 @@ def _entries(root: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.name != _LOCK and not disk.is_temporary(path)]
 
 
-def _check_is_run(paths: RunPaths, found: list[Path]) -> None:
-    """Refuses a folder that has no run's config.json and holds files that no run writes."""
-    foreign = sorted(path.name for path in found if path not in paths)
-    if foreign:
-        try:
-            read_config(paths.root)
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"{paths.root} holds {', '.join(foreign[:5])} and is no run's folder ({error}): give another one"
-            ) from None
+def _check_is_run(root: Path, found: list[Path]) -> None:
+    """Refuses a folder without a run's config.json, which a run writes first: `checkpoints` is many programs'."""
+    try:
+        read_config(root)
+    except ConfigurationError as error:
+        names = ", ".join(sorted(path.name for path in found)[:5])
+        raise ConfigurationError(f"{root} holds {names} and is no run's folder ({error}): give another one") from None
 
 
 def _remove(path: Path) -> None:

@@ -74,7 +74,7 @@ def say_shown(channels: int, bands: Sequence[int] | None = None) -> str | None:
 
 
 def views_grid(images: Any, views1: Any, views2: Any, path: str | os.PathLike[str]) -> Path:
-    """Writes a PNG with the columns original, view 1 and view 2, up to 8 rows.
+    """Writes a PNG with the columns original, view 1 and view 2, a row for each image.
 
     Args:
         images, views1, views2: [N, H, W, C], each with its own H and W; C = 1 or 3; uint8, or floating, clipped to
@@ -141,7 +141,7 @@ def neighbours_grid(images: Any, neighbours: Mapping[str, tuple[Any, Any]], path
         (496, 270)
     """
     blocks: list[tuple[str, list[list[Image.Image]], Any]] = [
-        ("image", [[_cell(image)] for image in _as_bytes(images, "images")], None)
+        ("image", [[_cell(image)] for image in _as_bytes(np.asarray(images)[:MAX_ROWS], "images")], None)
     ]
     for heading, (nearest, alike) in neighbours.items():
         rows = [[_cell(image) for image in _as_bytes(row, heading)] for row in np.asarray(nearest)[:MAX_ROWS]]
@@ -174,11 +174,10 @@ def _write(page: Image.Image, path: str | os.PathLike[str]) -> Path:
 
 
 def _as_bytes(array: Any, name: str) -> np.ndarray:
-    """The first rows as uint8 [n, H, W, C]."""
+    """As uint8 [N, H, W, C]."""
     array = np.asarray(array)
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
         raise DataError(f"{name} has shape {array.shape}: expected [N, H, W, C] with 1 or 3 channels")
-    array = array[:MAX_ROWS]
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f":

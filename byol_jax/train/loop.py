@@ -34,10 +34,7 @@ def train(plan: Plan, state: TrainState, *, is_resumed: bool) -> TrainState:
         state = _restore(plan, like=state)
     state = _loop(plan, state)
     plan.source.say_skipped(plan.log.say, said)  # images that turned out to be bad on the way
-    here = local_state(plan.learner, state)
-    if plan.writes:
-        _finish(plan, here)
-    parallel.wait_for_all("finished")
+    _report(plan, state, is_finished=True)
     return state
 
 
@@ -80,6 +77,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 every = plan.program.health_every or HEALTH_EVERY
                 if is_due(done, log_every=plan.program.log_every, last=done == total, every=every):
                     row |= measures.health(state)
+                row |= _learning_rate(plan, done)
                 has_begun = _record(plan, row, watch, remark=measures.remark)
                 collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
@@ -89,11 +87,13 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
+                _report(plan, state, is_finished=False)
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
     has_collapsed, is_asked = (
         parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
     )
     if has_collapsed and not is_asked:
+        _report(plan, state, is_finished=done == total)
         found = "the run has collapsed, as process 0 says" if collapse is None else collapse
         raise CollapsedError(
             f"stopped after step {done} of {total}: {found}; the state is saved in"
@@ -103,6 +103,14 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
         plan.log.say(f"stopped after step {done} of {total}; {plan.program.advice_when_stopped}")
         raise KeyboardInterrupt
     return state
+
+
+def _learning_rate(plan: Plan, done: int) -> dict[str, float]:
+    """That of the newest step, where it's known."""
+    rate = plan.learning_rate
+    if rate is None:
+        return {}
+    return {"learning_rate": float(rate(done - 1) if callable(rate) else rate)}
 
 
 def _begin_watch(plan: Plan) -> CollapseWatch:
@@ -196,11 +204,14 @@ def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
     )
 
 
-def _finish(plan: Plan, state: TrainState) -> None:
-    """Weights for others, and the report; of a state that this process can read."""
-    evaluated = plan.learner.evaluation_state(parallel.gather(state))
-    export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
-    report.write_report(plan.paths.root)
-    plan.log.say(
-        f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"
-    )
+def _report(plan: Plan, state: TrainState, *, is_finished: bool) -> None:
+    """The report, and of a run that is finished weights for others. Every process calls it."""
+    here = local_state(plan.learner, state) if is_finished else state
+    if plan.writes:
+        if is_finished:
+            evaluated = plan.learner.evaluation_state(parallel.gather(here))
+            export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
+        report.write_report(plan.paths.root)
+        steps = f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, " if is_finished else ""
+        plan.log.say(f"{steps}report in {plan.paths.report}")
+    parallel.wait_for_all("finished")

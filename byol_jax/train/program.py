@@ -61,7 +61,8 @@ class Program:
 
 
 class Plan(NamedTuple):
-    """What the loop needs to know; nothing in it changes."""
+    """What the loop needs to know; nothing in it changes. `learning_rate` is a number or a function of the step, None
+    where it isn't known."""
 
     encoder: Encoder
     learner: Learner
@@ -72,6 +73,7 @@ class Plan(NamedTuple):
     log: TrainingLog
     record_events: Callable[[dict[str, Any]], None] | None
     config: dict[str, Any]
+    learning_rate: float | Callable[[Any], Any] | None
 
     @property
     def writes(self) -> bool:

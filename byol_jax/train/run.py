@@ -4,7 +4,7 @@
 then do the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,15 @@ from byol_jax.data import Dataset
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.ranges import parse_rule
 from byol_jax.errors import ConfigurationError
-from byol_jax.recipe import Recipe, check_warmup, learner_arguments, size_for_run, to_json, warmup_steps
+from byol_jax.recipe import (
+    Recipe,
+    check_warmup,
+    learner_arguments,
+    learning_rate,
+    size_for_run,
+    to_json,
+    warmup_steps,
+)
 from byol_jax.runs import placement
 from byol_jax.runs.artifacts import START, export_encoder, picture_views, run_config
 from byol_jax.runs.config import read_config, uncompared
@@ -157,6 +165,12 @@ def pretrain(
         parse_rule(value_range)  # a wrong one is said before a folder is looked through
     elif value_range is not None:
         learner_options["value_range"] = value_range
+    if seed < 0:
+        raise ConfigurationError(f"seed={seed}: expected a whole number of at least 0")
+    if learner_options.get("axis_name") is not None:
+        raise ConfigurationError(
+            f"axis_name={learner_options['axis_name']!r}: pretrain uses all devices without a mapped axis; leave it out"
+        )
     learner = _make_learner(encoder, program, image_size=image_size, **learner_options)
     num_channels = learner_options.get("num_channels", 3)
     length = Length(steps, epochs, batch_size, parts=accumulate)
@@ -174,7 +188,7 @@ def pretrain(
     notes = dtype_notes(learner, learner_options.get("dtype", "float32"))
     if learner_options.get("augment_fn") is None:
         notes += _said_of_channels(learner, "simclr")
-    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
+    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes, rate=None)
 
 
 def train_recipe(
@@ -219,7 +233,8 @@ def train_recipe(
     if recipe.optimizer == "lars" and not recipe.scale_learning_rate:
         notes.append("the learning rate isn't scaled by batch / 256: this run began before it was, and keeps its rate")
     record = {"network": network, "learner": to_json(whole)}
-    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes)
+    rate = learning_rate(whole)
+    return _run(encoder, learner, source, program, options, record=record, found=found, notes=notes, rate=rate)
 
 
 def _make_learner(encoder: Encoder, program: Program, **options: Any) -> Learner:
@@ -294,7 +309,8 @@ def _run(
     *,
     record: dict[str, Any],
     found: FoundRange,
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
+    rate: float | Callable[[Any], Any] | None,
 ) -> TrainState:
     """Opens the run's folder and trains. `options` are `make_learner`'s; `record` is what config.json says of them."""
     import interop
@@ -352,7 +368,7 @@ def _run(
                 log.say(note)
             if found.sentence is not None:
                 (log.warn if found.is_narrow else log.say)(found.sentence)
-            plan = Plan(encoder, learner, source, program, mesh, paths, log, events, config)
+            plan = Plan(encoder, learner, source, program, mesh, paths, log, events, config, rate)
             put = placement.to_restore if resumed else placement.place
             state = put(state, mesh, shard_state=program.shard_state)  # the one before takes no memory any more
             state = train(plan, state, is_resumed=resumed)

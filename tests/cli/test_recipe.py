@@ -16,6 +16,7 @@ import pytest
 
 from byol_jax import ConfigurationError, make_learner, nets, presets, recipe
 from byol_jax.cli.common import add_channels, add_network
+from byol_jax.cli.import_ import _size_by_weights
 from byol_jax.cli.networks import NETWORKS, encoder_from, network_from
 from byol_jax.cli.parsing import Parser
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
@@ -205,6 +206,16 @@ def test_the_classifier_is_as_wide_as_that_of_the_weights():
     assert network_from("resnet18", 3, {"fc.weight": np.zeros((7, 512))})["num_classes"] == 7
     assert network_from("vit_s16", 3, {"head.weight": np.zeros((7, 384))})["num_classes"] == 7
     assert network_from("resnet18", 3, {"conv1.weight": np.zeros((64, 3, 7, 7))})["num_classes"] is None
+
+
+@pytest.mark.parametrize(
+    "names", [("encoder.pos_embedding", "conv_proj.weight"), ("pos_embed", "patch_embed.proj.weight")]
+)
+def test_the_images_are_as_large_as_those_that_the_weights_are_for(names):
+    positions, patches = names
+    for tokens, size in ((197, 224), (577, 384), (198, None)):
+        network = {positions: np.zeros((1, tokens, 384)), patches: np.zeros((384, 3, 16, 16))}
+        assert _size_by_weights("vit_s16", network) == size
 
 
 def test_a_network_that_isnt_known():

@@ -188,6 +188,10 @@ def test_a_preview_says_the_range_and_shows_it(call, images, monkeypatch):
     answer = call(*words, "--overwrite", "--value-range", "0:65535")  # dark, as was asked for
     assert (answer.code, answer.err) == (0, "")
     dark = np.asarray(Image.open("views.png"))
+    negative = ("--value-range", "-1000:3000")  # a value, in spite of its dash
+    assert call(*words, "--overwrite", "--count", "16", *negative).code == 0
+    with Image.open("views.png") as picture:
+        assert picture.height > 1.9 * len(dark)  # 16 rows, where 8 were
     assert np.mean(auto[40:150, 10:120] > 60) > 0.5
     assert np.mean(dark[40:150, 10:120] > 60) == 0
 

@@ -24,6 +24,11 @@ WRONG = {
     "a flag with a value": ([*TRAIN, "--resume=yes"], ["--resume takes no value"]),
     "an option without its value": ([*TRAIN, "--seed"], ["--seed needs a value, N"]),
     "an option where a value should be": (["train", "photos", "--steps", "--out", "new"], ["--steps needs a value"]),
+    "a decay without a target": (
+        [*TRAIN, "--no-momentum", "--moving-average-decay", "0.5"],
+        ["--moving-average-decay has no effect with --no-momentum"],
+    ),
+    "a negative number where nothing is": ([*TRAIN, "--resume", "-3:5"], ["'-3:5' is one word too many"]),
     "no data": (["train", "--out", "new", "--steps", "3"], ["DATA is missing", "folder of images"]),
     "no out": (["train", "photos", "--steps", "3"], ["--out RUN is missing"]),
     "one word too many": ([*TRAIN, "more"], ["'more' is one word too many"]),

@@ -97,7 +97,11 @@ def test_networks_that_name_nothing_give_their_output() -> None:
         ({"normalize": (0.5,)}, "normalize"),
         ({"normalize": ((0.5, 0.5), (1.0, 1.0))}, "one a channel"),
         ({"normalize": (0.5, 0.0)}, "positive"),
+        ({"normalize": (float("nan"), 1.0)}, "finite"),
+        ({"dtype": "float23"}, "dtype='float23': expected a floating dtype"),
+        ({"moving_average_decay": True}, r"\[0, 1\]"),
         ({"augment_fn": None}, "augment_fn2"),
+        ({"augment_fn": "byol", "augment_fn2": None}, r"augment_fn='byol': expected a function \(key, image\)"),
         ({"image_size": (3, 4, 5), "augment_fn": None, "augment_fn2": None}, "channels|augment_fn"),
     ],
 )

@@ -15,6 +15,7 @@ from optax import contrib
 from optimizer_cases import SGD, learner_with, optimizers
 
 from byol_jax import augment, schedules
+from byol_jax.runs.artifacts import run_config
 from byol_jax.runs.config import differences, uncompared
 from byol_jax.runs.environment import environment, rounding_changes
 from byol_jax.runs.fingerprint import fingerprint, function_fingerprints
@@ -169,9 +170,37 @@ def test_a_run_of_the_command_line_has_nothing_to_say():
         assert uncompared(recipe | {"data": data}, recipe | {"data": data}) == []
 
 
+def test_arrays_are_compared_by_their_numbers_and_dtypes_by_their_names():
+    def config(**learner):
+        return run_config(network=None, learner=learner, data={}, training={}, unimportant={}, init_from=None)
+
+    def pair(mean):
+        return config(normalize=(np.full(3, mean), np.full(3, 0.2)))
+
+    assert differences(pair(0.5), pair(0.5)) == []
+    assert [found.split(":")[0] for found in differences(pair(0.5), pair(0.1))] == ["learner/normalize"]
+    for same in (jnp.bfloat16, "bfloat16", np.dtype("bfloat16")):
+        assert differences(config(dtype=jnp.bfloat16), config(dtype=same)) == []
+    assert len(differences(config(dtype=jnp.bfloat16), config(dtype=np.float32))) == 1
+
+
+def test_what_earlier_runs_kept_of_arrays_and_dtypes_is_taken():
+    earlier = {"learner": {"normalize": ["ndarray", "ndarray"], "dtype": "jax.numpy.bfloat16"}}
+    given = {"learner": {"normalize": [[0.5], [0.2]], "dtype": "bfloat16"}}
+    assert differences(earlier, given) == []
+    assert [line.split(":")[0] for line in uncompared(earlier, given)] == ["learner/normalize"]
+    assert differences({"learner": {"dtype": "Float32DType"}}, {"learner": {"dtype": "float32"}}) == []
+    assert len(differences({"learner": {"dtype": "Float32DType"}}, given)) == 2
+
+
 @pytest.mark.parametrize(
     ("data", "named"),
-    [({"kind": "iterable"}, "iterable"), ({}, "a Dataset without an identity"), ({"kind": "mine", "count": 3}, "mine")],
+    [
+        ({"kind": "iterable"}, "iterable"),
+        ({"kind": "iterable", "dtype": None}, "iterable"),
+        ({}, "a Dataset without an identity"),
+        ({"kind": "mine", "count": 3}, "mine"),
+    ],
 )
 def test_data_that_nothing_tells_from_other_data_is_said(data, named):
     recipe = {"network": {"name": "resnet18"}, "data": data}

@@ -189,13 +189,14 @@ def test_overwrite_removes_only_what_a_run_writes(tmp_path):
 
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": True}])
 @pytest.mark.parametrize("config", [None, b'{"model_type": "vit"}', b"not JSON"])
-def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path, options, config):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("beside", ["thesis.tex", "metrics.jsonl"])
+def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path, options, config, beside):
+    (tmp_path / beside).write_text("years of work")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "other.ckpt").write_bytes(b"of another program")
     if config is not None:
         (tmp_path / "config.json").write_bytes(config)
-    check_refused_unchanged(tmp_path, r"holds thesis\.tex and is no run's folder", **options)
+    check_refused_unchanged(tmp_path, rf"holds .*{beside}.* and is no run's folder", **options)
 
 
 def test_overwrite_does_not_follow_links(tmp_path):
@@ -217,13 +218,15 @@ def test_a_configuration_that_is_not_json_is_refused_first(tmp_path, value):
 def test_environment_tells_what_matters_and_no_secrets(monkeypatch):
     home = str(Path.home())
     arguments = ["/opt/tools/byol-jax", "train", f"{home}/images", "--hub-token", "t0ps3cret", "--api-key=t0ps3cret"]
+    arguments += ["--probe", "simplecache::s3://me:t0ps3cret@there/a.tar?X-Amz-Signature=t0ps3cret"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--coordinator-address", "node7:1234", "--seed", "3"])
     facts = environment()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["packages"]["jax"] == jax.__version__
     assert facts["devices"]["count"] == 8
-    command = ["byol-jax", "train", "~/images", "--hub-token", "…", "--api-key=…", "--coordinator-address", "…"]
-    assert facts["command"] == [*command, "--seed", "3"]
+    command = ["byol-jax", "train", "~/images", "--hub-token", "…", "--api-key=…"]
+    command += ["--probe", "simplecache::s3://…@there/a.tar?…", "--coordinator-address", "…", "--seed", "3"]
+    assert facts["command"] == command
     text = json.dumps(facts)
     for hidden in ("t0ps3cret", "node7", os.uname().nodename, f"{home}/"):
         assert hidden not in text

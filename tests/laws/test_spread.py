@@ -94,6 +94,8 @@ def test_a_collapsed_run_stops_where_it_is_asked_to_and_says_so_when_it_goes_on(
     assert [" COLLAPSED " in line for line in log.splitlines() if "step 400/600" in line] == [True]
     assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]] == [100, 200, 300, 400, 401]
 
+    assert '<p class="bad">It has collapsed since step 200' in (tmp_path / "run" / "report.html").read_text()
+
     pretrain(blind(), noise(24), steps=600, stop_on_collapse=True, resume=True, **options)
     log = (tmp_path / "run" / "train.log").read_text()
     assert "WARNING: this run had collapsed since step 200" in log
