@@ -1,6 +1,7 @@
 """Shards for tests, written by those libraries that users write them with, and the same images as a folder."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +85,18 @@ def write_parquet(
     images = [one.data if plain else {"bytes": one.data, "path": f"{one.key}.png"} for one in found]
     table = pyarrow.table({"image": images, "label": [one.label for one in found]})
     pyarrow.parquet.write_table(table, path, row_group_size=rows)
+    return path
+
+
+def write_classes(path: Path, found: list[Picture], names: list[str]) -> Path:
+    """A Parquet file whose labels have names, as Hugging Face datasets describes them."""
+    import pyarrow
+    import pyarrow.parquet
+
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = pyarrow.table({"image": [{"bytes": one.data} for one in found], "label": [one.label for one in found]})
+    described = {"huggingface": json.dumps({"info": {"features": features}})}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(described), path)
     return path
 
 

@@ -130,8 +130,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def has_labels(data: str) -> bool:
-    """Whether the folders in `data` are classes; a warning says where images beside them make them none."""
+def has_labels(data: str) -> bool | None:
+    """Whether the folders in `data` are classes; a warning says where images beside them make them none.
+
+    None where there are neither: of shards it shows when they are opened, and an array keeps what it has.
+    """
     folders, images = values.first_level(data)
     if folders and images:
         warnings.warn(
@@ -139,7 +142,7 @@ def has_labels(data: str) -> bool:
             f"({len(images)} in all); where folders are classes, move them into one",
             stacklevel=2,
         )
-    return bool(folders) and not images
+    return (bool(folders) and not images) if folders or images else None
 
 
 class Written(NamedTuple):
@@ -180,7 +183,7 @@ class FeatureSource(NamedTuple):
     image_size: int | tuple[int, int]
 
 
-def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSource:
+def _from_run(options: argparse.Namespace, *, with_labels: bool | None) -> FeatureSource:
     from byol_jax.cli.images import open_images
     from byol_jax.cli.open_run import open_run
 
@@ -203,7 +206,7 @@ def _from_run(options: argparse.Namespace, *, with_labels: bool) -> FeatureSourc
     return FeatureSource(function, trained.state, dataset, trained.image_size)
 
 
-def _from_network(options: argparse.Namespace, *, with_labels: bool) -> FeatureSource:
+def _from_network(options: argparse.Namespace, *, with_labels: bool | None) -> FeatureSource:
     import jax
 
     from byol_jax.cli.images import open_training_images, say_range

@@ -55,7 +55,7 @@ def open_images(
     *,
     image_size: int | tuple[int, int] | None,
     num_channels: int | None,
-    with_labels: bool = False,
+    with_labels: bool | None = False,
     fit: str = "cover",
     layout: str | None = None,
     workers: int = 2,

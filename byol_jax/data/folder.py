@@ -50,7 +50,7 @@ def open_encoded(
     image_size: int | tuple[int, int] | None,
     fit: str,
     reading: Reading,
-    with_labels: bool,
+    with_labels: bool | None,
     workers: int,
     progress: Callable[[int, int], None] | None,
     verdict_path: Path | None,
@@ -114,7 +114,7 @@ def open_encoded(
     )
     image_names, numbers = verdict.image_names, images.without(reasons)
     verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
-    labels, class_names = source.read_labels(verdict) if with_labels else (None, None)
+    labels, class_names, without = _read_labels(source, verdict, wanted=with_labels)
     if kept is None and verdict_path is not None:
         save_verdict(verdict_path, verdict)
 
@@ -132,7 +132,7 @@ def open_encoded(
         dtype=used,
         range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
         narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
-        notes=notes,
+        notes=(*notes, *without),
         order=epoch_order if verdict.blocks is None else verdict.blocks.order(),
         list_skipped=lambda: (
             *verdict.skipped,
@@ -140,6 +140,20 @@ def open_encoded(
             *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
     )
+
+
+def _read_labels(
+    source: EncodedImages, verdict: Verdict, *, wanted: bool | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]]:
+    """Labels and the classes' names; where they are wanted if any (None), also a line on why there are none."""
+    if wanted is False:
+        return None, None, ()
+    try:
+        return *source.read_labels(verdict), ()
+    except DataError as error:
+        if wanted is not None:
+            raise
+        return None, None, (f"no labels: {error}",)
 
 
 def _dtype(*, is_deep: bool) -> str:

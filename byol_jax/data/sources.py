@@ -46,7 +46,7 @@ def open_dataset(
     *,
     image_size: int | tuple[int, ...] | None = None,
     num_channels: int | None = None,
-    with_labels: bool = False,
+    with_labels: bool | None = False,
     fit: str = "cover",
     layout: str | None = None,
     workers: int = 2,
@@ -73,7 +73,9 @@ def open_dataset(
             it, (D, H, W, C) of a volume, an array [N, …] has these axes, and as many channels.
         num_channels: of a folder 1 (luminance) or 3, to which pictures are converted, or any other, which its files
             then have; None: as many as `bands`, or 3. An array must have as many.
-        with_labels: whether labels are needed: a folder's first-level sub-folders, sorted. Arrays keep theirs anyway.
+        with_labels: whether labels are needed: a folder's first-level sub-folders, sorted; of shards what stands beside
+            an image. None: of a folder or shards where they have them, else one of the dataset's `notes` says what is
+            wrong. Arrays keep theirs anyway.
         fit: how a folder's images get one shape. "cover": resized to cover `load_size(image_size)`, the rest of the
             longer side cut off; "contain": resized to fit into it, the rest black; "none": nothing is cut off, each
             side is resized by itself to a shape that the folder's images have in common, and which covers it.

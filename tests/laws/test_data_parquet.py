@@ -73,6 +73,7 @@ def test_labels_are_a_column_of_whole_numbers(root, found, tmp_path):
     pyarrow.parquet.write_table(table(found).drop_columns("label"), path)
     with pytest.raises(DataError, match=r"labels come from one column .* and there is none"):
         open_dataset(path, with_labels=True, **OPTIONS)
+    assert open_dataset(path, with_labels=None, **OPTIONS).notes[0].startswith("no labels: ")
     pyarrow.parquet.write_table(table(found).set_column(1, "label", [[None, *range(13)]]), path)
     with pytest.raises(
         DataError, match=r"the label of 'unlabelled.parquet#000000000' is None: expected a whole number"

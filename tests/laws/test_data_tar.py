@@ -1,6 +1,7 @@
 """Tar shards as a dataset: the images that webdataset and a folder give, and nothing lost without a word."""
 
 import io
+import re
 import tarfile
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_what_is_no_image_is_named_and_counted(tmp_path, found):
             r"the .cls beside 'a.tar/0.png' holds b'cat': expected a",
         ),
         "below zero": ([("0.png", None), ("0.cls", b"-1")], r"holds b'-1'"),
+        "no label in .json": ([("0.png", None), ("0.json", b'{"caption": "a cat"}')], r"1 of 1 images have none"),
+        "a word in .json": (
+            [("0.png", None), ("0.json", b'{"label": "cat"}')],
+            r"the .json beside 'a.tar/0.png' holds 'cat': expected a whole number, 0 or more, as its \"label\"",
+        ),
+        "true in .json": ([("0.png", None), ("0.json", b'{"label": true}')], r"holds True"),
+        "damaged .json": ([("0.png", None), ("0.json", b'{"label": 3')], r"holds b'{\"label\": 3': expected"),
+        "deep .json": ([("0.png", None), ("0.json", b"[" * 10**5)], r"holds b'\[+: expected"),
+        "a list in .json": ([("0.png", None), ("0.json", b"[3]")], r"holds \[3\]: expected"),
     }.values(),
 )
 def test_labels_that_arent_there_are_refused(tmp_path, found, contents, complaint):
@@ -183,6 +193,26 @@ def test_labels_that_arent_there_are_refused(tmp_path, found, contents, complain
     assert open_dataset(path, **OPTIONS).labels is None
     with pytest.raises(DataError, match=complaint):
         open_dataset(path, with_labels=True, **OPTIONS)
+    without = open_dataset(path, with_labels=None, **OPTIONS)
+    assert (without.labels, len(without.notes)) == (None, 1)
+    assert without.notes[0].startswith("no labels: ")
+    assert re.search(complaint, without.notes[0])
+
+
+def test_labels_are_in_cls_or_else_in_json(tmp_path, found):
+    path = write_tar(
+        tmp_path / "a.tar",
+        [
+            ("0.json", b'{"label": 7}'),
+            ("0.png", found[0].data),
+            ("0.CLS", b"3\n"),
+            ("1.png", found[1].data),
+            ("1.json", b'{"label": 5, "caption": "\xc3\xa9"}'),
+        ],
+    )
+    for with_labels in (True, None):
+        dataset = open_dataset(path, with_labels=with_labels, **OPTIONS)
+        assert (dataset.labels.tolist(), dataset.labels.dtype, dataset.notes) == ([3, 5], np.int32, ())
 
 
 def header_of(path, name):

@@ -268,7 +268,7 @@ class _Rows:
         """The column of labels, and the classes' names where datasets wrote them.
 
         Raises:
-            DataError: there is no such column, or a row has no label.
+            DataError: there is no such column, or a row has no label, or one beyond the classes' names.
         """
         label = self._columns.label
         if label is None:
@@ -277,14 +277,20 @@ class _Rows:
                 f" of whole numbers named {' or '.join(_LABELS)}, and there is none"
             )
         columns = [self._label_column(table, label) for table in self._tables]
+        names = self._columns.class_names
         found = []
         for name, _ in verdict.files:
             group, row = self._find(name)
             number = None if group is None else columns[group.file][group.first + row]
             if number is None or not 0 <= number < 2**31:
                 raise DataError(f"{self._place}: the label of {name!r} is {number}: expected a whole number, 0 or more")
+            if names is not None and number >= len(names):
+                raise DataError(
+                    f"{self._place}: the label of {name!r} is {number}: expected one of the column's {len(names)}"
+                    " classes"
+                )
             found.append(number)
-        return np.array(found, np.int32), self._columns.class_names
+        return np.array(found, np.int32), names
 
     def _label_column(self, table: _Table, label: str) -> list[int | None]:
         try:

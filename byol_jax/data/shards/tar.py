@@ -3,7 +3,7 @@
 A sample is a run of members whose names agree up to the first dot of their last part: photos/0001.jpg and
 photos/0001.cls are one. Its image is the member whose extension is an image's; one with more before it, 0001.seg.png,
 is an image only where no member of the sample has a plain extension (and so is 2024.05.01.jpg of a tar that nobody made
-for WebDataset). Its label is the whole number in .cls.
+for WebDataset). Its label is the whole number in .cls, or where there is none the "label" in .json.
 
 A damaged header loses the members up to the next whole one, and is named by its place, "a.tar#10240". (Python's
 tarfile ends there without a word, and so do those who read by it.) Members' bytes have no checksum in a tar: damage to
@@ -11,12 +11,13 @@ them shows when they are decoded, or not at all, as in a folder.
 """
 
 import itertools
+import json
 import os
 import tarfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -91,11 +92,11 @@ def _holds_bytes(file: BinaryIO, start: int, end: int) -> bool:
 
 
 class _Index(NamedTuple):
-    """Where the images of a shard lie, and their labels, offset -1 where there is none."""
+    """Where the images of a shard lie, and their labels, offset -1 where there is none; and whether that is a .json."""
 
     names: list[str]
     places: list[tuple[int, int]]
-    labels: list[tuple[int, int]]
+    labels: list[tuple[int, int, bool]]
     skipped: list[tuple[str, str]]
     parts: list[str]
     """Members named as images that are parts of a sample that has another image."""
@@ -123,7 +124,7 @@ def _index(shard: Shard) -> _Index:
                 f"{shard.path}: sample {key!r} has {len(plain)} images, {plain[0].name!r} and {plain[1].name!r}: which"
                 " one is meant can't be known: leave one in it, or give the others an extension such as .mask.png"
             )
-        label = next(((one.offset, one.size) for one in members if _split(one.name)[1].lower() == "cls"), (-1, 0))
+        label = _label_member(members)
         index.parts.extend(f"{shard.name}/{entry.name}" for entry in images if plain and entry not in plain)
         for entry in plain or images:
             name = f"{shard.name}/{entry.name}"
@@ -194,8 +195,8 @@ class _Members:
         self.names = [names[row] for row in order]
         self._shards = np.repeat(np.arange(len(files)), [len(index.names) for index in indices])[order]
         self._places, self._labels = (
-            np.array([pair for pairs in kind for pair in pairs], np.int64).reshape(-1, 2)[order]
-            for kind in ([index.places for index in indices], [index.labels for index in indices])
+            np.array([place for places in kind for place in places], np.int64).reshape(-1, width)[order]
+            for kind, width in (([index.places for index in indices], 2), ([index.labels for index in indices], 3))
         )
 
     def __str__(self) -> str:
@@ -210,27 +211,36 @@ class _Members:
         return row if row < len(self.names) and self.names[row] == name else None
 
     def _at(self, row: int, places: np.ndarray) -> _Place:
-        offset, size = places[row]
+        offset, size = places[row, :2]
         return _Place(self._files[self._shards[row]], int(offset), int(size))
 
     def sizes(self) -> list[int]:
         return self._places[:, 1].tolist()
 
-    def label(self, name: str) -> bytes | None:
-        """What its .cls holds. Raises DataError where that can't be read."""
+    def label(self, name: str) -> int | None:
+        """What its .cls or .json says; None where there is neither, or a .json without a label.
+
+        Raises:
+            DataError: it can't be read, or says something else than a whole number.
+        """
         row = self._row(name)
         if row is None or self._labels[row, 0] < 0:
             return None
+        is_json = bool(self._labels[row, 2])
+        member = f"{self._place}: the {'.json' if is_json else '.cls'} beside {name!r}"
         try:
             with self._at(row, self._labels).open() as file:
-                return file.read(_LONGEST_LABEL)
+                text = file.read(_LONGEST_JSON if is_json else _LONGEST_CLS)
         except OSError as error:
-            raise DataError(
-                f"{self._place}: the .cls beside {name!r} can't be read ({one_line(error, at_most=200)})"
-            ) from error
+            raise DataError(f"{member} can't be read ({one_line(error, at_most=200)})") from error
+        found = _of_json(text) if is_json else _of_cls(text)
+        if found is None or (type(found) is int and 0 <= found < 2**31):
+            return found
+        wanted = 'a whole number, 0 or more, as its "label"' if is_json else "a whole number, 0 or more, as text"
+        raise DataError(f"{member} holds {one_line(repr(found), at_most=80)}: expected {wanted}")
 
     def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
-        """The whole numbers in the samples' .cls.
+        """The whole numbers in the samples' .cls, or .json.
 
         Raises:
             DataError: some sample has none, or something else is in it.
@@ -239,27 +249,37 @@ class _Members:
         without = [name for name, label in found.items() if label is None]
         if without:
             raise DataError(
-                f"{self._place}: labels come from members named KEY.cls, and {len(without)} of {len(found)} images have"
-                f" none beside them (the first: {without[0]!r}): give shards in which every sample has one"
+                f'{self._place}: labels come from members named KEY.cls, or from "label" in KEY.json, and'
+                f" {len(without)} of {len(found)} images have none beside them (the first: {without[0]!r}): give shards"
+                " in which every sample has one"
             )
-        numbers = {name: _label(label) for name, label in found.items() if label is not None}
-        wrong = [name for name, number in numbers.items() if number is None]
-        if wrong:
-            raise DataError(
-                f"{self._place}: the .cls beside {wrong[0]!r} holds {found[wrong[0]]!r}: expected a whole number, 0 or"
-                " more, as text"
-            )
-        return np.array(list(numbers.values()), np.int32), None
+        return np.array(list(found.values()), np.int32), None
 
 
-_LONGEST_LABEL = 64
-"""Bytes of a .cls that are read."""
+_LONGEST_CLS, _LONGEST_JSON = 64, 2**20
+"""Bytes that are read of each."""
 
 
-def _label(text: bytes) -> int | None:
+def _label_member(sample: Sequence[Entry]) -> tuple[int, int, bool]:
+    """Where a sample's label lies, and whether in a .json; its .cls comes first. Offset -1 where there is neither."""
+    found = {_split(entry.name)[1].lower(): entry for entry in reversed(sample)}
+    extension = next((one for one in ("cls", "json") if one in found), None)
+    return (-1, 0, False) if extension is None else (*found[extension][1:3], extension == "json")
+
+
+def _of_cls(text: bytes) -> int | bytes:
+    """The number that a .cls holds, or what it holds instead."""
     stripped = text.strip()
-    number = int(stripped) if stripped.isdigit() else -1
-    return number if 0 <= number < 2**31 else None
+    return int(stripped) if stripped.isdigit() else text
+
+
+def _of_json(text: bytes) -> Any:
+    """What a .json has as "label", None where it has nothing so named; or what it is, where that is no object."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # cut short or damaged
+        return text
+    return content.get("label") if isinstance(content, dict) else content
 
 
 def tar_images(
