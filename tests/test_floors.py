@@ -10,7 +10,7 @@ from tests.source_code import PACKAGES, ROOT, functions, imports, modules, parse
 
 FLOORS = {
     "byol_jax": [
-        "types tree hidden image_size memory errors disk",
+        "types tree hidden image_size memory errors disk file_names",
         "loss ema optim optimizer_checks schedules metrics ops augment",
         "nets",
         "settings views byol accumulation batchnorm_groups online_probe",

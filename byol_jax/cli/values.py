@@ -15,6 +15,7 @@ from typing import Any
 
 from byol_jax.disk import weights_in
 from byol_jax.errors import nearest
+from byol_jax.file_names import describe_data
 
 __all__ = [
     "EMBEDDED",
@@ -180,10 +181,11 @@ def data_source(word: str) -> str:
             f"{_describe_absence(path)}; a folder of images, shards, an .npz or .npy file or {EMBEDDED}"
         )
     if not path.is_dir() and not _is_array_name(path):
-        raise argparse.ArgumentTypeError(
-            f"{word!r} is neither a folder nor a shard (.tar, .parquet, .tfrecord, .array_record)"
+        words = describe_data(path.name) or (
+            "neither a folder nor a shard (.tar, .parquet, .tfrecord, .array_record)"
             f" nor an {' or '.join(ARRAY_SUFFIXES)} file"
         )
+        raise argparse.ArgumentTypeError(f"{word!r} is {words}")
     return word
 
 

@@ -37,6 +37,7 @@ from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
 from byol_jax.errors import DataError
+from byol_jax.file_names import describe_data
 from byol_jax.image_size import image_sides
 
 __all__ = ["Taker", "evaluation_crop", "folder_images", "open_encoded"]
@@ -183,9 +184,11 @@ def folder_images(root: Path) -> EncodedImages:
     if not listing.files and not any(is_image_name(name, listing.extensions) for name, _ in listing.skipped):
         names = listing.others or [name for name, _ in listing.skipped[:3]]
         found = f"it holds {', '.join(map(repr, names))}" if names else "it is empty"
+        advice = next(
+            (f"{name!r} is {words}" for name in names if (words := describe_data(name))), "give another folder"
+        )
         raise DataError(
-            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif .dcm .npy): {found}: "
-            "give another folder"
+            f"{root}: no file in it is named as an image (.jpg .png .webp .bmp .tif .gif .dcm .npy): {found}: {advice}"
         )
     return EncodedImages(root, listing, partial(_labels, root=root), "folder")
 

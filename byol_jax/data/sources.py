@@ -11,7 +11,6 @@ import numpy as np
 
 from byol_jax.data.arrays import LAYOUTS, array_dataset, read_array_file
 from byol_jax.data.dataset import Dataset
-from byol_jax.data.decode import EXTENSIONS
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.fit import check_fit
@@ -23,6 +22,7 @@ from byol_jax.data.shards.parquet import parquet_images
 from byol_jax.data.shards.records import record_images
 from byol_jax.data.shards.tar import tar_images
 from byol_jax.errors import ConfigurationError, DataError
+from byol_jax.file_names import describe_data
 from byol_jax.image_size import image_sides
 
 __all__ = ["EMBEDDED", "SCAN_LIMIT", "ImageWarning", "open_dataset"]
@@ -222,10 +222,9 @@ def _check_array_file(path: Path) -> None:
         alike = _nearest_path(path)
         hint = f"did you mean {alike}?" if alike else f"give a folder of images, a .npz or .npy file, or {EMBEDDED}"
         raise DataError(f"{path}: no such folder or file: {hint}")
-    suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
-        raise DataError(f"{path}: is a single image: give the folder that holds the images")
-    if suffix not in (".npy", ".npz") or not path.is_file():
+    if words := describe_data(path.name):
+        raise DataError(f"{path}: is {words}")
+    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
         raise DataError(f"{path}: is neither a folder of images nor a .npz or .npy file: give one of these")
 
 

@@ -212,6 +212,21 @@ def test_cmyk_is_colour_not_four_channels(tmp_path, ink):
     assert np.abs(pixels.astype(int) - expected).max() <= 3
 
 
+@pytest.mark.parametrize(("stored", "transform"), [("CMYK", 0), ("YCCK", 2)])
+@pytest.mark.parametrize("ink", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (40, 90, 0, 60), (0, 0, 0, 255)])
+def test_photoshops_cmyk_has_its_colours_however_it_is_stored(tmp_path, ink, stored, transform):
+    """Inks inverted, behind Adobe's marker, which says whether they are stored as YCC: libjpeg-turbo writes it."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    inverted = np.broadcast_to(255 - np.array(ink, np.uint8), (16, 16, 4)).copy()
+    content = imagecodecs.jpeg8_encode(inverted, level=95, colorspace="CMYK", outcolorspace=stored)
+    assert content[content.index(b"Adobe") + 11] == transform
+    (tmp_path / "ink.jpg").write_bytes(content)
+    cyan, magenta, yellow, black = ink
+    expected = [(255 - each) * (255 - black) / 255 for each in (cyan, magenta, yellow)]
+    pixels = read_image(tmp_path / "ink.jpg", size=None, num_channels=3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 6
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["turned.jpg", "turned.png", "turned.tif", "turned.webp"])
 def test_exif_orientation_is_undone(tmp_path, picture, name, orientation):

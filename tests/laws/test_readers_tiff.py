@@ -217,6 +217,34 @@ def test_a_geotiffs_nodata_becomes_the_channels_least_number(tmp_path, dtype, no
     np.testing.assert_array_equal(np.delete(found, [3, 4], axis=0), rest.astype(kept))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_and_infinity_are_gaps_without_a_tag(tmp_path, dtype):
+    data = values(dtype, *SIDES, 2)
+    data[0, :, 0], data[1, :5, 1], data[2, 0, 1] = np.nan, np.inf, -np.inf
+    finite = np.isfinite(data)
+    path, reading = save(tmp_path / "a.tif", data, planarconfig="contig", byteorder=">"), make_reading(2)
+    file = open_file("tiff", path, reading, most_pixels=None)
+    found, gaps = image_of(file, 0, reading, size=None, fit="cover", dtype="float32")
+    file.close()
+    assert gaps == pytest.approx(46 / data.size)
+    least = [data[..., channel][finite[..., channel]].min() for channel in (0, 1)]
+    np.testing.assert_array_equal(found, np.where(finite, data, least).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["sub-images", "pages"])
+@pytest.mark.parametrize("samples", [1, 5])
+def test_of_a_pyramid_the_whole_image_is_read(tmp_path, kind, samples):
+    path, whole = tmp_path / "a.tif", values("uint16", 64, 96, samples)
+    stored = whole if samples > 1 else whole[..., 0]
+    options = {"photometric": "minisblack", "tile": (16, 16), "metadata": None}
+    options |= {"planarconfig": "contig"} if samples > 1 else {}
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(stored, subifds=2 if kind == "sub-images" else 0, **options)
+        for level in (2, 4):
+            writer.write(stored[::level, ::level], subfiletype=1, **options)
+    np.testing.assert_array_equal(images(path, samples, dtype="uint16", tiff_axes="CS"), whole[None])
+
+
 def test_where_white_is_zero_nodata_is_turned_round_too(tmp_path):
     data = NUMBERS.integers(1, 256, SIDES, np.uint8)
     data[:2] = 0
