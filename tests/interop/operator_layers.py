@@ -176,6 +176,15 @@ CASES = {
     "bicubic": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), False, None)),
     "bicubic corners": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), True, None)),
     "bilinear antialias": (aten._upsample_bilinear2d_aa.vec, lambda d: (image(d), new(d, 2, least=2), False, None)),
+    "bilinear antialias corners": (
+        aten._upsample_bilinear2d_aa.vec,
+        lambda d: (image(d), new(d, 2, least=2), True, None),
+    ),
+    "bilinear antialias corners to one": (
+        aten._upsample_bilinear2d_aa.vec,
+        lambda d: (image(d), [1, 5], True, None),
+    ),
+    "bicubic antialias corners to one": (aten._upsample_bicubic2d_aa.vec, lambda d: (image(d), [1, 3], True, None)),
     "bicubic antialias": (aten._upsample_bicubic2d_aa.vec, lambda d: (image(d), new(d, 2, least=2), False, None)),
     "batch norm": (
         aten._native_batch_norm_legit_functional.default,

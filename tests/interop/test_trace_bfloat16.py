@@ -99,6 +99,45 @@ def test_positions_are_exact(make, size):
     np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, atol=8e-3 * np.abs(wanted).max())
 
 
+class Masked(nn.Module):
+    """Scores that see none behind them, by the usual masks: a number beyond 16 bits, multiplied, added, filled in."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.register_buffer("seen", torch.ones(8, 8).tril())
+
+    def forward(self, x):
+        y, least = self.conv(x), torch.finfo(torch.float32).min
+        multiplied = torch.softmax(y + (1 - self.seen) * least, -1)
+        added = torch.softmax(y + torch.where(self.seen > 0, 0.0, least), -1)
+        filled = torch.softmax(y.masked_fill(self.seen == 0, least), -1)
+        full = torch.softmax(torch.where(self.seen > 0, y, torch.full_like(y, least)), -1)
+        return torch.cat([multiplied, added, filled, full, y / 1e5 * 6e4, (y < 1e5).to(y.dtype)], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_numbers_beyond_16_bits_are_as_in_float32(dtype):
+    """torch too computes with such a number in float32."""
+    encoder = from_torch_module(Masked(), image_size=8, verify=False)
+    variables = encoder.init(None, (8, 8, 3))
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+
+    def run(params, dtype):
+        y, _ = encoder.apply(
+            variables._replace(params=cast(params, dtype)), images.astype(dtype), train=True, hidden_layer=-1
+        )
+        return jnp.square(y.astype(jnp.float32)).mean(), y
+
+    both = [jax.jit(jax.grad(run, has_aux=True), static_argnums=1)(variables.params, d) for d in (jnp.float32, dtype)]
+    (wanted, right), (gradients, ours) = both
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(np.asarray(ours, np.float32), right, atol=2e-2)
+    for mine, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(np.asarray(mine, np.float32), theirs, atol=2e-2 * np.abs(theirs).max())
+
+
 class Meetings(nn.Module):
     """Float32 that meets activations in every kind of product."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from byol_jax.errors import UnsupportedOpError
 from interop.trace.graph import Dtype
-from interop.trace.ops.operator import Absent, Context, Operator, in_torch_order
+from interop.trace.ops.operator import Absent, Context, Operator, in_torch_order, within_range
 from interop.trace.values import Value, from_torch_order
 
 __all__ = ["TABLE"]
@@ -45,17 +45,20 @@ def _kind(context: Context, value: Any) -> Any:
 
 
 def _full(context: Context, size: Sequence[int], value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype, _kind(context, value))))
+    filled = context.dtype(dtype, _kind(context, value))
+    return from_torch_order(jnp.full(tuple(size), within_range(value, filled), filled))
 
 
 def _full_like(context: Context, x: Value, value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return Value(jnp.full(x.array.shape, value, context.dtype(dtype, x.dtype)), x.order)
+    filled = context.dtype(dtype, x.dtype)
+    return Value(jnp.full(x.array.shape, within_range(value, filled), filled), x.order)
 
 
 def _new_full(
     context: Context, x: Value, size: Sequence[int], value: Any, *, dtype: Dtype | None = None, **options: Any
 ) -> Value:
-    return from_torch_order(jnp.full(tuple(size), value, context.dtype(dtype, x.dtype)))
+    filled = context.dtype(dtype, x.dtype)
+    return from_torch_order(jnp.full(tuple(size), within_range(value, filled), filled))
 
 
 def _arange(context: Context, *bounds: Any, dtype: Dtype | None = None, **options: Any) -> Value:
@@ -74,7 +77,8 @@ def _eye(context: Context, n: int, m: int | None = None, *, dtype: Dtype | None 
 
 
 def _scalar(context: Context, value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
-    return from_torch_order(jnp.asarray(value, context.dtype(dtype, _kind(context, value))))
+    filled = context.dtype(dtype, _kind(context, value))
+    return from_torch_order(jnp.asarray(within_range(value, filled), filled))
 
 
 def _on_sizes(function: Callable[..., Any]) -> Operator:

@@ -14,9 +14,11 @@ Dtypes follow the run, not the trace. The network's inputs have the floating dty
     int64                                        int32, as everywhere in JAX without x64
 
 Where floats of different widths meet in arithmetic, the wider one stays, as in torch; products, which torch refuses
-then, take the floating dtype, as its autocast does.
+then, take the floating dtype, as its autocast does. With a Python number that 16 bits can't hold, float32 is computed in,
+as in torch; what is finite there stays finite, where torch has infinity.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ __all__ = [
     "product",
     "result_dtype",
     "unary",
+    "within_range",
 ]
 
 Operator = Callable[..., Any]
@@ -134,7 +137,27 @@ def result_dtype(context: Context, operands: Sequence[Value | bool | int | float
 
 def as_value(x: Any, dtype: Any) -> Value:
     """A tensor or a Python number as a `Value` of `dtype`."""
-    return Value(x.array.astype(dtype), x.order) if isinstance(x, Value) else from_torch_order(jnp.asarray(x, dtype))
+    if isinstance(x, Value):
+        return Value(x.array.astype(dtype), x.order)
+    return from_torch_order(jnp.asarray(within_range(x, dtype), dtype))
+
+
+def within_range(number: Any, dtype: Any) -> Any:
+    """A finite Python number that a floating `dtype` can't hold as the nearest that it can; all others as they are.
+
+    Example:
+        >>> within_range(-1e9, jnp.float16), within_range(2.0, jnp.float16)
+        (-65504.0, 2.0)
+    """
+    if _fits(number, dtype):
+        return number
+    return math.copysign(float(jnp.finfo(dtype).max), number)
+
+
+def _fits(number: Any, dtype: Any) -> bool:
+    if not jnp.issubdtype(dtype, jnp.floating) or not math.isfinite(number):
+        return True
+    return abs(number) <= float(jnp.finfo(dtype).max)
 
 
 def per_axis(given: int | Sequence[Any], rank: int) -> tuple[Any, ...]:
@@ -159,10 +182,21 @@ def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> 
         dtype = result_dtype(context, operands)
         if floating and not jnp.issubdtype(dtype, jnp.floating):
             dtype = context.default
-        arrays, order = align([as_value(operand, dtype) for operand in operands])
-        return Value(function(*arrays, **options), order)
+        numbers = [operand for operand in operands if not isinstance(operand, Value)]
+        fits = all(_fits(number, dtype) for number in numbers)
+        arrays, order = align([as_value(operand, dtype if fits else at_least_float32(dtype)) for operand in operands])
+        result = function(*arrays, **options)
+        return Value(result if fits else _rounded_to(result, dtype), order)
 
     return operator
+
+
+def _rounded_to(x: jax.Array, dtype: Any) -> jax.Array:
+    """x in a narrower floating dtype, what is finite within its range; truth values as they are."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    largest = jnp.asarray(jnp.finfo(dtype).max, x.dtype)
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x).astype(dtype)
 
 
 def unary(function: Callable[..., jax.Array], *, floating: bool = False) -> Operator:

@@ -55,12 +55,17 @@ def _cubic_kernel(a: float) -> Callable[[np.ndarray], np.ndarray]:
     return kernel
 
 
+def _corner_step(n: int, m: int) -> float:
+    """From one new pixel to the next, in old ones, where both ends are the old ones': a single pixel is the first."""
+    return (n - 1) / (m - 1) if m > 1 else 0.0
+
+
 def _weights(
     n: int, m: int, factor: float | None, align: bool, kernel: Callable, reach: int, clamp: bool
 ) -> np.ndarray:
     """[m, n]: how much of each old pixel is in each new one; beyond the edge the edge's pixel counts."""
     if align:
-        centres = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0.0)
+        centres = np.arange(m) * _corner_step(n, m)
     else:
         centres = (np.arange(m) + 0.5) * (1 / factor if factor else n / m) - 0.5
     if clamp:  # torch clamps the linear kernel's source position, not the cubic's
@@ -75,7 +80,7 @@ def _weights(
 
 def _antialiased_weights(n: int, m: int, factor: float | None, align: bool, kernel: Callable, reach: int) -> np.ndarray:
     """Pillow's: the kernel is stretched by the reduction, and each row sums to one."""
-    scale = (n - 1) / (m - 1) if align and m > 1 else (1 / factor if factor else n / m)
+    scale = _corner_step(n, m) if align else 1 / factor if factor else n / m
     stretch = max(scale, 1.0)
     matrix = np.zeros((m, n))
     for row in range(m):
