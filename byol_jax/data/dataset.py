@@ -4,7 +4,7 @@ A `Dataset` is a bundle: a function that gives images for indices, and facts abo
 defines the order, and a loader keeps the position.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ class Dataset:
             of channels as they are stored, or of signed numbers, those of 32 bits, or floats.
         narrow: a line, where numbers of 16 bits fill little of 0 to 65,535, for whoever divides by that; or None.
         order: how an epoch is ordered: `epoch_order`, or `block_order` where single images are slow to read.
+        kept: gives what is kept of files for a next start: by a file name's ending, ".json" the list of usable images.
     """
 
     take: Callable[..., np.ndarray]
@@ -59,6 +60,7 @@ class Dataset:
     narrow: str | None = None
     notes: tuple[str, ...] = ()
     order: Order = epoch_order
+    kept: Callable[[], Mapping[str, bytes]] = dict
 
     def __len__(self) -> int:
         return self.count

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.file_list import Listing, Verdict
+from byol_jax.data.file_list import Listing
 from byol_jax.data.member import Root
 from byol_jax.data.order import Blocks
+from byol_jax.data.verdict import Verdict
 
 __all__ = ["EncodedImages"]
 

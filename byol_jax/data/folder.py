@@ -19,23 +19,13 @@ from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.data.decode import UnusableImageError, uniform_warnings
 from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import (
-    Listing,
-    Verdict,
-    check_kind,
-    extensions_of,
-    identity_of,
-    is_image_name,
-    judge,
-    list_images,
-    load_verdict,
-    save_verdict,
-)
+from byol_jax.data.file_list import Listing, check_kind, extensions_of, is_image_name, list_images
 from byol_jax.data.fit import common_shape, load_size
 from byol_jax.data.order import epoch_order
 from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
+from byol_jax.data.verdict import Verdict, encode_verdict, identity_of, judge, load_verdict, save_verdict
 from byol_jax.errors import DataError
 from byol_jax.file_names import describe_data
 from byol_jax.image_size import image_sides
@@ -60,14 +50,15 @@ def open_encoded(
     dtype: str | None,
 ) -> Dataset:
     """Images by name as a dataset; `open_dataset` documents the arguments."""
-    root, listing, added, reasons = source.root, source.listing, (), {}
+    root, listing, added, reasons, touched = source.root, source.listing, (), {}, np.zeros(0, np.int64)
     kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
         added = kept.additions(listing)
         listing = Listing(kept.files, kept.skipped, ())
+        touched = kept.touched(source.listing)
     elif source.kind == "folder":
         check_kind(root, listing)
-    names, channels = [name for name, _ in listing.files], reading.num_channels
+    names, channels = listing.files.names, reading.num_channels
 
     read_by = {} if kept is None else kept.read_by
     survey = Survey(root, names, reading, read_by=read_by, workers=workers, progress=progress)
@@ -82,6 +73,7 @@ def open_encoded(
             else dtype or ("float32" if measured else _dtype(is_deep=survey.first_depth(reasons) in WHOLE))
         )
         is_grey = kept is not None and kept.is_grey
+        spoilt = survey.look_again(touched, used)
         reasons |= {} if kept is not None else survey.strangers(used)  # these give a folder no shape
         wanted = size = None if image_size is None else load_size(image_size)
         sizes: dict[int, Sequence[tuple[int, int]]] = {}
@@ -107,6 +99,12 @@ def open_encoded(
             if (*size, channels) != shape:
                 shape = (*size, channels)
                 decode = Decoder(images, shape, dtype=used, **options)
+    if kept is not None and len(touched):
+        kept = kept.at_times_of(source.listing, np.setdiff1d(touched, [*spoilt]))
+        notes = (
+            f"{len(touched)} of {len(names)} files were changed or copied since the first start, and have the size"
+            " that they had: looked at again",
+        )
     verdict = kept or judge(root, listing, reasons)._replace(
         shape=size if fit == "none" else None,
         dtype=used,
@@ -120,6 +118,7 @@ def open_encoded(
         save_verdict(verdict_path, verdict)
 
     taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
+    taker.leave_out({image: reason for file, reason in spoilt.items() for image in images.of_file(file)})
     return Dataset(
         take=taker.take,
         count=len(numbers),
@@ -140,6 +139,7 @@ def open_encoded(
             *added,
             *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
+        kept=lambda: {".json": encode_verdict(verdict)},
     )
 
 
@@ -174,13 +174,16 @@ def evaluation_crop(image_size: int | tuple[int, int], fit: str, shape: tuple[in
     return round(height * scale), round(width * scale)
 
 
-def folder_images(root: Path) -> EncodedImages:
+def folder_images(root: Path, *, workers: int) -> EncodedImages:
     """A folder's files; their labels are its sub-folders.
+
+    Args:
+        workers: threads that look at them.
 
     Raises:
         DataError: no file in it is named as an image.
     """
-    listing = list_images(root)
+    listing = list_images(root, workers=workers)
     if not listing.files and not any(is_image_name(name, listing.extensions) for name, _ in listing.skipped):
         names = listing.others or [name for name, _ in listing.skipped[:3]]
         found = f"it holds {', '.join(map(repr, names))}" if names else "it is empty"
@@ -195,14 +198,14 @@ def folder_images(root: Path) -> EncodedImages:
 
 def _labels(verdict: Verdict, *, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels from the first-level folders; a class counts even where none of its images is usable."""
-    outside = [name for name, _ in verdict.files if "/" not in name]
+    outside = [name for name in verdict.files.names if "/" not in name]
     if outside:
         raise DataError(
             f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
             f"(the first: {outside[0]!r}): move them into a folder named after their class"
         )
-    names = [name for name, _ in (*verdict.files, *verdict.skipped)]
-    extensions = extensions_of(name for name, _ in verdict.files)
+    names = [*verdict.files.names, *(name for name, _ in verdict.skipped)]
+    extensions = extensions_of(verdict.files.names)
     paths = [name for name in names if is_image_name(name, extensions) and "/" in name]
     class_names = tuple(sorted({path.split("/")[0] for path in paths}))
     number = {name: label for label, name in enumerate(class_names)}
@@ -256,14 +259,22 @@ class Taker:
         try:
             return self.decode(int(self.numbers[index]))
         except UnusableImageError as error:
-            with self.lock:
-                self.failed[index] = str(error)
-            if 2 * len(self.failed) > len(self.numbers):
-                raise DataError(
-                    f"{len(self.failed)} of {len(self.numbers)} images could be used at first and can't be now "
-                    f"(the last: {error}): is the folder still there?"
-                ) from error
+            self.leave_out({index: str(error)})
         return None
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Remembers that these images can't be used.
+
+        Raises:
+            DataError: by now that are over half of them.
+        """
+        with self.lock:
+            self.failed |= reasons
+        if 2 * len(self.failed) > len(self.numbers):
+            raise DataError(
+                f"{len(self.failed)} of {len(self.numbers)} images could be used at first and can't be now "
+                f"(the last: {[*reasons.values()][-1]}): is the folder still there?"
+            )
 
     def read(self, index: int) -> np.ndarray:
         """One image or its replacement.

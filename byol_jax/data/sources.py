@@ -132,7 +132,7 @@ def open_dataset(
         if shards is not None and (tiff_axes is not None or dicom_rescale):
             raise ConfigurationError("tiff_axes, dicom_rescale: only for a folder of image files; shards hold pictures")
         dataset = open_encoded(
-            folder_images(path) if shards is None else _shard_images(shards, workers, progress),
+            folder_images(path, workers=workers) if shards is None else _shard_images(shards, workers, progress),
             image_size=cast("int | tuple[int, int] | None", image_size),
             fit=fit,
             reading=make_reading(num_channels, bands=bands, tiff_axes=tiff_axes, dicom_rescale=dicom_rescale),

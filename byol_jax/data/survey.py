@@ -4,7 +4,7 @@ Pictures are Pillow's. TIFFs that Pillow doesn't take whole, DICOM and .npy file
 looked at first, since one file of theirs may hold several images, and numbers that only float32 holds.
 
 A doubt is about images that are used: of those with 16 bits a channel, 12-bit data for instance, few grey levels are
-left in 8 bits, and in 16 they are dark. The list that comes of it, and how it is kept: file_list.py.
+left in 8 bits, and in 16 they are dark. The list that comes of it, and how it is kept: verdict.py.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from byol_jax.data.decode import Depth, UnreadLayoutError, UnusableImageError, ValueRange, upright_size, value_range
-from byol_jax.data.file_list import scan
 from byol_jax.data.member import Root
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.open import check_installed, install_hint, is_installed, reader_of
 from byol_jax.data.readers.picture import WHOLE, check_picture, read_picture
 from byol_jax.data.readers.reading import ROUNDED, Contents, Reading, output_dtype
+from byol_jax.data.scan import scan
 
 __all__ = ["Survey"]
 
@@ -120,6 +120,26 @@ class Survey:
 
         return scan(check, len(self.names), workers=self.workers, progress=self.progress)
 
+    def look_again(self, files: np.ndarray, dtype: str) -> dict[int, str]:
+        """The reason by number for each of these files, used at an earlier start in this dtype, that can't be used now.
+
+        Only headers are read.
+        """
+
+        def check(row: int) -> None:
+            file = int(files[row])
+            if file not in self.readers:
+                check_picture(self.root / self.names[file], self.reading)
+                return
+            contents, then = self.contents(file), int(self.counts[file])
+            if len(contents.sizes) != then:
+                raise UnusableImageError(f"holds {len(contents.sizes)} images, at the first start it held {then}")
+            if output_dtype(contents.dtype) == "float32" != dtype:
+                raise UnusableImageError(f"{contents.dtype} numbers, and the images are used in {dtype}")
+
+        reasons = scan(check, len(files), workers=self.workers, progress=self.progress)
+        return {int(files[row]): reason for row, reason in reasons.items()}
+
     def contents(self, file: int) -> Contents:
         """Of a file that isn't Pillow's."""
         if file not in self._contents:
@@ -168,12 +188,15 @@ class Survey:
 
     def is_deep(self, failed: Collection[int]) -> bool:
         """Whether at least half of the files that can be used have 16 bits a channel that can be had."""
-        used = [depth in WHOLE for file, depth in enumerate(self.depths) if file not in failed]
-        return 2 * sum(used) >= len(used) > 0
+        used = self._used_depths(failed)
+        return 2 * int(np.isin(used, WHOLE).sum()) >= len(used) > 0
 
     def is_grey(self, failed: Collection[int]) -> bool:
         """Whether every file that can be used is grey of 16 bits."""
-        return all(depth == Depth.GREY for file, depth in enumerate(self.depths) if file not in failed)
+        return bool((self._used_depths(failed) == Depth.GREY).all())
+
+    def _used_depths(self, failed: Collection[int]) -> np.ndarray:
+        return np.delete(self.depths, list(failed))
 
     def strangers(self, dtype: str) -> dict[int, str]:
         """The reason by file number of those whose numbers no image of this dtype can have."""

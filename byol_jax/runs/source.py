@@ -3,7 +3,6 @@
 Also how long the run is, because epochs depend on the data. How images are found, decoded and put in order is in data/.
 """
 
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,14 +48,14 @@ class Source(NamedTuple):
 
     Attributes:
         images: a `Dataset`, or anybody's iterable of batches, `Begun`.
-        image_list: of a folder, the list of its usable images, as images.json keeps it.
+        kept: of files, what is kept for the run's next start, as a `Dataset` gives it: images.json.
         total_steps: the run's length.
         epoch_steps: whole batches in the data; None for an iterable, whose length is unknown.
         batch_size: images in a step, over all devices and processes; None for an iterable, which decides it itself.
     """
 
     images: Any
-    image_list: bytes | None
+    kept: Callable[[], Mapping[str, bytes]]
     total_steps: int
     epoch_steps: int | None
     batch_size: int | None
@@ -92,10 +91,12 @@ class Source(NamedTuple):
             if parallel.is_writer():
                 say(remark)
 
-    def write_list(self, path: Path) -> None:
-        """Writes images.json where the data is a folder."""
-        if self.image_list is not None:
-            disk.write_atomically(path, self.image_list)
+    def write_kept(self, images: Path) -> None:
+        """Writes images.json where the data is files, and what else a next start can use beside it."""
+        for ending, content in self.kept().items():
+            path = images.with_suffix(ending)
+            if not path.exists() or path.read_bytes() != content:
+                disk.write_atomically(path, content)
 
     def batch_indices(self, step: int, *, seed: int) -> list[int]:
         """Which images step `step` sees; unknown, so empty, for an iterable."""
@@ -185,25 +186,24 @@ def open_source(
         ConfigurationError: lengths that don't fit together or the data, or batches that can't be cut into parts.
         DataError: data that can't be used.
     """
-    images, image_list = source, None
+    images, kept = source, dict
     opens = isinstance(source, str | Path | tuple) or _is_array(source) or gives_images(source)
     if length.parts > 1 and (opens or isinstance(source, data.Dataset)):  # an iterable's batch is known when it is open
         check_parts(length.batch_size, length.parts, jax.device_count())
     if opens:
         options = {"image_size": image_size, "num_channels": num_channels, "fit": fit, "layout": layout}
         options |= {"any_range": any_range, **reading}
-        with progress_bar("looking through images", show=show) as progress, tempfile.TemporaryDirectory() as scratch:
-            listed = known if known is not None and known.exists() else Path(scratch) / "images.json"
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ImageWarning)  # the run's log says it
-                images = data.open_dataset(source, progress=progress, verdict_path=listed, workers=workers, **options)
-            image_list = listed.read_bytes() if listed.exists() else None
+        listed = known if known is not None and known.exists() else None  # else it would be written before all is well
+        with progress_bar("looking through images", show=show) as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # the run's log says it
+            images = data.open_dataset(source, progress=progress, verdict_path=listed, workers=workers, **options)
+        kept = images.kept
     elif fit != "cover" or (layout is not None and isinstance(source, data.Dataset)) or reading:
         given = f"fit {fit!r}" if fit != "cover" else f"layout {layout!r}" if layout is not None else ", ".join(reading)
         raise ConfigurationError(f"{given}: only where byol_jax opens the data, not with a {type(source).__name__}")
     steps = _steps(images, length)
     if isinstance(images, data.Dataset):
-        return Source(images, image_list, *steps, length.batch_size)
+        return Source(images, kept, *steps, length.batch_size)
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     channels = num_channels if len(sides) == 2 and num_channels is not None else sides[-1]  # or a whole input shape
     options = {"images_only": isinstance(image_size, int), "layout": layout, "any_range": any_range}
@@ -213,7 +213,7 @@ def open_source(
         raise ConfigurationError(f"a batch of {size} can't be shared by {devices} devices: use a multiple of {devices}")
     if length.parts > 1:
         check_parts(size * jax.process_count(), length.parts, jax.device_count())
-    return Source(begun, image_list, *steps, None)
+    return Source(begun, kept, *steps, None)
 
 
 def _is_array(source: Any) -> bool:

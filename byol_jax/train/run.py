@@ -357,7 +357,7 @@ def _run(
         doubts = _doubts(out, config) if program.resume and writes else []  # prepare replaces what was stored
         paths, resumed = prepare(out, config, resume=program.resume, overwrite=program.overwrite)
         if writes:
-            source.write_list(paths.images)
+            source.write_kept(paths.images)
         if writes and not resumed:
             picture_views(paths.views, source.images, options, options["image_size"], state.key)
             if weights is not None:

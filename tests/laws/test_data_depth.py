@@ -214,7 +214,7 @@ def test_a_folder_of_eight_bits_is_as_ever(tmp_path):
     dataset = open_dataset(tmp_path, image_size=16, num_channels=1, verdict_path=tmp_path / "kept.json")
     assert (dataset.dtype, dataset.take([0]).dtype, dataset.remarks) == ("uint8", np.uint8, ())
     assert set(dataset.identity) == {"kind", "count", "sha256"}
-    assert set(json.loads((tmp_path / "kept.json").read_bytes())) == {"format", "files", "skipped"}
+    assert set(json.loads((tmp_path / "kept.json").read_bytes())) == {"format", "files", "skipped", "times"}
 
 
 def test_arrays_of_sixteen_bits(tmp_path):

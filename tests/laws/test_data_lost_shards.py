@@ -8,9 +8,9 @@ import pytest
 from byol_jax import DataError
 from byol_jax.data import open_dataset
 from byol_jax.data.decode import UnusableImageError
-from byol_jax.data.file_list import Verdict
 from byol_jax.data.shards import find, parquet, records, tar
 from byol_jax.data.shards.find import Shard, Shards, check_lost
+from byol_jax.data.verdict import Verdict
 from tests.shard_files import (
     example,
     parts,
@@ -72,7 +72,7 @@ def usable(root, monkeypatch, error, times):
 
     monkeypatch.setattr(parquet._Rows, "_column", fail)
     numbers = []
-    for number, (name, _) in enumerate(encoded.listing.files):
+    for number, name in enumerate(encoded.listing.files.names):
         with contextlib.suppress(UnusableImageError):
             assert (encoded.root / name).open().read() == found[number].data
             numbers.append(number)

@@ -66,7 +66,7 @@ def test_pictures_alone_leave_the_verdict_as_it_was(tmp_path):
     (tmp_path / "run").mkdir()
     open_dataset(tmp_path, num_channels=1, verdict_path=tmp_path / "run" / "images.json")
     content = json.loads((tmp_path / "run" / "images.json").read_text())
-    assert sorted(content) == ["dtype", "files", "format", "is_grey", "skipped"]
+    assert sorted(content) == ["dtype", "files", "format", "is_grey", "skipped", "times"]
     assert content["format"].endswith(", 1")
 
 

@@ -10,6 +10,7 @@ pool is shuffled as a whole.
 
 import contextlib
 import io
+import itertools
 import json
 import threading
 from bisect import bisect_right
@@ -21,9 +22,10 @@ import numpy as np
 
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, Verdict
+from byol_jax.data.file_list import Listing, files_of
 from byol_jax.data.order import Blocks
 from byol_jax.data.shards.find import Shard, Shards, check_lost, row_name
+from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["parquet_images"]
@@ -88,7 +90,7 @@ def parquet_images(shards: Shards) -> EncodedImages:
         if found != first:
             raise DataError(f"{shards.place}: {name} has other columns, {found}, than {tables[0].shard.name}, {first}")
     rows = _Rows(shards.place, tables, first)
-    listing = Listing(tuple(rows.listed()), tuple(skipped), ())
+    listing = Listing(files_of(rows.listed()), tuple(skipped), ())
     if not listing.files:
         raise DataError(f"{shards.place}: no rows in {len(tables)} Parquet files: give others")
     return EncodedImages(rows, listing, rows.read_labels, "parquet", blocks=rows.blocks)
@@ -197,15 +199,10 @@ class _Rows:
         return _Row(self, group, row)
 
     def listed(self) -> Iterator[tuple[str, int]]:
-        """Names, sorted, and sizes: of a row none is known but its row group's mean."""
-        return iter(
-            sorted(
-                (self._name(group, row), group.size // group.rows)
-                for found in self._groups
-                for group in found
-                for row in range(group.rows)
-            )
-        )
+        """Names and sizes: of a row none is known but its row group's mean."""
+        for group in itertools.chain.from_iterable(self._groups):
+            for row in range(group.rows):
+                yield self._name(group, row), group.size // group.rows
 
     def _name(self, group: _Group, row: int) -> str:
         table = self._tables[group.file]
@@ -279,7 +276,7 @@ class _Rows:
         columns = [self._label_column(table, label) for table in self._tables]
         names = self._columns.class_names
         found = []
-        for name, _ in verdict.files:
+        for name in verdict.files.names:
             group, row = self._find(name)
             number = None if group is None else columns[group.file][group.first + row]
             if number is None or not 0 <= number < 2**31:

@@ -21,8 +21,9 @@ import numpy as np
 
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, Verdict
+from byol_jax.data.file_list import Listing, files_of
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice, row_name
+from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["record_images"]
@@ -249,7 +250,7 @@ class _Records:
             DataError: a record has none, or can't be read.
         """
         labels = []
-        for name, _ in verdict.files:
+        for name in verdict.files.names:
             record = self / name
             try:
                 label = None if record.file is None else _label(record.file.read(record.number))
@@ -295,7 +296,7 @@ def record_images(
     damaged = tuple(
         (f"{name}#{len(file.sizes)}", file.damage) for name, file in files.items() if file.damage is not None
     )
-    listing = Listing(tuple(sorted(records.listed())), damaged, ())
+    listing = Listing(files_of(records.listed()), damaged, ())
     if not listing.files:
         some = "; ".join(f"{name!r}: {reason}" for name, reason in damaged[:3]) or "they are empty"
         raise DataError(

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, Verdict, is_image_name, is_unread_name
+from byol_jax.data.file_list import Files, Listing, is_image_name, is_unread_name
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
+from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, one_line
 
 __all__ = ["Entry", "read_entries", "tar_images"]
@@ -192,7 +193,7 @@ class _Members:
         self._place, self._files = place, files
         names = [name for index in indices for name in index.names]
         order = sorted(range(len(names)), key=names.__getitem__)
-        self.names = [names[row] for row in order]
+        self.names = tuple(names[row] for row in order)
         self._shards = np.repeat(np.arange(len(files)), [len(index.names) for index in indices])[order]
         self._places, self._labels = (
             np.array([place for places in kind for place in places], np.int64).reshape(-1, width)[order]
@@ -214,8 +215,8 @@ class _Members:
         offset, size = places[row, :2]
         return _Place(self._files[self._shards[row]], int(offset), int(size))
 
-    def sizes(self) -> list[int]:
-        return self._places[:, 1].tolist()
+    def files(self) -> Files:
+        return Files(self.names, self._places[:, 1])
 
     def label(self, name: str) -> int | None:
         """What its .cls or .json says; None where there is neither, or a .json without a label.
@@ -245,7 +246,7 @@ class _Members:
         Raises:
             DataError: some sample has none, or something else is in it.
         """
-        found = {name: self.label(name) for name, _ in verdict.files}
+        found = {name: self.label(name) for name in verdict.files.names}
         without = [name for name, label in found.items() if label is None]
         if without:
             raise DataError(
@@ -318,5 +319,5 @@ def tar_images(
             f"{len(parts)} members named as images aren't used, parts of samples that have another image; the first:"
             f" {parts[0]!r}",
         )
-    listing = Listing(tuple(zip(members.names, members.sizes(), strict=True)), skipped, ())
+    listing = Listing(members.files(), skipped, ())
     return EncodedImages(members, listing, members.read_labels, "tar", remarks=remarks)
