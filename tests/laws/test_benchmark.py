@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks import augmentation, compare, growth, operators, pipeline, precision
+from benchmarks import augmentation, compare, growth, listing, operators, pipeline, precision
 from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
 from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -113,7 +113,7 @@ def test_only_resnets_are_run_in_their_native_form():
     assert available(["byol_jax", "traced"], WORKLOADS["convnext_atto"]) == ["traced"]
 
 
-@pytest.mark.parametrize("name", ["flops", "operators", "summary", "machine"])
+@pytest.mark.parametrize("name", ["flops", "listing", "operators", "summary", "machine"])
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert results.attempted > 0
@@ -350,6 +350,34 @@ def test_the_benchmark_of_growth_runs(tmp_path, monkeypatch, capsys) -> None:
         raw = json.loads((tmp_path / axis / "raw.json").read_text())[axis]["results"]
         assert (tmp_path / axis / "growth.svg").read_text().startswith("<svg")
     assert [result["devices"] for result in raw.values()] == [1, 2]
+    capsys.readouterr()
+
+
+def test_a_million_files_are_told_by_the_line_through_the_last_two_numbers() -> None:
+    def found(opening, peak):
+        return {"seconds": {"opening": opening}, "processor": {"opening": opening / 2}, "peak_bytes": peak * 2**20}
+
+    files = {
+        "100000": {"first": found(5.0, 60), "second": found(1.0, 50), "kept_bytes": 5_000_000},
+        "200000": {"first": found(9.0, 80), "second": found(1.5, 50), "kept_bytes": 11_000_000},
+    }
+    lines = listing.table({"empty": 40 * 2**20, "files": files}, "folder", "2026-11-30").splitlines()
+    last = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "drawn on |" in line]
+    assert last == [  # 9 s and 4 s for each 100,000 more; 40 MiB, and 20 MiB for each
+        ["1,000,000, drawn on", "41.00 (20.50)", "200.0", "210"],
+        ["1,000,000, drawn on", "5.50 (2.75)", "10.0", "10"],
+    ]
+    assert lines[-1] == "Kept beside the run: 55 bytes a file."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", listing.KINDS)
+def test_the_benchmark_of_listing_runs(kind, tmp_path, capsys) -> None:
+    words = ["--files", "7,201", "--kind", kind, "--image-size", "16", "--out", str(tmp_path / "results")]
+    assert listing.main(words) == 0
+    raw = json.loads((tmp_path / "results" / "raw.json").read_text())
+    assert [result[start]["count"] for result in raw["files"].values() for start in listing.STARTS] == [7, 7, 201, 201]
+    assert all(result["first"]["peak_bytes"] > raw["empty"] > 0 for result in raw["files"].values())
     capsys.readouterr()
 
 
