@@ -212,8 +212,8 @@ def table(raw: dict[str, Any], kind: str, date: str) -> str:
         f"# From many small files to the first batch, {date}\n\nSmall JPEG and PNG {what}, read from the system's"
         " cache. Seconds, and in brackets those of the processor, all threads together. Up to 20,000 are decoded once"
         f" before, of more the headers are read. Memory: a process's peak above the {raw['empty'] / 2**20:,.0f} MiB"
-        " of one that only imports; JAX isn't loaded. The last line is no measurement: the line through the two above it,"
-        " drawn on."
+        " of one that only imports; JAX isn't loaded. The last line is no measurement: the line through the two above"
+        " it, drawn on."
     ]
     for start, title in zip(STARTS, ("A first start", "A second one, which finds the list"), strict=True):
         found = [raw["files"][str(count)][start] for count in counts]

@@ -47,6 +47,7 @@ def scan(
             pieces = [range(first, min(first + _PIECE, stop)) for first in range(start, stop, _PIECE)]
             for piece, found in zip(pieces, pool.map(reasons_in, pieces), strict=True):
                 reasons |= found
-                for index in piece if progress is not None else ():
-                    progress(index + 1, count)
+                if progress is not None:
+                    for index in piece:
+                        progress(index + 1, count)
     return reasons
