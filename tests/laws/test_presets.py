@@ -1,6 +1,7 @@
 """The presets are the published numbers, and their optimisers do what those numbers say."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,14 @@ def test_the_decay_goes_from_the_base_to_one():
 def test_a_run_shorter_than_its_warmup_is_refused():
     with pytest.raises(ConfigurationError, match="warmup_steps=3127: expected 0 to total_steps=1000"):
         presets.optimizer(presets.imagenet(40), batch_size=4096, total_steps=1000, steps_per_epoch=IMAGES / 4096)
+
+
+def test_the_page_has_every_preset_with_what_it_costs_and_gives():
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    for one in presets.known():
+        [row] = [line for line in page.splitlines() if line.startswith(f"| {one.preset.name} |")]
+        _, _, total, result, machine = (cell.strip() for cell in row.strip("|").split("|"))
+        assert (total, result, machine) == (f"{one.total_operations / 1e18:.3g}", one.result, one.machine)
 
 
 def test_presets_are_frozen():
