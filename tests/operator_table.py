@@ -12,9 +12,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
 HEAD = """# Operators of PyTorch that have a JAX counterpart
 
 {count} names, one small function each in `interop/trace/ops/`, compared with torch in values and gradients by
-`tests/interop/test_trace_ops.py`. A name stands for all its overloads, unless the overload has a line of its own. What
-a module uses beyond these is listed by `interop.missing_ops(module)` and added by `interop.register_op(name)`:
-[recipes](recipes.md). Written by `python -m tests.operator_table`.
+`tests/interop/test_trace_ops.py`. A name stands for all its overloads, unless the overload has a line of its own. An
+operator that isn't here, and that torch itself makes of others (its `CompositeImplicitAutograd`), is taken apart into
+these. What a module uses beyond them is listed by `interop.missing_ops(module)` and added by
+`interop.register_op(name)`: [recipes](recipes.md). Written by `python -m tests.operator_table`.
 
 | family | operators |
 |---|---|

@@ -19,6 +19,7 @@ import numpy as np
 
 from byol_jax.errors import UnsupportedModuleError, one_line
 from interop.arrays import as_numpy, import_torch
+from interop.trace.decomposition import operator_name, take_apart, unknown_composites
 from interop.trace.functional import functional_form
 from interop.trace.gradients import Followed, follow_gradients
 from interop.trace.graph import Dtype, Graph, Node, Placeholder, Ref
@@ -91,11 +92,13 @@ def export_graph(module: Any, example: Any, sizes: range | None) -> Graph:
                 written = _without_writes(torch, module, exported)
                 if written is None:
                     _separate_second_names(torch, exported)
-                    exported = exported.run_decompositions(_decompositions(torch, exported.graph))
+                    exported = take_apart(torch, exported)
                     written = _as_written(torch, module, exported)
         except Exception as error:
             followed.raise_if_refused(type(module).__name__)
             left.raise_if_refused(type(module).__name__)
+            if isinstance(error, UnsupportedModuleError):
+                raise
             raise _explanation(module, running, left, error) from error
     followed.raise_if_refused(type(module).__name__)
     left.raise_if_refused(type(module).__name__)
@@ -136,15 +139,6 @@ def _sizes(advice: str) -> range | None:
         return None
     step = int(multiple[1])
     return range(step * max(low, 2), sys.maxsize if high is None else step * high + 1, step)
-
-
-def _decompositions(torch: Any, graph: Any) -> dict[Any, Any]:
-    """Operators to be replaced by simpler ones: instance norm, where it would change its buffers without saying so."""
-    norm = torch.ops.aten.instance_norm.default
-    calls = [node.args for node in graph.nodes if node.target is norm]
-    if any(mean is not None and by_input for _, _, _, mean, _, by_input, *_ in calls):
-        return {norm: torch.export.default_decompositions()[norm]}
-    return {}
 
 
 def _separate_second_names(torch: Any, exported: Any) -> None:
@@ -362,6 +356,8 @@ def _without_writes(torch: Any, module: Any, exported: Any) -> Written | None:
     form = functional_form(torch, exported.graph, buffers, lambda call: _node(torch, module, call))
     if form is None or {spec.kind.name for spec in signature.output_specs} != {"USER_OUTPUT"}:
         return None
+    if {operator_name(one) for one in unknown_composites(torch, exported.graph)} & {node.op for node in form.nodes}:
+        return None
     held = {**exported.constants, **exported.state_dict}
     places = Counter(map(_memory, held.values()))
     if any(places[_memory(held.get(buffers[name]))] != 1 for name in form.written):
@@ -508,20 +504,21 @@ def _node(torch: Any, module: Any, node: Any) -> Node:
     path = path.removeprefix(ROOT).removeprefix(".")
     if free_unbacked_symbols(node.meta.get("val")):
         where = f"{type(module).__name__}, in {path}" if path else type(module).__name__
-        raise _depends_on_values(where, f"{_operator_name(node.target)} gives a number or a size by what it reads")
+        operator = operator_name(node.target)
+        if operator == "aten.index.Tensor":
+            raise UnsupportedModuleError(
+                f"{where}: it decides by the values of a mask how much it takes, by {operator} (x[mask]), which no "
+                "fixed graph can: where the mask never changes index by whole numbers, mask.nonzero().flatten() of the "
+                "constructor; elsewhere torch.where gives all places one shape"
+            )
+        raise _depends_on_values(where, f"{operator} gives a number or a size by what it reads")
     args = tuple(_argument(torch, arg, path) for arg in node.args)
     options = {
         name: _argument(torch, value, path)
         for name, value in node.kwargs.items()
         if not isinstance(value, torch.device | torch.layout | torch.memory_format) and name != "pin_memory"
     }
-    return Node(node.name, _operator_name(node.target), args, options, path)
-
-
-def _operator_name(target: Any) -> str:
-    """ "aten.relu.default" for torch's operators; the bare name for Python's."""
-    text = str(target)
-    return text if hasattr(target, "_schema") else getattr(target, "__name__", text)
+    return Node(node.name, operator_name(node.target), args, options, path)
 
 
 def _argument(torch: Any, arg: Any, path: str) -> Any:

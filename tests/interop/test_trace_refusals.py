@@ -25,6 +25,18 @@ class Selects(nn.Module):
         return x - x[x > 0].mean()
 
 
+class Prunes(nn.Module):
+    """Takes two channels of three, by a mask or by whole numbers."""
+
+    def __init__(self, by_numbers=False):
+        super().__init__()
+        mask = torch.tensor([True, False, True])
+        self.register_buffer("kept", mask.nonzero().flatten() if by_numbers else mask)
+
+    def forward(self, x):
+        return x[:, self.kept].flatten(1)
+
+
 class Counts(nn.Module):
     def forward(self, x):
         return x * torch.nonzero(x).shape[0]
@@ -95,6 +107,7 @@ REFUSED = {
         nn.Conv2d(3, 3, 1), nn.Sequential(Decides())
     ),
     r"Sequential, in 0: it decides by the values .* aten.index": lambda: nn.Sequential(Selects()),
+    r"^Prunes: it decides by the values of a mask .*: where the mask never changes index by whole numbers": Prunes,
     r"Sequential, in 0: it decides by the values .* aten.nonzero": lambda: nn.Sequential(Counts()),
     r"in 0 \(Linear\): RuntimeError": lambda: nn.Sequential(nn.Linear(5, 2)),
     r"Held reads held, which was computed from parameters": lambda: Held(lambda self: self.linear.bias.exp()),
@@ -115,6 +128,24 @@ def test_it_is_refused_by_name_and_check_says_the_same(reason):
         interop.from_torch_module(module, image_size=4)
     assert "\n" not in str(caught.value)
     assert interop.check(module, image_size=4).problems == (str(caught.value),)
+
+
+def test_what_is_refused_by_our_own_reading_is_traced_once(monkeypatch):
+    """Another size of the batch wouldn't help, and the reason stands alone."""
+    calls = []
+    export = torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *args, **options: calls.append(1) or export(*args, **options))
+    (problem,) = interop.check(Prunes(), image_size=4).problems
+    assert "torch.export can't follow" not in problem
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_a_mask_that_never_changes_is_taken_as_whole_numbers():
+    encoder = interop.from_torch_module(Prunes(by_numbers=True), image_size=4)
+    images = np.arange(96, dtype=np.float32).reshape(2, 4, 4, 3)
+    ours, _ = encoder.apply(encoder.init(None, (4, 4, 3)), images, train=False, hidden_layer=-1)
+    np.testing.assert_array_equal(ours.reshape(2, 2, 4, 4), images.transpose(0, 3, 1, 2)[:, [0, 2]])
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ Dtypes follow the run, not the trace. The network's inputs have the floating dty
     int64                                        int32, as everywhere in JAX without x64
 
 Where floats of different widths meet in arithmetic, the wider one stays, as in torch; products, which torch refuses
-then, take the floating dtype, as its autocast does. With a Python number that 16 bits can't hold float32 is computed
-in, as in torch; what is finite there stays finite, where torch has infinity.
+then, take the floating dtype, as its autocast does. Arithmetic with a Python number that 16 bits can't hold is
+float32's, as in torch; what is finite there stays finite, where torch has infinity.
 """
 
 import math

@@ -51,15 +51,15 @@ def register_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     them ([N, C, H, W]), and returns an array or a tuple of them. It must be pure and differentiable by JAX.
 
     Args:
-        name: as `missing_ops` names it, "aten.special_i0.default" or, for all overloads, "aten.special_i0".
+        name: as `missing_ops` names it, "aten.i0.default" or, for all overloads, "aten.i0".
 
     Raises:
         UnsupportedOpError: a name without a namespace.
 
     Example:
         >>> import jax
-        >>> @register_op("aten.special_i0")
-        ... def special_i0(x):
+        >>> @register_op("aten.i0")
+        ... def i0(x):
         ...     return jax.scipy.special.i0(x)
     """
     if "." not in name:
