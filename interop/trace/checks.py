@@ -4,14 +4,19 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
 from interop.arrays import DTYPE_NAMES, import_torch
-from interop.trace.batch_sizes import trace
+from interop.trace.batch_sizes import Traced, resize_batch, trace
 from interop.trace.export import example_batch
 from interop.trace.gradients import hooks_on_gradients
-from interop.trace.graph import COTANGENT, FUNCTION, Graph
+from interop.trace.graph import COTANGENT, FUNCTION, Graph, Placeholder
+from interop.trace.interpret import interpret, program
 from interop.trace.ops.table import find
 from interop.trace.side_effects import check_copy, keep_random_states
+from interop.trace.values import from_torch_order
 
 __all__ = ["Missing", "Report", "check", "check_module", "find_missing", "missing_ops"]
 
@@ -31,7 +36,8 @@ def check(
 ) -> Report:
     """Whether this module can be imported, and if not everything in the way, with module paths.
 
-    Nothing is computed, unless the module leaves something in its attributes: then copies of it run a few times.
+    Nothing is computed but shapes, unless the module leaves something in its attributes: then copies of it run a few
+    times.
     Hooks on gradients, and Functions whose backward can't be followed, are among it. What only numbers tell, such as an
     operator that computes something else, is left to `from_torch_module`'s verification.
 
@@ -52,9 +58,13 @@ def check(
         False
     """
     try:
-        operators = _find_missing_in(module, image_size, channels, example_input).operators
+        traced, example = _trace(module, image_size, channels, example_input)
         check_copy(module)
-    except UnsupportedModuleError as error:
+        operators = find_missing(traced.train, traced.eval).operators
+        if not operators:
+            for graph in (traced.train, traced.eval):
+                _follow_shapes(module, graph, resize_batch(example, traced.example_size))
+    except (UnsupportedModuleError, UnsupportedOpError) as error:
         return Report(False, (str(error),))
     problems = tuple(
         f"{name} (in {', '.join(paths)}) has no JAX counterpart yet: write it with interop.register_op({name!r})"
@@ -76,15 +86,41 @@ def missing_ops(
         >>> missing_ops(torch.nn.Conv2d(3, 4, 3), image_size=8)
         []
     """
-    return list(_find_missing_in(module, image_size, channels, example_input).operators)
+    traced, _ = _trace(module, image_size, channels, example_input)
+    return list(find_missing(traced.train, traced.eval).operators)
 
 
-def _find_missing_in(module: Any, image_size: Any, channels: int, example_input: Any) -> "Missing":
+def _trace(module: Any, image_size: Any, channels: int, example_input: Any) -> tuple[Traced, Any]:
+    """Both graphs, and the example of two inputs."""
     with keep_random_states(module):
         check_module(module)
         example = example_batch(import_torch(), module, image_size, channels, example_input)
-        traced = trace(module, example, 2 if example_input is None else len(example_input))
-    return find_missing(traced.train, traced.eval)
+        return trace(module, example, 2 if example_input is None else len(example_input)), example
+
+
+def _follow_shapes(module: Any, graph: Graph, example: Any) -> None:
+    """Runs the graph for nothing but shapes and dtypes, as in float32, which shows how every operator is called.
+
+    Raises:
+        UnsupportedOpError: an operator isn't written for what it is called with.
+    """
+    torch = import_torch()
+    tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
+    wanted = [*graph.hidden.values(), *graph.buffers.values(), *filter(None, [graph.output])]
+
+    def shape_of(source: Placeholder) -> jax.ShapeDtypeStruct:
+        held = example if source.kind == "input" else tensors.get(source.target)
+        if held is None:
+            held = torch.from_numpy(graph.constants[source.target])
+        name = str(held.dtype).removeprefix("torch.")
+        dtype = jnp.float32 if held.is_floating_point() else jnp.int32 if name == "int64" else jnp.dtype(name)
+        return jax.ShapeDtypeStruct(tuple(held.shape), dtype)
+
+    def run(arrays: dict[str, jax.Array], key: jax.Array) -> None:
+        sources = {name: from_torch_order(array) for name, array in arrays.items()}
+        interpret(program(graph, wanted), sources, wanted, floating=jnp.dtype(jnp.float32), key=key, axis_name=None)
+
+    jax.eval_shape(run, {name: shape_of(source) for name, source in graph.sources.items()}, jax.random.key(0))
 
 
 class Missing(NamedTuple):

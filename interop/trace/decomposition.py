@@ -1,4 +1,4 @@
-"""Which of torch's operators are taken apart into simpler ones: as few as can be, the tables know most as they are.
+"""Which of torch's operators are taken apart into simpler ones: as few as can be, since tables know most as they are.
 
 An operator that no table knows may be one that torch itself makes of others, forwards and backwards, as `a & b` is
 `bitwise_and`; these stand in its place. What is known, or registered by somebody, always stays.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from interop.trace.ops.linear import attention
 from interop.trace.ops.operator import Context, Operator
-from interop.trace.ops.random import draw, draw_like
+from interop.trace.ops.random import DROPPED, draw, draw_like
 from interop.trace.ops.recurrent import recurrent_operators
 from interop.trace.values import Value, from_torch_order
 
@@ -43,7 +43,7 @@ def _fill(context: Context, x: Value, *rest: Any, **options: Any) -> Value:
 
 FIXED_DRAWS: dict[str, Operator] = {
     "aten.dropout": _dropout,
-    "aten.native_dropout": lambda context, x, p, train: (_dropout(context, x, p, train), None),
+    "aten.native_dropout": lambda context, x, p, train: (_dropout(context, x, p, train), DROPPED),
     "aten.scaled_dot_product_attention": attention(_keep_elements),
     **recurrent_operators(_keep_elements),
     "aten.bernoulli": _bernoulli,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byol_jax.errors import UnsupportedOpError
+from byol_jax.errors import ConfigurationError, InteropError, UnsupportedOpError, one_line
 from byol_jax.ops.axis import equally_varying
 from byol_jax.ops.fan_out import fan_out
 from interop.trace.graph import COTANGENT, FUNCTION, Dtype, Graph, Node, Ref, nodes_for, refs
@@ -37,6 +37,9 @@ MOVES = frozenset({
     "aten.flatten.using_ints", "aten._unsafe_view.default",
 })  # fmt: skip
 """Operators that only move numbers."""
+
+UNFORESEEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, NotImplementedError)
+"""What an operator raises that is called as nobody thought of: an overload, a rank, a number beyond 32 bits."""
 
 BATCH_NORMS = (
     "aten._native_batch_norm_legit_functional.default",
@@ -113,7 +116,7 @@ def interpret(
         uniform: sources that are one number everywhere.
 
     Raises:
-        UnsupportedOpError: an operator without a JAX counterpart.
+        UnsupportedOpError: an operator without a JAX counterpart, at all or for what it is called with.
     """
     values = _evaluate(nodes, sources, uniform, _Run(floating, key, axis_name, stand_ins))
     return [values[ref.name] for ref in wanted]
@@ -145,12 +148,25 @@ def _evaluate(
         shown = with_concealed_operands(node, values, uniform)
         args = [_resolve(arg, shown) for arg in node.args]
         options = {name: _resolve(option, shown) for name, option in node.options.items()}
-        values[node.name] = operator(context, *args, **options)
+        try:
+            values[node.name] = operator(context, *args, **options)
+        except UNFORESEEN as error:
+            if isinstance(error, InteropError | ConfigurationError):
+                raise
+            raise _refusal(node, error) from error
         if node.name in streams:
             values[node.name] = _with_one_gradient(values[node.name])
         if is_uniform(node, values, uniform):
             uniform.add(node.name)
     return values
+
+
+def _refusal(node: Node, error: Exception) -> UnsupportedOpError:
+    return UnsupportedOpError(
+        f"{node.op} (in {node.module or 'the network itself'}) has no JAX counterpart for what it is called with there "
+        f"({type(error).__name__}: {one_line(error, at_most=200)}): do it by other operators, or write this one with "
+        f"interop.register_op({node.op!r})"
+    )
 
 
 def _residual_streams(nodes: Sequence[Node]) -> set[str]:

@@ -122,6 +122,27 @@ CASES = {
     "index_select": (aten.index_select.default, lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 4))),
     "gather": (aten.gather.default, lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 2, 4, 2))),
     "scatter": (aten.scatter.src, lambda d: (d.normal(3, 5), 1, torch.tensor([[0, 2], [4, 1]]), d.normal(2, 2))),
+    "scatter number": (aten.scatter.value, lambda d: (d.normal(3, 5), -1, torch.tensor([[0, 2], [4, 1]]), 1.5)),
+    "scatter added": (
+        aten.scatter.reduce,
+        lambda d: (d.normal(3, 5), 1, d.integers(5, 2, 4), d.normal(3, 5)),
+        {"reduce": "add"},
+    ),
+    "scatter multiplied": (
+        aten.scatter.value_reduce,
+        lambda d: (d.normal(3, 5), 0, torch.tensor([[0, 2], [1, 1]]), 1.5),
+        {"reduce": "multiply"},
+    ),
+    "scatter_add": (
+        aten.scatter_add.default,
+        lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 2, 7, 2), d.normal(2, 7, 2)),
+    ),
+    "index_add": (aten.index_add.default, lambda d: (d.normal(3, 5, 2), 1, d.integers(5, 7), d.normal(3, 7, 2))),
+    "index_add alpha": (
+        aten.index_add.default,
+        lambda d: (d.normal(3, 5), -1, d.integers(5, 4), d.normal(3, 4)),
+        {"alpha": 0.5},
+    ),
     "roll": (aten.roll.default, lambda d: (image(d), [1, -2], [2, 3])),
     "roll flat": (aten.roll.default, lambda d: (d.normal(3, 4), [2])),
     "flip": (aten.flip.default, lambda d: (image(d), [1, -1])),

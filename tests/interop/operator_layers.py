@@ -51,6 +51,7 @@ def new(d, rank, *, least=1):
 
 CASES = {
     "linear": (aten.linear.default, lambda d: (d.normal(2, 3, 5), d.normal(4, 5), d.normal(4))),
+    "linear of a vector": (aten.linear.default, lambda d: (d.normal(2, 3, 5), d.normal(5))),
     "linear one": (aten.linear.default, lambda d: (d.normal(5), d.normal(4, 5))),
     "matmul": (aten.matmul.default, lambda d: (d.normal(2, 3, 5), d.normal(2, 5, 4))),
     "matmul matrix": (aten.matmul.default, lambda d: (d.normal(2, 3, 5), d.normal(5, 4))),

@@ -38,7 +38,7 @@ WITHOUT_CORNERS = (
 )
 """How the names begin of the cases that are polynomials or have no value there."""
 
-WITHOUT_GRADIENT_IN_TORCH = {"native_channel_shuffle", "copy"}
+WITHOUT_GRADIENT_IN_TORCH = {"native_channel_shuffle", "copy", "scatter added", "scatter multiplied"}
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from torch import nn
 from traced_modules import Recomputed
 
 import interop
-from byol_jax.errors import UnsupportedModuleError
+from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
 
 
 class Decides(nn.Module):
@@ -23,6 +23,23 @@ class Decides(nn.Module):
 class Selects(nn.Module):
     def forward(self, x):
         return x - x[x > 0].mean()
+
+
+class Calls(nn.Module):
+    """An operator that is known, called as it isn't."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(48, 4), function
+
+    def forward(self, x):
+        return self.function(self.linear(x.flatten(1)))
+
+
+UNFORESEEN = {
+    "aten.masked_fill.Scalar": lambda y: y + (y.argsort(1).masked_fill(y > 0, torch.iinfo(torch.int64).max) > 4),
+    "aten.repeat_interleave.Tensor": lambda y: y.repeat_interleave(torch.tensor([1, 2, 0, 3]), 1, output_size=6),
+}
 
 
 class Prunes(nn.Module):
@@ -128,6 +145,23 @@ def test_it_is_refused_by_name_and_check_says_the_same(reason):
         interop.from_torch_module(module, image_size=4)
     assert "\n" not in str(caught.value)
     assert interop.check(module, image_size=4).problems == (str(caught.value),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNFORESEEN)
+def test_an_operator_that_is_called_as_it_isnt_written_is_named(name):
+    """By `check`, by shapes alone, and by whatever runs the network first."""
+    module = nn.Sequential(nn.Identity(), Calls(UNFORESEEN[name]))
+    with pytest.raises(UnsupportedOpError, match=rf"^{name} \(in 1\) has no JAX .* interop.register_op\('{name}'\)"):
+        interop.from_torch_module(module, image_size=4)
+    (problem,) = interop.check(module, image_size=4).problems
+    assert problem.startswith(f"{name} (in 1) has no JAX counterpart for what it is called with there")
+
+
+def test_the_elements_that_dropout_kept_are_refused():
+    module = nn.Sequential(nn.Identity(), Calls(lambda y: y * torch.native_dropout(y, 0.3, True)[1]))
+    (problem,) = interop.check(module, image_size=4).problems
+    assert "1 reads the elements that were kept (aten.native_dropout)" in problem
 
 
 def test_what_is_refused_by_our_own_reading_is_traced_once(monkeypatch):

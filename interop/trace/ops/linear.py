@@ -17,13 +17,14 @@ __all__ = ["TABLE", "attention"]
 
 @product
 def _linear(context: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """`x @ weightᵀ + bias` over torch's last axis, wherever it lies: [..., in] to [..., out]."""
+    """`x @ weightᵀ + bias` over torch's last axis, wherever it lies: [..., in] to [..., out]; a vector is one output,
+    which has no axis."""
     last = x.ndim - 1
-    contracted = ((x.order.index(last),), (1,))
+    contracted = ((x.order.index(last),), (weight.ndim - 1,))
     y = jax.lax.dot_general(x.array, to_torch_order(weight), (contracted, ((), ())))
     if bias is not None:
         y = y + bias.array
-    return Value(y, (*(axis for axis in x.order if axis != last), last))
+    return Value(y, (*(axis for axis in x.order if axis != last), *(last,) * (weight.ndim - 1)))
 
 
 @product

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.operator import Context, Operator
+from interop.trace.ops.operator import Absent, Context, Operator
 from interop.trace.values import Value, align, from_torch_order
 
-__all__ = ["TABLE", "draw", "draw_like", "drop_elements"]
+__all__ = ["DROPPED", "TABLE", "draw", "draw_like", "drop_elements"]
 
 
 def drop_elements(context: Context, x: jax.Array, rate: float) -> jax.Array:
@@ -25,9 +25,12 @@ def _dropout(context: Context, x: Value, p: float, train: bool | None = True) ->
     return Value(drop_elements(context, x.array, p), x.order) if train and p > 0 else x
 
 
-def _native_dropout(context: Context, x: Value, p: float, train: bool | None) -> tuple[Value, Value]:
-    """Output and mask; nothing reads the mask but torch's own backward pass."""
-    return _dropout(context, x, p, train), Value(jnp.ones(x.array.shape, bool), x.order)
+def _native_dropout(context: Context, x: Value, p: float, train: bool | None) -> tuple[Value, Absent]:
+    return _dropout(context, x, p, train), DROPPED
+
+
+DROPPED = Absent("the elements that were kept (aten.native_dropout)")
+"""Torch's own backward pass alone reads them."""
 
 
 def _bernoulli(context: Context, x: Value, p: Any = None, **options: Any) -> Value:

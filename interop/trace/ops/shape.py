@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -224,12 +225,18 @@ def _gather(x: jax.Array, dim: int, index: jax.Array, *, sparse_grad: bool = Fal
     return jnp.take_along_axis(x[kept], index, axis=axis)
 
 
-def _scatter(x: jax.Array, dim: int, index: jax.Array, src: Any) -> jax.Array:
+def _scatter(x: jax.Array, dim: int, index: jax.Array, src: Any, *, reduce: str = "set") -> jax.Array:
+    """x with `src`, a number or an array, put, added or multiplied at the index's places along `dim`."""
     axis = normal_axis(dim, x.ndim)
     places = list(jnp.meshgrid(*(jnp.arange(n, dtype=index.dtype) for n in index.shape), indexing="ij"))
     places[axis] = index
     new = src[tuple(slice(0, n) for n in index.shape)] if isinstance(src, jax.Array) else jnp.asarray(src, x.dtype)
-    return x.at[tuple(places)].set(new.astype(x.dtype))
+    return getattr(x.at[tuple(places)], reduce)(new.astype(x.dtype))
+
+
+def _index_add(x: jax.Array, dim: int, index: jax.Array, source: jax.Array, *, alpha: float = 1) -> jax.Array:
+    places = (*(slice(None),) * normal_axis(dim, x.ndim), jnp.atleast_1d(index))
+    return x.at[places].add((source if alpha == 1 else source * alpha).astype(x.dtype))
 
 
 def _roll(x: jax.Array, shifts: Sequence[int], dims: Sequence[int] = ()) -> jax.Array:
@@ -331,6 +338,8 @@ TABLE: dict[str, Operator] = {
     "aten.index_select": in_torch_order(_index_select),
     "aten.gather": in_torch_order(_gather),
     "aten.scatter": in_torch_order(_scatter),
+    "aten.scatter_add": in_torch_order(partial(_scatter, reduce="add")),
+    "aten.index_add": in_torch_order(_index_add),
     "aten.roll": in_torch_order(_roll),
     "aten.flip": lambda context, x, dims: map_array(lambda a: jnp.flip(a, physical_axes(x, dims)), x),
     "aten.repeat": in_torch_order(_repeat),
