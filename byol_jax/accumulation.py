@@ -94,6 +94,8 @@ def check_parts(count: int, parts: int, devices: int = 1) -> None:
             f"accumulate: a batch of {count} can't be cut into {parts} equal parts{where}: use a multiple of"
             f" {parts * devices}"
         )
+    if count < 2:
+        raise ConfigurationError(f"accumulate: a batch of {count} images can't train: use at least {2 * parts}")
     if count < 2 * parts:
         raise ConfigurationError(
             f"accumulate: a batch of {count} in {parts} parts has 1 image a part: batch norm has nothing to compare;"

@@ -70,7 +70,8 @@ class Learner:
         """A fresh state. The target starts as a copy of the online network; no buffer is shared with anything.
 
         Args:
-            key: a typed key, `jax.random.key(seed)`. It decides initial weights, views and dropout of the whole run.
+            key: `jax.random.key(seed)`; a raw one, `jax.random.PRNGKey(seed)`, is made such. It decides initial
+                weights, views and dropout of the whole run.
 
         Returns:
             `TrainState` of arrays: parameters and statistics in promote(float32, dtype), step 0.
@@ -82,6 +83,8 @@ class Learner:
             >>> int(learner.init(jax.random.key(0)).step)
             0
         """
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)
         if self.replacements.init is not None:
             return self.replacements.init(key)
         s = self.settings

@@ -17,7 +17,7 @@ def ema_update(target: Any, online: Any, decay: Any) -> Any:
         target, online: pytrees of the same structure, shapes and dtypes. Leaves that aren't floating are taken from
             `online`.
         decay: number or floating scalar in [0, 1]; 0.99 in byol-pytorch, 0.996 → 1 by cosine in the paper. A Python
-            number keeps its full precision whatever the leaves' dtype.
+            number keeps its full precision beside leaves of float32 and wider; in bfloat16 0.999 is 1: nothing moves.
 
     Returns:
         The new target, each leaf in its own dtype.

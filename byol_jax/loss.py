@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from byol_jax.ops.precision import at_least_float32
+
 __all__ = ["normalized_mse", "root", "unit"]
 
 NORM_FLOOR = 1e-12
@@ -20,6 +22,7 @@ def normalized_mse(prediction: jax.Array, projection: jax.Array) -> jax.Array:
 
     Returns:
         [N], in [0, 4]: 0 for equal directions, 2 for orthogonal ones or where a vector is zero, 4 for opposite ones.
+        Computed in at least float32, given in the arguments' dtype.
 
     Source: BYOL (Grill et al., arXiv:2006.07733), equation 2; norms clamped as in byol-pytorch 0.9.1.
 
@@ -28,8 +31,9 @@ def normalized_mse(prediction: jax.Array, projection: jax.Array) -> jax.Array:
         >>> normalized_mse(jnp.array([[3.0, 0.0]]), jnp.array([[0.0, 2.0]])).tolist()
         [2.0]
     """
-    cosine = jnp.sum(unit(prediction) * unit(projection), axis=-1)  # [N]
-    return 2 - 2 * cosine
+    dtype = jnp.result_type(prediction, projection)
+    p, z = (unit(x.astype(at_least_float32(dtype))) for x in (prediction, projection))
+    return (2 - 2 * jnp.sum(p * z, axis=-1)).astype(dtype)  # [N]
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from byol_jax.errors import ConfigurationError
 from byol_jax.loss import root, unit
 from byol_jax.ops.axis import mean_over
 from byol_jax.ops.precision import at_least_float32
@@ -75,7 +76,7 @@ def effective_rank(embeddings: jax.Array) -> jax.Array:
         embeddings: [N, D], floating, not centred. N well above D tells most: the rank is at most N too.
 
     Returns:
-        Scalar in [1, min(N, D)], at least float32; 1 where all rows point one way, or are 0.
+        Scalar in [1, min(N, D)], at least float32; 1 where all rows point one way, or are 0; NaN where one has NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,7 +89,7 @@ def effective_rank(embeddings: jax.Array) -> jax.Array:
     singular = jnp.linalg.svd(x, compute_uv=False)  # [min(N, D)]
     total = jnp.sum(singular)
     p = singular / jnp.where(total > 0, total, 1)
-    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))
+    return jnp.exp(-jnp.sum(jnp.where(p == 0, 0, p * jnp.log(jnp.where(p == 0, 1, p)))))
 
 
 def alignment(embeddings1: jax.Array, embeddings2: jax.Array) -> jax.Array:
@@ -125,6 +126,9 @@ def uniformity(embeddings: jax.Array) -> jax.Array:
         Scalar in [-8, 0], at least float32: 0 where all have collapsed, near -4 where D is large and they are spread
         evenly.
 
+    Raises:
+        ConfigurationError: one row.
+
     Example:
         >>> import jax.numpy as jnp
         >>> uniformity(jnp.array([[1.0, 0.0], [0.0, 1.0]])).item()
@@ -133,6 +137,8 @@ def uniformity(embeddings: jax.Array) -> jax.Array:
     Source: Wang and Isola, arXiv:2005.10242, section 4.1, with their t = 2.
     """
     count = embeddings.shape[0]
+    if count < 2:
+        raise ConfigurationError(f"uniformity: {count} embeddings have no pairs: give at least 2")
     directions = unit(embeddings.astype(at_least_float32(embeddings.dtype)))  # [N, D]
     cosines = jnp.matmul(directions, directions.T, precision=lax.Precision.HIGHEST)  # [N, N]
     lengths = jnp.sum(jnp.square(directions), axis=1)  # [N], 1; 0 of a row of zeros, which is near to its like

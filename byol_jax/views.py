@@ -43,7 +43,8 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
     images = unit_range(s, images)
     count = images.shape[0]
     if count * device_count(s.axis_name) < 2:
-        raise ConfigurationError("a batch of 1 image can't train: batch norm has nothing to compare; use at least 2")
+        size = "1 image" if count else "no images"
+        raise ConfigurationError(f"a batch of {size} can't train: batch norm has nothing to compare; use at least 2")
     keys = key if _is_an_array_of_keys(key) else sample_keys(s, key, count)
     augmented = _draw(s.augment1, s.augment2, images, keys)
     view1, view2 = (_normalize(s, view.astype(s.storage_dtype)) for view in augmented)

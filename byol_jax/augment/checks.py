@@ -139,7 +139,8 @@ def check_box(name: str, box: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_real and bool(value == value)
 
 
 def _is_finite(value: Any) -> bool:
@@ -151,5 +152,5 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Arrays, traced values and NumPy's scalars, but for float64's, which are Python floats too."""
-    return hasattr(value, "dtype") and not isinstance(value, float)
+    """Arrays and traced values; NumPy's scalars are numbers."""
+    return hasattr(value, "dtype") and not isinstance(value, np.generic)

@@ -19,7 +19,7 @@ def gaussian_blur(image: Any, sigma: Any, *, kernel_size: int) -> jax.Array:
     Weights `exp(-k^2 / (2 sigma^2))` for whole k, |k| <= kernel_size // 2, divided by their sum. The reflection doesn't
     repeat the edge pixel.
 
-    Shared with torchvision (7e-7 on float32) and kornia's `gaussian_blur2d` of border "reflect" (5e-7); with Pillow's
+    Shared with torchvision (7.7e-7 on float32) and kornia's `gaussian_blur2d` of border "reflect" (5e-7); with Pillow's
     ImageFilter.Kernel of these weights where it doesn't reach the border, which that leaves as it is (half a level of
     255). Not with Pillow's GaussianBlur, three box blurs (about 10 levels off on noise), nor with the paper, whose
     border is black (`paper.blur_zero_padded`; kornia's border "constant", 5e-7).

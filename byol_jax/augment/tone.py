@@ -69,7 +69,7 @@ def random_solarize(key: jax.Array, image: Any, *, p: float = 0.5, threshold: fl
 
 
 def adjust_gamma(image: Any, gamma: Any) -> jax.Array:
-    """`x ^ gamma`, torchvision's with gain 1, computed as `exp(gamma log x)`; 0 stays 0.
+    """`x ^ gamma`, torchvision's with gain 1, computed as `exp(gamma log x)`; 0 stays 0, with the gradient 0.
 
     Args:
         image: float `[H, W, C]`, at least 0.
@@ -84,7 +84,10 @@ def adjust_gamma(image: Any, gamma: Any) -> jax.Array:
     """
     image = as_image("adjust_gamma", image)
     check_positive("adjust_gamma", "gamma", gamma)
-    return jnp.exp(jnp.asarray(gamma, image.dtype) * jnp.log(image))
+    x = image.astype(at_least_float32(image.dtype))
+    is_black = x == 0  # whose logarithm is infinite, and so is its gradient
+    curved = jnp.exp(jnp.asarray(gamma, x.dtype) * jnp.log(jnp.where(is_black, 1, x)))
+    return jnp.where(is_black, 0, curved).astype(image.dtype)
 
 
 def random_gamma(key: jax.Array, image: Any, *, p: float = 1.0, strength: float = 0.5) -> jax.Array:

@@ -59,7 +59,8 @@ def collapse(embeddings: Any) -> CollapseResult:
 
     Source: spread, SimSiam, arXiv:2011.10566, section 4.1; rank, RankMe, arXiv:2210.02885, section 3.
     """
-    x = np.asarray(check_features(embeddings, name="embeddings"), np.float64)
+    check_features(embeddings, name="embeddings")
+    x = np.asarray(embeddings, np.float64)  # not from float32, which `check_features` gives
     count, dimensions = x.shape
     if count < 2:
         raise DataError("embeddings have one row: expected at least two images to compare")

@@ -38,7 +38,8 @@ def principal_components(features: Any, *, count: int = 2) -> PrincipalComponent
         >>> principal_components(np.array([[0.0, 1.0], [2.0, 1.0]]), count=1).coordinates.ravel().round(6).tolist()
         [-1.0, 1.0]
     """
-    x = np.asarray(check_features(features, name="features"), np.float64)
+    check_features(features, name="features")
+    x = np.asarray(features, np.float64)  # not from float32, which `check_features` gives
     if not 1 <= count <= min(x.shape):
         raise ConfigurationError(f"count={count}: expected 1 to {min(x.shape)}, the smaller side of {x.shape}")
     left, singular, right = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)

@@ -225,6 +225,8 @@ def label_subset(labels: Any, *, fraction: float, seed: int) -> np.ndarray:
         raise ConfigurationError(f"label_fraction={fraction}: expected a number above 0, at most 1")
     random, rows = np.random.default_rng(seed), []
     array = np.asarray(labels)
+    if not len(array):
+        raise DataError("labels are empty: expected at least one")
     for label in np.unique(array):
         of_class = random.permutation(np.flatnonzero(array == label))
         rows.append(of_class[: max(1, round(fraction * len(of_class)))])

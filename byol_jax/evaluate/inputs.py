@@ -69,6 +69,16 @@ def check_features(features: Any, *, name: str) -> jax.Array:
     return x
 
 
+def exponents_of(x: jax.Array, *, axis: int) -> jax.Array:
+    """The exponent of two of the largest number along an axis, which stays: `ldexp(x, -exponents)` is below 1, exactly.
+
+    Example:
+        >>> exponents_of(jnp.array([[3.0, -4.0]]), axis=1).tolist()
+        [[3]]
+    """
+    return jnp.frexp(jnp.max(jnp.abs(x), axis=axis, keepdims=True))[1]
+
+
 def check_labels(labels: Any, count: int, *, name: str, rows: str = "rows of features") -> np.ndarray:
     """[N] int32, each at least 0; `rows` is the word for what they label.
 
@@ -80,6 +90,8 @@ def check_labels(labels: Any, count: int, *, name: str, rows: str = "rows of fea
         raise DataError(f"{name} has shape {array.shape} and dtype {array.dtype}: expected [N] integers")
     if len(array) != count:
         raise DataError(f"{name} has {len(array)} entries for {count} {rows}: expected one label for each")
+    if not count:
+        raise DataError(f"{name} is empty: expected at least one label")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise DataError(
             f"{name} ranges from {array.min()} to {array.max()}: expected 0 to 2147483647; drop unlabelled rows"

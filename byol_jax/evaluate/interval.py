@@ -73,7 +73,7 @@ def confusion_matrix(labels: Any, predictions: Any, *, classes: Any = None) -> n
         classes: [K] ascending, the labels of rows and columns; by default all that occur.
 
     Raises:
-        DataError: shapes that differ, or a label that `classes` lacks.
+        DataError: shapes that differ, classes that don't ascend, or a label that `classes` lacks.
 
     Example:
         >>> confusion_matrix([0, 0, 1], [0, 1, 1]).tolist()
@@ -89,6 +89,8 @@ def confusion_matrix(labels: Any, predictions: Any, *, classes: Any = None) -> n
         given = f"labels {true.dtype} {true.shape} and predictions {predicted.dtype} {predicted.shape}"
         raise DataError(f"{given}: expected integers, [M] each")
     names = np.unique(np.concatenate([true, predicted])) if classes is None else np.asarray(classes)
+    if (np.diff(names) <= 0).any():
+        raise DataError(f"classes {names.tolist()}: expected ascending numbers, each once")
     absent = np.setdiff1d(np.concatenate([true, predicted]), names)
     if len(absent):
         raise DataError(f"classes lack {', '.join(map(str, absent[:5]))}, which labels or predictions have")

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from byol_jax.errors import ConfigurationError
-from byol_jax.evaluate.inputs import labelled_parts
+from byol_jax.evaluate.inputs import exponents_of, labelled_parts
 
 __all__ = ["KNNResult", "knn"]
 
@@ -133,6 +133,7 @@ def _neighbour_counts(k: int | Sequence[int], train_count: int) -> list[int]:
 
 
 def _directions(x: jax.Array) -> jax.Array:
+    x = jnp.ldexp(x, -exponents_of(x, axis=1))  # exact; a square beyond float32's range would be infinite, or 0
     norm = jnp.linalg.norm(x, axis=1, keepdims=True)  # [N, 1]
     return x / jnp.where(norm > 0, norm, 1.0)
 

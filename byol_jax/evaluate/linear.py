@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byol_jax.errors import ConfigurationError, DataError
-from byol_jax.evaluate.inputs import labelled_parts
+from byol_jax.evaluate.inputs import exponents_of, labelled_parts
 from byol_jax.evaluate.logistic import LogisticFit, fit_logistic, principal_axes
 
 __all__ = ["L2_CANDIDATES", "LinearProbeResult", "linear_probe", "validation_rows"]
@@ -143,7 +143,8 @@ def _candidates(l2: Sequence[float], validation_fraction: float) -> list[float]:
 def _standardisation(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and inverse standard deviation, [D] each. The inverse is 0 for constant dimensions, so their weight is 0."""
     mean = jnp.mean(x, axis=0)
-    std = jnp.sqrt(jnp.mean(jnp.square(x - mean), axis=0))
+    exponents = exponents_of(x - mean, axis=0)  # [1, D]
+    std = jnp.ldexp(jnp.sqrt(jnp.mean(jnp.square(jnp.ldexp(x - mean, -exponents)), axis=0)), exponents[0])
     varies = std > CONSTANT * jnp.abs(mean)
     return mean, jnp.where(varies, 1 / jnp.where(varies, std, 1.0), 0.0)
 

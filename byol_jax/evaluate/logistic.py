@@ -63,7 +63,7 @@ def principal_axes(features: jax.Array) -> PrincipalAxes:
 
 
 def fit_logistic(
-    features: PrincipalAxes,
+    features: Any,
     classes: Any,
     *,
     class_count: int,
@@ -76,7 +76,8 @@ def fit_logistic(
     """The weights and bias that minimise the objective at the top of this file.
 
     Args:
-        features: `principal_axes(x)`, made once for several fits; well scaled (standardise them first).
+        features: [N, D] floating, well scaled (standardise them first); for several fits of the same what this file's
+            `principal_axes` makes of them, once.
         classes: [N] int32 in [0, class_count).
         class_count: at least 2.
         l2: > 0.
@@ -87,16 +88,18 @@ def fit_logistic(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> fit = fit_logistic(principal_axes(jnp.array([[-1.0], [1.0]])), jnp.array([0, 1]), class_count=2, l2=0.1)
+        >>> fit = fit_logistic(jnp.array([[-1.0], [1.0]]), jnp.array([0, 1]), class_count=2, l2=0.1)
         >>> bool(fit.weights[0, 1] > 0)
         True
     """
-    count, dimensions = features.x.shape
+    if not isinstance(features, PrincipalAxes):
+        features = principal_axes(jnp.asarray(features))
+    (count, dimensions), dtype = features.x.shape, features.x.dtype
     if start is None:
-        weights, bias = jnp.zeros((dimensions, class_count)), jnp.zeros(class_count)  # [D, K], [K]
+        weights, bias = jnp.zeros((dimensions, class_count), dtype), jnp.zeros(class_count, dtype)  # [D, K], [K]
     else:
         weights, bias = start.weights, start.bias
-    rows = jnp.ones(count) if row_weights is None else jnp.asarray(row_weights, jnp.float32)  # [N]
+    rows = jnp.ones(count, dtype) if row_weights is None else jnp.asarray(row_weights, dtype)  # [N]
     with jax.default_matmul_precision("highest"), standard_promotion():
         return _solve(
             features, jnp.asarray(classes), rows / jnp.sum(rows), l2, weights, bias, tolerance, max_iterations

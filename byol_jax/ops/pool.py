@@ -76,6 +76,10 @@ def flatten_channels_first(x: jax.Array) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_along(x, axis, window, stride):
     """The maximum over windows along one axis, without padding."""
+    return _maximum(x, axis, window, stride)
+
+
+def _maximum(x, axis, window, stride):
     slices = _slices(x, axis, window, stride)
     highest = slices[0]
     for candidate in slices[1:]:
@@ -84,7 +88,7 @@ def _max_along(x, axis, window, stride):
 
 
 def _max_along_forward(x, axis, window, stride):
-    return _max_along(x, axis, window, stride), x
+    return _maximum(x, axis, window, stride), x  # no custom function in it, so that it may be differentiated again
 
 
 def _max_along_backward(axis, window, stride, x, cotangent):

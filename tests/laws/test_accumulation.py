@@ -294,6 +294,7 @@ def test_a_replaced_step_is_refused_and_so_is_another_loss_after_it() -> None:
     ("images", "parts", "words"),
     [
         (np.zeros((10, 16, 16, 3), np.uint8), 4, "a batch of 10 can't be cut into 4 equal parts: use a multiple of 4"),
+        (np.zeros((0, 16, 16, 3), np.uint8), 2, "a batch of 0 images can't train: use at least 4"),
         (np.zeros((4, 16, 16, 3), np.uint8), 4, "4 in 4 parts has 1 image a part: .*; use at most 2 parts"),
         ((np.zeros((4, 16, 16, 3), np.uint8), np.zeros(2)), 2, "a batch of arrays of 2, 4 rows can't be cut"),
     ],
@@ -363,3 +364,10 @@ def test_a_run_whose_batch_cannot_be_cut_writes_nothing(tmp_path, kind) -> None:
     with pytest.raises(ConfigurationError, match="accumulate: parts=0"):
         pretrain(nets.small_cnn((4,)), kind(images()), out=out, steps=2, batch_size=24, accumulate=0, **SMALL)
     assert not out.exists()
+
+
+def test_raw_keys_begin_as_typed_ones_do() -> None:
+    raw, typed = (without_norm().init(key) for key in (jax.random.PRNGKey(3), jax.random.key(3)))
+    assert raw.key.dtype == typed.key.dtype
+    for a, b in zip(jax.tree.leaves(raw.online), jax.tree.leaves(typed.online), strict=True):
+        np.testing.assert_array_equal(a, b)

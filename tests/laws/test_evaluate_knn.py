@@ -87,12 +87,19 @@ def test_sharded_and_jax_features_give_the_same():
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.01, 1.0, 100.0]))
+@given(st.integers(0, 10_000), st.sampled_from([1e-30, 0.01, 1.0, 100.0, 1e25]))
 def test_scale_of_features_changes_nothing(seed, scale):
     train, labels, test, test_labels = blobs(seed, train=40, test=12)
     expected = knn(train, labels, test, test_labels, k=5).predictions
     scaled = knn(train * np.float32(scale), labels, test * np.float32(scale), test_labels, k=5).predictions
     assert np.mean(scaled == expected) > 0.9  # rounding may turn a close vote
+
+
+def test_powers_of_two_change_no_bit():
+    train, labels, test, test_labels = blobs(3)
+    for scale in (2.0**-90, 2.0**90):
+        scaled = knn(train * np.float32(scale), labels, test * np.float32(scale), test_labels, k=5)
+        np.testing.assert_array_equal(scaled.predictions, knn(train, labels, test, test_labels, k=5).predictions)
 
 
 def test_a_training_row_is_its_own_nearest():

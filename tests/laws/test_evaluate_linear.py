@@ -155,6 +155,22 @@ def test_constant_dimensions_get_weight_zero():
     np.testing.assert_allclose(result.weights[:-1] * train[:, :-1].std(axis=0)[:, None], rest[0], atol=2e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e20])
+def test_scale_of_features_changes_no_prediction(scale):
+    train, labels, test, test_labels = blobs(7, **PROBLEM)
+    expected = linear_probe(train, labels, test, test_labels)
+    found = linear_probe(train * np.float32(scale), labels, test * np.float32(scale), test_labels)
+    assert np.mean(found.predictions == expected.predictions) > 0.97  # rounding may turn a close one
+
+
+def test_the_probe_is_float32s_with_64_bits_on():
+    train, labels, test, test_labels = blobs(7, **PROBLEM)
+    with jax.enable_x64(True):
+        found = linear_probe(train, labels, test, test_labels)
+    assert (found.weights.dtype, found.bias.dtype) == (np.float32, np.float32)
+    assert found.accuracy == pytest.approx(linear_probe(train, labels, test, test_labels).accuracy, abs=0.02)
+
+
 def test_labels_that_the_training_part_lacks_are_never_predicted():
     train, labels, test, test_labels = blobs(8, **PROBLEM)
     result = linear_probe(train, labels * 10, test, np.full_like(test_labels, 5))

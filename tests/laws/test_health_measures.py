@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from byol_jax import evaluate
+from byol_jax import ConfigurationError, evaluate
 from byol_jax.evaluate import alignment, effective_rank, uniformity
 
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_embeddings_that_are_not_finite_have_no_rank_and_one_has_no_pairs():
+    assert np.isnan(effective_rank(jnp.full((4, 3), jnp.nan)))
+    assert np.isnan(effective_rank(jnp.eye(4).at[1, 2].set(jnp.nan)))
+    with pytest.raises(ConfigurationError, match="1 embeddings have no pairs"):
+        uniformity(jnp.ones((1, 3)))
 
 
 @pytest.mark.parametrize("shape", [(64, 16), (16, 64), (33, 33), (256, 128)])

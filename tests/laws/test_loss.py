@@ -49,6 +49,12 @@ def test_a_zero_vector_costs_two_and_has_torchs_gradient() -> None:
     np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-6)
 
 
+def test_half_precision_neither_overflows_nor_loses_the_floor() -> None:
+    large, zero = jnp.full((1, 4), 300, jnp.float16), jnp.zeros((1, 4), jnp.float16)
+    values = [normalized_mse(large, large), normalized_mse(large, zero), normalized_mse(large, -large)]
+    assert [(value.item(), value.dtype) for value in values] == [(each, jnp.float16) for each in (0, 2, 4)]
+
+
 def test_gradient_is_the_finite_difference() -> None:
     with jax.enable_x64(True):
         x, z = (jnp.asarray(part, jnp.float64) for part in pair(3))

@@ -123,6 +123,21 @@ def test_max_pool_equals_reduce_window_and_its_gradient_goes_to_the_first(window
             np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-13)
 
 
+def test_max_pool_has_products_with_its_hessian():
+    x, direction = numbers(2, 7, 7, 3), numbers(2, 7, 7, 3)[::-1]
+
+    def product(pool):
+        gradient = jax.grad(lambda x: jnp.sum(pool(x, 3, 2, ((1, 1), (1, 1))) ** 3))
+        return jax.jvp(gradient, (x,), (direction,))[1]
+
+    np.testing.assert_allclose(
+        product(lambda x, *rest: max_pool(x, window=rest[0], stride=rest[1], padding=rest[2])),
+        product(plain_max_pool),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
 def test_max_pool_passes_nan_on_and_refuses_what_cannot_fit():
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
     assert jnp.isnan(max_pool(x, window=2, stride=2))[0, :, :, 0].tolist() == [[True, False], [False, False]]
