@@ -367,7 +367,7 @@ def test_a_run_whose_batch_cannot_be_cut_writes_nothing(tmp_path, kind) -> None:
 
 
 def test_raw_keys_begin_as_typed_ones_do() -> None:
-    raw, typed = (without_norm().init(key) for key in (jax.random.PRNGKey(3), jax.random.key(3)))
+    raw, typed = (without_norm(dtype=jnp.float32).init(key) for key in (jax.random.PRNGKey(3), jax.random.key(3)))
     assert raw.key.dtype == typed.key.dtype
     for a, b in zip(jax.tree.leaves(raw.online), jax.tree.leaves(typed.online), strict=True):
         np.testing.assert_array_equal(a, b)
