@@ -133,7 +133,7 @@ def test_damaged_files_give_an_image_or_a_reason(tmp_path, kind):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["tiff", "npy", "dicom"])
 def test_very_many_damaged_files(tmp_path, kind, share, figure):
-    cases = share(10_000)
+    cases = share(100_000)
     read, deaths = check(tmp_path, kind, cases, seed=1)
     figure(
         f"a damaged {kind} file of measured images",

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader
 from grain.experimental import TFRecordIterDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from byol_jax import DataError
 from byol_jax.data import open_dataset
 from byol_jax.data.shards.find import Shard
-from byol_jax.data.shards.records import _image, _TFRecords
+from byol_jax.data.shards.records import _ArrayRecords, _image, _TFRecords
 from tests.shard_files import example, parts, pictures, write_array_records, write_folder, write_tfrecords
 
 OPTIONS = {"image_size": 14, "num_channels": 3}
@@ -126,11 +127,29 @@ def test_an_examples_image_is_the_entry_that_begins_as_one(found):
             _image(record)
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_without_grain_one_line_names_the_extra(tmp_path, found, kind):
+@settings(max_examples=20)
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.sampled_from([1, 3]))
+def test_array_records_are_those_that_its_own_reader_reads(tmp_path_factory, records, group_size):
+    path = write_array_records(tmp_path_factory.mktemp("records") / "a.array_record", records, group_size=group_size)
+    file = _ArrayRecords(Shard(path.name, str(path), path.stat().st_size))
+    reader = ArrayRecordReader(str(path))
+    theirs = reader.read_all()
+    reader.close()
+    assert [file.read(number) for number in range(len(file.sizes))] == theirs == records
+
+
+@pytest.mark.parametrize(
+    ("absent", "kind"),
+    [
+        ("grain", "tfrecord"),
+        ("grain", "array_record"),
+        pytest.param("google_crc32c", "tfrecord", marks=pytest.mark.slow),
+    ],
+)
+def test_without_grain_or_its_companion_one_line_names_the_extra(tmp_path, found, absent, kind):
     root = write(tmp_path / "shards", kind, found)
     program = (
-        "import sys; sys.modules['grain'] = None\n"
+        f"import sys; sys.modules['{absent}'] = None\n"
         "from byol_jax.data import open_dataset\n"
         f"try: open_dataset({str(root)!r}, image_size=14)\n"
         "except ImportError as error: print(error)"

@@ -84,6 +84,23 @@ def test_without_the_package_the_refusal_is_what_it_was_and_names_the_extra(stac
         open_dataset(stacks / "a", num_channels=5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "name"), [("tifffile", "a.tif"), ("pydicom", "a.dcm")])
+def test_a_package_that_is_absent_is_named_with_its_extra(tmp_path, package, name):
+    """In a process of its own, as somebody meets it who hasn't installed it."""
+    save(tmp_path / "images" / name, np.zeros((20, 20, 5), np.uint16), planarconfig="contig")
+    program = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from byol_jax.data import open_dataset\n"
+        f"try: open_dataset({str(tmp_path / 'images')!r}, num_channels=5, any_range=True)\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    extra = {"tifffile": "tiff", "pydicom": "dicom"}[package]
+    (line,) = done.stdout.splitlines()
+    assert f'{package} isn\'t installed, which reads it: pip install "byol-jax[{extra}]"' in line
+
+
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
 @pytest.mark.filterwarnings("ignore::byol_jax.data.sources.ImageWarning")

@@ -4,7 +4,8 @@ Codecs of TIFF and DICOM are many and run on whatever a file holds. So these fil
 each thread that asks at the same time, which live on and are started again where they die. A worker may take 4 GiB of
 memory (where the system has such limits), and a minute for an image. What it sends back is the finished image, resized.
 A file is asked for once more, in a fresh worker, before it is blamed: the first may have been ended by somebody else.
-.npy files are read here, NumPy alone has to do with them. The workers' own program: serve.py.
+.npy files are read here, NumPy alone has to do with them. What stands at a Parquet file's end is looked at in a worker.
+The workers' own program: serve.py.
 """
 
 import atexit
@@ -28,7 +29,7 @@ from byol_jax.data.member import Member
 from byol_jax.data.readers.open import READERS, image_of, open_file
 from byol_jax.data.readers.reading import Contents, Reading
 
-__all__ = ["Workers", "look", "read"]
+__all__ = ["Workers", "column_sizes", "look", "read"]
 
 SECONDS = 60.0
 """For one image; a decoder that takes longer is taken to hang."""
@@ -74,6 +75,16 @@ def read(
             opened.close()
     answer, content = _workers().ask(_request("read", reader, path, reading) | {"index": index, "options": options})
     return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"]), answer["gaps"]
+
+
+def column_sizes(path: Path) -> list[list[tuple[str, int]]]:
+    """What shards/parquet.py's `column_sizes` gives of a Parquet file.
+
+    Raises:
+        UnusableImageError: it can't be opened, or took the process that looked at it with it.
+    """
+    answer, _ = _workers().ask({"what": "columns", "path": str(path.absolute())})
+    return [[(name, size) for name, size in group] for group in answer["columns"]]
 
 
 def _on_disk(path: Path | Member) -> Path:

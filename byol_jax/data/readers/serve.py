@@ -21,6 +21,7 @@ import numpy as np
 from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.open import image_of, open_file
 from byol_jax.data.readers.reading import Opened, Reading
+from byol_jax.errors import one_line
 
 __all__ = ["main"]
 
@@ -57,6 +58,8 @@ def _limit() -> None:
 
 
 def _answer(request: dict[str, Any], files: OrderedDict[Any, Opened]) -> tuple[dict[str, Any], bytes | memoryview]:
+    if request["what"] == "columns":
+        return {"columns": _columns(request["path"])}, b""
     given = request["reading"]
     reading = Reading(**given | {"bands": None if given["bands"] is None else tuple(given["bands"])})
     opened = _open(request, reading, files)
@@ -69,6 +72,18 @@ def _answer(request: dict[str, Any], files: OrderedDict[Any, Opened]) -> tuple[d
     content = np.ascontiguousarray(image)
     facts = {"shape": content.shape, "dtype": content.dtype.name, "gaps": gaps, "bytes": content.nbytes}
     return facts, content.data.cast("B")
+
+
+def _columns(path: str) -> list[list[tuple[str, int]]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+
+        from byol_jax.data.shards.parquet import column_sizes
+
+        with ParquetFile(path) as file:
+            return column_sizes(file.metadata)
+    except Exception as error:  # pyarrow's and the disk's
+        raise UnusableImageError(one_line(error, at_most=200)) from error
 
 
 def _open(request: dict[str, Any], reading: Reading, files: OrderedDict[Any, Opened]) -> Opened:

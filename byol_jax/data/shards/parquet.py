@@ -6,6 +6,9 @@ in the files says, or else their types. A row's name is its file's and its numbe
 To read one row its whole row group is read and decompressed. So an epoch's order keeps row groups together
 (`block_order`), in pools of about 256 MiB of encoded images, of which two stay in memory. Data that is no larger than a
 pool is shuffled as a whole.
+
+What stands at a file's end is looked at in a process of its own first, since pyarrow ends the one in which it meets
+some kinds of damage there; of a file at a URL here.
 """
 
 import contextlib
@@ -16,6 +19,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -24,11 +28,12 @@ from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, files_of
 from byol_jax.data.order import Blocks
+from byol_jax.data.readers import guarded
 from byol_jax.data.shards.find import Shard, Shards, check_lost, row_name
 from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
-__all__ = ["parquet_images"]
+__all__ = ["column_sizes", "parquet_images"]
 
 POOL_BYTES = 2**28
 """Encoded images that are shuffled together: 2,600 photographs of 100 kB."""
@@ -68,11 +73,12 @@ class _Group(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """An open file: what pyarrow knows of it."""
+    """A file that was opened: what pyarrow knows of it, and `column_sizes`."""
 
     shard: Shard
     metadata: Any
     schema: Any
+    sizes: Sequence[Sequence[tuple[str, int]]]
 
 
 def parquet_images(shards: Shards) -> EncodedImages:
@@ -96,13 +102,26 @@ def parquet_images(shards: Shards) -> EncodedImages:
     return EncodedImages(rows, listing, rows.read_labels, "parquet", blocks=rows.blocks)
 
 
+def column_sizes(metadata: Any) -> list[list[tuple[str, int]]]:
+    """Of each row group the names of its columns, and their bytes when they are decompressed.
+
+    Args:
+        metadata: pyarrow's, which ends its process where some parts of a file's end are damaged.
+    """
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    found = ([group.column(number) for number in range(group.num_columns)] for group in groups)
+    return [[(one.path_in_schema, one.total_uncompressed_size) for one in columns] for columns in found]
+
+
 def _open_tables(shards: Shards) -> tuple[list[_Table], list[tuple[str, str]]]:
     """The files that can be opened, and what is wrong with the others."""
     parquet, tables, skipped, lost = _pyarrow().parquet, [], [], {}
     for shard in shards.files:
         try:
+            sizes = None if shard.system is not None else guarded.column_sizes(Path(shard.path))
             with parquet.ParquetFile(shard.path, filesystem=shard.system) as file:
-                tables.append(_Table(shard, file.metadata, file.schema_arrow))
+                sizes = column_sizes(file.metadata) if sizes is None else sizes
+                tables.append(_Table(shard, file.metadata, file.schema_arrow, sizes))
         except Exception as error:  # pyarrow's and the disk's
             lost[shard.name] = (shard.size, f"no Parquet file that can be read ({one_line(error, at_most=200)})")
             skipped.append((f"{shard.name}#0", lost[shard.name][1]))
@@ -246,14 +265,15 @@ class _Rows:
             raise UnusableImageError(f"its row group can't be read ({one_line(error, at_most=200)})") from error
 
     def _column(self, group: _Group) -> Any:
-        shard, metadata, schema = self._tables[group.file]
-        image = self._columns.image
-        is_struct = _pyarrow().types.is_struct(schema.field(image).type)
+        table, image = self._tables[group.file], self._columns.image
+        is_struct = _pyarrow().types.is_struct(table.schema.field(image).type)
         wanted = f"{image}.bytes" if is_struct else image
-        options = {"metadata": metadata, "filesystem": shard.system, "page_checksum_verification": True}
-        with _pyarrow().parquet.ParquetFile(shard.path, **options) as file:
-            table = file.read_row_group(group.number, columns=[wanted], use_threads=False)
-            return table.flatten().column(wanted)
+        options = {"metadata": table.metadata, "filesystem": table.shard.system, "page_checksum_verification": True}
+        with _pyarrow().parquet.ParquetFile(table.shard.path, **options) as file:
+            column = file.read_row_group(group.number, columns=[wanted], use_threads=False).flatten().column(wanted)
+        if len(column) != group.rows:  # which rows these are can't be known
+            raise _pyarrow().ArrowInvalid(f"{len(column)} rows where the file's description says {group.rows}")
+        return column
 
     def blocks(self, names: Sequence[str]) -> Blocks:
         """Row groups that are left of `names`, and how many images a pool has."""
@@ -292,11 +312,16 @@ class _Rows:
     def _label_column(self, table: _Table, label: str) -> list[int | None]:
         try:
             with _pyarrow().parquet.ParquetFile(table.shard.path, filesystem=table.shard.system) as file:
-                return file.read(columns=[label], use_threads=False).column(label).to_pylist()
+                labels = file.read(columns=[label], use_threads=False).column(label).to_pylist()
         except Exception as error:  # pyarrow's and the disk's
             raise DataError(
                 f"{table.shard.path}: column {label} can't be read ({one_line(error, at_most=200)})"
             ) from error
+        if len(labels) != table.metadata.num_rows:
+            raise DataError(
+                f"{table.shard.path}: column {label} has {len(labels)} of {table.metadata.num_rows} rows: damaged"
+            )
+        return labels
 
 
 def _is_damage(error: Exception, shard: Shard) -> bool:
@@ -307,13 +332,12 @@ def _is_damage(error: Exception, shard: Shard) -> bool:
 
 def _groups(number: int, table: _Table, image: str) -> Iterator[_Group]:
     first = 0
-    for index in range(table.metadata.num_row_groups):
-        group = table.metadata.row_group(index)
-        columns = [group.column(column) for column in range(group.num_columns)]
-        sizes = [one.total_uncompressed_size for one in columns if one.path_in_schema in (image, f"{image}.bytes")]
-        if group.num_rows:
-            yield _Group(number, index, first, group.num_rows, sum(sizes))
-        first += group.num_rows
+    for index, columns in enumerate(table.sizes):
+        rows = table.metadata.row_group(index).num_rows
+        size = sum(size for name, size in columns if name in (image, f"{image}.bytes"))
+        if rows:
+            yield _Group(number, index, first, rows, size)
+        first += rows
 
 
 class _Cache:
