@@ -20,6 +20,7 @@ __all__ = [
     "dtype_named",
     "fresh_copy",
     "import_torch",
+    "is_expanded",
     "tensor_dtype",
     "tensor_view",
 ]
@@ -56,6 +57,15 @@ def import_torch() -> Any:
             f'torch {torch.__version__} is too old to read files safely, 2.10 is needed: pip install "byol-jax[torch]"'
         )
     return torch
+
+
+def is_expanded(tensor: Any) -> bool:
+    """Whether a torch tensor, dense and with values, has one number in several places along an axis.
+
+    Nothing can be written into such a tensor.
+    """
+    is_strided = str(tensor.layout) == "torch.strided"
+    return is_strided and any(n > 1 and not step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def dtype_named(name: str) -> np.dtype:

@@ -1,6 +1,7 @@
 """What stands in the way of a module: things that no trace would notice, and operators without a JAX counterpart."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
-from interop.arrays import DTYPE_NAMES, import_torch
+from interop.arrays import DTYPE_NAMES, import_torch, is_expanded
 from interop.trace.batch_sizes import Traced, resize_batch, trace
 from interop.trace.export import example_batch
 from interop.trace.gradients import hooks_on_gradients
@@ -18,7 +19,11 @@ from interop.trace.ops.table import find
 from interop.trace.side_effects import check_copy, keep_random_states
 from interop.trace.values import from_torch_order
 
-__all__ = ["Missing", "Report", "check", "check_module", "find_missing", "missing_ops"]
+__all__ = ["Missing", "Report", "check", "check_module", "extra_states", "find_missing", "missing_ops"]
+
+
+QUANTISED = re.compile(r"torch\.(ao\.)?nn\.(\w+\.)*quantized(\.|$)")
+"""Where torch's quantised layers are defined."""
 
 
 class Report(NamedTuple):
@@ -151,8 +156,8 @@ def find_missing(*graphs: Graph) -> Missing:
 
 
 def check_module(module: Any) -> None:
-    """Refuses what no trace would notice, or only too late: lazy parameters, cumulative averages, unusual numbers, code
-    that torch.jit has compiled, names that can't be a leaf's path.
+    """Refuses what no trace would notice, or only too late: lazy parameters, cumulative averages, unusual numbers or
+    none, quantised layers, code that torch.jit has compiled, names that can't be a leaf's path.
 
     Raises:
         UnsupportedModuleError: all reasons at once, each with its path and what to do.
@@ -167,14 +172,22 @@ def check_module(module: Any) -> None:
         )
     reasons = [
         *_slashes(module),
+        *_quantised_layers(module),
         *_lazy_parameters(torch, module),
         *_cumulative_norms(torch, module),
         *hooks_on_gradients(torch, module),
     ]
     if not reasons:  # lazy tensors have no dtype to look at, and no memory
-        reasons = [*_unsupported_dtypes(module), *_overlaps(module)]
+        reasons = [*_without_values(module), *_unsupported_dtypes(module), *_overlaps(module)]
     if reasons:
         raise UnsupportedModuleError(f"{type(module).__name__} can't be imported: {'; '.join(reasons)}")
+
+
+def extra_states(module: Any) -> list[str]:
+    """The keys of a module's state dict for what `get_extra_state` gives, which is no tensor of its own."""
+    own = import_torch().nn.Module.get_extra_state
+    parts = [name for name, part in module.named_modules() if type(part).get_extra_state is not own]
+    return [f"{name}._extra_state".removeprefix(".") for name in parts]
 
 
 def _slashes(module: Any) -> Sequence[str]:
@@ -189,6 +202,25 @@ def _lazy_parameters(torch: Any, module: Any) -> Sequence[str]:
         f"{name} is a lazy parameter that has no shape yet: run the module once first"
         for name, parameter in module.named_parameters()
         if torch.nn.parameter.is_lazy(parameter)
+    ]
+
+
+def _quantised_layers(module: Any) -> Sequence[str]:
+    return [
+        f"{name or 'the module'} is a quantised {type(part).__name__}: import the float module that it was made from"
+        for name, part in module.named_modules()
+        if QUANTISED.match(type(part).__module__)
+    ]
+
+
+def _without_values(module: Any) -> Sequence[str]:
+    names = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"on torch's meta device, without values: {listed}: load them first, by load_state_dict(…, assign=True) or "
+        'after to_empty(device="cpu")'
     ]
 
 
@@ -211,14 +243,16 @@ def _unsupported_dtypes(module: Any) -> Sequence[str]:
 
 
 def _overlaps(module: Any) -> Sequence[str]:
-    """Tensors that are other ones, but lie in the memory of a parameter: an optimiser would change both."""
+    """Tensors that are other ones, but lie in the memory of a parameter, which an optimiser would change with it; and
+    parameters that are one number in several places."""
     parameters = {id(tensor) for tensor in module.parameters()}
     placed = sorted(
         (tensor.data_ptr(), name, tensor)
         for name, tensor in (*module.named_parameters(), *module.named_buffers())
         if tensor.numel() and not tensor.is_meta and str(tensor.layout) == "torch.strided"
     )
-    return [
+    repeated = [name for name, tensor in module.named_parameters() if is_expanded(tensor)]
+    return [f"{name} is expanded, one number in several places: expand it in forward" for name in repeated] + [
         f"{second} lies in the memory of {first}: make them one tensor, or give each its own"
         for (start, first, tensor), (next_start, second, other) in itertools.pairwise(placed)
         if next_start < start + _extent(tensor) and {id(tensor), id(other)} & parameters

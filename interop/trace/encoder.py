@@ -23,7 +23,7 @@ from byol_jax.tree import copy_leaves, flatten, unflatten
 from byol_jax.types import Encoder, EncoderFacts, Variables
 from interop.arrays import as_numpy, import_torch
 from interop.trace.batch_sizes import SizedGraphs, Traced, frozen_parameters, resize_batch, trace, trace_batch
-from interop.trace.checks import check_module, find_missing
+from interop.trace.checks import check_module, extra_states, find_missing
 from interop.trace.export import ANY_SIZE, example_batch
 from interop.trace.fixed_draws import FIXED_DRAWS
 from interop.trace.graph import Graph, Ref
@@ -129,6 +129,12 @@ def from_torch_module(
         example = example_batch(torch, module, image_size, channels, example_input)
         traced = trace(module, example, 2 if example_input is None else len(example_input))
         find_missing(traced.train, traced.eval).raise_if_any(type(module).__name__)
+        if extra := extra_states(module):
+            warnings.warn(
+                f"{type(module).__name__} has extra state, no part of an encoder's weights ({', '.join(extra[:5])}): "
+                "what is exported goes into the module by load_state_dict(…, strict=False) or update_torch_module",
+                stacklevel=2,
+            )
         if traced.eval.buffers:
             warnings.warn(
                 f"{type(module).__name__} changes {', '.join([*traced.eval.buffers][:5])} in evaluation too: there an "

@@ -6,7 +6,7 @@ Neither torch nor JAX is needed to hold one. `export.py` makes it from a module,
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["COTANGENT", "FUNCTION", "Dtype", "Graph", "Node", "Placeholder", "Ref", "nodes_for", "refs"]
+__all__ = ["COTANGENT", "FUNCTION", "Dtype", "Graph", "Node", "Placeholder", "Ref", "dtype_names", "nodes_for", "refs"]
 
 COTANGENT = "byol_jax.cotangent.default"
 """The operator of (y,): what will be the gradient by y."""
@@ -92,6 +92,23 @@ def refs(argument: Any) -> Iterable[str]:
     elif isinstance(argument, tuple) and not isinstance(argument, Dtype):
         for value in argument:
             yield from refs(value)
+
+
+def dtype_names(argument: Any) -> Iterable[str]:
+    """torch's names of all dtypes that an argument mentions, at any depth.
+
+    Example:
+        >>> list(dtype_names(({"dtype": Dtype("float16")}, (Ref("x"), 2))))
+        ['float16']
+    """
+    if isinstance(argument, Dtype):
+        yield argument.name
+    elif isinstance(argument, dict):
+        for value in argument.values():
+            yield from dtype_names(value)
+    elif isinstance(argument, tuple) and not isinstance(argument, Ref):
+        for value in argument:
+            yield from dtype_names(value)
 
 
 def nodes_for(graph: Graph, wanted: Iterable[Ref]) -> tuple[Node, ...]:

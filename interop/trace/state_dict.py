@@ -28,7 +28,10 @@ __all__ = ["from_module_state_dict", "to_module_state_dict"]
 
 
 def to_module_state_dict(encoder: Encoder, variables: Variables) -> dict[str, np.ndarray]:
-    """What `module.load_state_dict(..., strict=True)` takes, for the module that `encoder` was traced from.
+    """The state dict of the module that `encoder` was traced from, as arrays: the very names, in their order.
+
+    As tensors, `{name: torch.from_numpy(array) …}`, they are what `module.load_state_dict(…, strict=True)` takes; with
+    `strict=False` for a module of `get_extra_state`, whose extra state, no tensor, is left out.
 
     Args:
         encoder: what `from_torch_module` or `load_network` returned.

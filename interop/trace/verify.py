@@ -37,6 +37,7 @@ from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, import_torch
 from interop.trace.export import record_outputs
 from interop.trace.fixed_draws import fixed_draws
+from interop.trace.graph import dtype_names
 from interop.trace.side_effects import copy_module, in_mode
 
 __all__ = ["ROLLS", "SMALLEST_SCALE", "more_inputs", "relative_difference", "verify_encoder"]
@@ -82,6 +83,9 @@ then, for one framework and not for the other: a bias's gradient of resnet18 at 
 SMALLEST_SPECIAL = 1e-3
 """What code that takes a single input for special changes at least; a batch norm over few values may differ by less."""
 
+NARROW = ("float16", "bfloat16")
+"""Dtypes whose rounding in torch is further off than any tolerance."""
+
 MODES = {False: "evaluation", True: "training"}
 
 GRADIENT = "the gradient by "
@@ -118,7 +122,7 @@ def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Varia
             where, difference = layer or found[0]
             raise ConversionMismatchError(
                 f"{type(module).__name__} in {MODES[train]}: JAX and torch differ by {difference:.1e} of the largest "
-                f"value, first at {where}; verify=False goes on regardless"
+                f"value, first at {where}; {_narrow_cast(encoder, train)}verify=False goes on regardless"
             )
         if wanted.problem:
             problems[wanted.problem] = MODES[train]
@@ -128,6 +132,20 @@ def verify_encoder(module: Any, encoder: Encoder, example: Any, variables: Varia
     batches = () if os.environ.get(IN_FLOAT64_ALONE) else OPTIMIZED_BATCHES
     for train, batch in itertools.product((False, True), batches):
         _verify_optimized(module, encoder, more_inputs(example)[: batch * len(example) // 2], variables, train)
+
+
+def _narrow_cast(encoder: Encoder, train: bool) -> str:
+    """Where the network asks for 16 bits by name, which here is the run's own dtype; "" where nowhere."""
+    traced = encoder.facts.traced and encoder.facts.traced.traced
+    nodes = () if traced is None else (traced.train if train else traced.eval).nodes
+    for node in nodes:
+        for name in dtype_names((node.args, node.options)):
+            if name in NARROW:
+                return (
+                    f"{node.module or 'the network itself'} computes in {name} ({node.op}), which here is the run's "
+                    "own dtype, so leave the cast out; "
+                )
+    return ""
 
 
 def _verify_optimized(module: Any, encoder: Encoder, example: Any, variables: Variables, train: bool) -> None:

@@ -5,7 +5,7 @@ Works for networks traced from the module (leaves have torch's names) and for na
 
 from typing import Any, NamedTuple
 
-from interop.arrays import as_numpy, as_tensor, dtype_named, import_torch
+from interop.arrays import as_numpy, as_tensor, dtype_named, import_torch, is_expanded
 from interop.weights.mismatch import Mismatch, compare_names
 from interop.weights.names import named_leaves, torch_names
 from interop.weights.packing import pack, whole_key
@@ -109,6 +109,9 @@ def _as_tensor_like(array: Any, tensor: Any, name: str, mismatch: Mismatch) -> A
     torch = import_torch()
     if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided:
         mismatch.values.append(f"{name} (the module's tensor has no values yet, or isn't dense)")
+        return None
+    if is_expanded(tensor):
+        mismatch.values.append(f"{name} (the module's tensor is expanded, one number in several places)")
         return None
     if array.shape != tuple(tensor.shape):
         mismatch.shapes.append(f"{name} (given {list(array.shape)}, the module has {list(tensor.shape)})")

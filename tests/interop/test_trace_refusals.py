@@ -115,7 +115,28 @@ def scripted():
         return nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(48, 2)))
 
 
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch moves it to another package
+        module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+
+
+class Expanded(nn.Module):
+    """A scale for each pixel that is one number for each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1).expand(3, 4, 4))
+
+    def forward(self, x):
+        return (x * self.scale).flatten(1)
+
+
 REFUSED = {
+    r"Sequential can't be imported: 1 is a quantised Linear: import the float module": quantised,
+    r"on torch's meta device, without values: weight, bias: .*assign=True": lambda: nn.Conv2d(3, 4, 3, device="meta"),
+    r"Expanded can't be imported: scale is expanded, one number in several places: expand it in forward": Expanded,
     r"ReplacedForward can't be copied .*: forward is a function that uses the module itself": ReplacedForward,
     r"Sequential can't be imported: 1 was compiled by torch.jit": scripted,
     r"a/b has a slash in its name": lambda: nn.Sequential(nn.Flatten(), nn.ModuleDict({"a/b": nn.Linear(48, 2)})),

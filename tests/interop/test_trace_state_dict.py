@@ -95,3 +95,30 @@ def test_only_traced_networks_have_one() -> None:
     assert encoder.facts.traced is None
     with pytest.raises(ConfigurationError, match="wasn't traced"):
         to_module_state_dict(encoder, Variables({}, {}))
+
+
+class Versioned(nn.Module):
+    """Keeps something in its state dict that is no tensor of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 3)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+    def get_extra_state(self):
+        return {"version": 2}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 2}
+
+
+def test_what_a_module_keeps_beside_its_tensors_is_named() -> None:
+    module = nn.Sequential(Versioned())
+    with pytest.warns(UserWarning, match=r"extra state, .*\(0._extra_state\).*strict=False.*update_torch_module"):
+        encoder = from_torch_module(module, image_size=4, verify=False)
+    weights = to_module_state_dict(encoder, encoder.init(jax.random.key(0), (4, 4, 3)))
+    assert list(weights) == ["0.linear.weight", "0.linear.bias"]
+    keys = module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    assert keys.missing_keys == ["0._extra_state"]

@@ -202,6 +202,18 @@ def test_what_xla_gets_wrong_in_float32_alone_is_refused(monkeypatch, in_float32
 
 
 @pytest.mark.slow
+def test_a_difference_by_16_bits_that_the_code_asks_for_says_so():
+    class Island(nn.Module):
+        def forward(self, x):
+            return (x.half() * 2).float().flatten(1)
+
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), Island())
+    expected = r"first at 1; 1 computes in float16 \(aten._to_copy.default\), .*leave the cast out; verify=False"
+    with pytest.raises(ConversionMismatchError, match=expected):
+        interop.from_torch_module(module, image_size=4)
+
+
+@pytest.mark.slow
 def test_what_is_off_on_one_of_several_inputs_is_rounding(monkeypatch, in_float32_too):
     """A number on the other side of a ReLU's bend; in its place, an operator that is off on the example alone."""
     cosine, met = table.OPERATORS["aten.cos"], float(torch.rand(1, generator=torch.Generator().manual_seed(0)))

@@ -165,3 +165,12 @@ def test_a_fault_in_the_middle_leaves_the_module_as_it_was(call, once, monkeypat
     assert_unchanged(module, before)
     update_torch_module(module, variables)
     assert torch.equal(module.scale, torch.from_numpy(variables.params["scale"]))
+
+
+def test_a_tensor_that_is_one_number_in_several_places_is_listed_and_nothing_written():
+    module = torch.nn.Linear(4, 3)
+    module.weight = torch.nn.Parameter(torch.ones(3, 1).expand(3, 4))
+    before = snapshot(module)
+    with pytest.raises(StateDictMismatchError, match=r"1 wrong value: weight \(the module's tensor is expanded"):
+        update_torch_module(module, traced(module))
+    assert_unchanged(module, before)
