@@ -177,6 +177,32 @@ CASES = {
     "bicubic": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), False, None)),
     "bicubic corners": (aten.upsample_bicubic2d.vec, lambda d: (image(d), new(d, 2), True, None)),
     "bilinear antialias": (aten._upsample_bilinear2d_aa.vec, lambda d: (image(d), new(d, 2, least=2), False, None)),
+    **{
+        f"grid {mode} {padding}{' corners' * align}": (
+            aten.grid_sampler.default,
+            lambda d, options=(i, j, bool(align)): (d.normal(2, 3, 6, 7), d.normal(2, 4, 5, 2), *options),
+        )
+        for i, mode in enumerate(("bilinear", "nearest", "bicubic"))
+        for j, padding in enumerate(("zeros", "border", "reflection"))
+        for align in (0, 1)
+    },
+    "grid of one pixel": (
+        aten.grid_sampler_2d.default,
+        lambda d: (d.normal(2, 3, 1, 1), d.normal(2, 4, 5, 2), 0, 2, True),
+    ),
+    **{
+        f"grid of a volume {mode}": (
+            aten.grid_sampler.default,
+            lambda d, i=i: (d.normal(2, 2, 4, 5, 6), d.normal(2, 3, 4, 2, 3), i, 2, False),
+        )
+        for i, mode in enumerate(("bilinear", "nearest"))
+    },
+    "affine grid": (aten.affine_grid_generator.default, lambda d: (d.normal(2, 2, 3), [2, 3, 4, 5], False)),
+    "affine grid corners": (aten.affine_grid_generator.default, lambda d: (d.normal(2, 2, 3), [2, 3, 4, 1], True)),
+    "affine grid of a volume": (
+        aten.affine_grid_generator.default,
+        lambda d: (d.normal(2, 3, 4), [2, 3, 4, 5, 2], False),
+    ),
     "bilinear antialias corners": (
         aten._upsample_bilinear2d_aa.vec,
         lambda d: (image(d), new(d, 2, least=2), True, None),

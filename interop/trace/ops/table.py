@@ -12,6 +12,7 @@ from interop.trace.ops import (
     activation,
     conv,
     create,
+    grid,
     linear,
     norm,
     pointwise,
@@ -37,6 +38,7 @@ OPERATORS: dict[str, Operator] = {
     **conv.TABLE,
     **pool.TABLE,
     **resize.TABLE,
+    **grid.TABLE,
     **norm.TABLE,
     **random.TABLE,
 }
