@@ -143,6 +143,42 @@ CASES = {
         lambda d: (d.normal(3, 5), -1, d.integers(5, 4), d.normal(3, 4)),
         {"alpha": 0.5},
     ),
+    "index_fill": (aten.index_fill.int_Scalar, lambda d: (d.normal(3, 5, 2), 1, torch.tensor([0, 3]), 1.5)),
+    "index_fill tensor": (aten.index_fill.int_Tensor, lambda d: (d.normal(3, 5), -1, torch.tensor([0, 3]), d.normal())),
+    "index_copy": (aten.index_copy.default, lambda d: (d.normal(3, 5), 1, torch.tensor([0, 3]), d.normal(3, 2))),
+    "masked_scatter": (aten.masked_scatter.default, lambda d: (d.normal(3, 4), d.bools(4), d.normal(13))),
+    "diag_embed": (aten.diag_embed.default, lambda d: (d.normal(2, 3),)),
+    "diag_embed below": (aten.diag_embed.default, lambda d: (d.normal(2, 3), -1, 0, 2)),
+    "diag_embed above": (aten.diag_embed.default, lambda d: (d.normal(2, 3), 2, -1, 0)),
+    "bucketize": (aten.bucketize.Tensor, lambda d: (d.normal(3, 4), torch.tensor([-1.0, 0.0, 0.5]))),
+    "bucketize right": (
+        aten.bucketize.Tensor,
+        lambda d: (d.integers(5, 3, 4), torch.tensor([1, 2, 2, 4])),
+        {"right": True},
+    ),
+    "triu_indices": (aten.triu_indices.default, lambda d: (4, 5, 1)),
+    "tril_indices": (aten.tril_indices.default, lambda d: (4, 3, -1)),
+    **{
+        f"{name} {'a number' if overload.endswith('Scalar') else 'tensors'}": (
+            getattr(getattr(aten, name), overload),
+            lambda d, overload=overload: (
+                d.integers(99, 3, 4) - 50,
+                2 if overload.endswith("Scalar") else d.integers(4, 4),
+            ),
+        )
+        for name, overloads in {
+            "__lshift__": ("Scalar", "Tensor"),
+            "__rshift__": ("Scalar", "Tensor"),
+            "bitwise_left_shift": ("Tensor_Scalar", "Tensor"),
+            "bitwise_right_shift": ("Tensor_Scalar", "Tensor"),
+        }.items()
+        for overload in overloads
+    },
+    "logaddexp": (aten.logaddexp.default, pair),
+    **{
+        f"cdist {p:g}": (aten.cdist.default, lambda d, p=p: (d.normal(2, 3, 4), d.normal(2, 5, 4), p))
+        for p in (0.0, 1.0, 2.0, 3.0)
+    },
     "roll": (aten.roll.default, lambda d: (image(d), [1, -2], [2, 3])),
     "roll flat": (aten.roll.default, lambda d: (d.normal(3, 4), [2])),
     "flip": (aten.flip.default, lambda d: (image(d), [1, -1])),

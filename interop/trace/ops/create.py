@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byol_jax.errors import UnsupportedOpError
 from interop.trace.graph import Dtype
@@ -74,6 +75,16 @@ def _linspace(
 
 def _eye(context: Context, n: int, m: int | None = None, *, dtype: Dtype | None = None, **options: Any) -> Value:
     return from_torch_order(jnp.eye(n, m, dtype=context.dtype(dtype)))
+
+
+def _triangle(indices: Callable[..., Any]) -> Operator:
+    """The places of a matrix's triangle, [2, places]: rows and columns."""
+
+    def make(context: Context, row: int, col: int, offset: int = 0, *, dtype: Dtype | None = None, **options: Any):
+        places = np.stack(indices(row, offset, col))
+        return from_torch_order(jnp.asarray(places, context.dtype(dtype, jnp.int32)))
+
+    return make
 
 
 def _scalar(context: Context, value: Any, *, dtype: Dtype | None = None, **options: Any) -> Value:
@@ -145,6 +156,8 @@ TABLE: dict[str, Operator] = {
     "aten.arange": _arange,
     "aten.linspace": _linspace,
     "aten.eye": _eye,
+    "aten.tril_indices": _triangle(np.tril_indices),
+    "aten.triu_indices": _triangle(np.triu_indices),
     "aten.scalar_tensor": _scalar,
     "aten.one_hot": in_torch_order(lambda x, num_classes: jax.nn.one_hot(x, num_classes, dtype=jnp.int32)),
     "aten._assert_tensor_metadata": lambda context, *args, **options: None,  # true when it was traced, so still

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.graph import Dtype
 from interop.trace.ops.extrema import maximum, minimum
-from interop.trace.ops.operator import Context, Operator, in_torch_order
+from interop.trace.ops.operator import Context, Operator, in_one_dtype, in_torch_order
 from interop.trace.ops.pointwise import absolute
-from interop.trace.values import Value, map_array, normal_axis, physical_axes
+from interop.trace.values import Value, from_torch_order, map_array, normal_axis, physical_axes, to_torch_order
 
 __all__ = ["TABLE", "reduce_axes"]
 
@@ -167,6 +167,12 @@ def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, k
     return _norm(context, x, p, dim, keepdim)
 
 
+def _distances(context: Context, x: Value, y: Value, p: float = 2.0, *rest: Any) -> Value:
+    """`cdist`: the norm of every difference of a row of x, [..., m, k], and one of y, [..., n, k]: [..., m, n]."""
+    a, b = (to_torch_order(part) for part in in_one_dtype((x, y), None))
+    return _norm(context, from_torch_order(a[..., :, None, :] - b[..., None, :, :]), p, -1)
+
+
 def _truth(function: Callable[..., jax.Array]) -> Operator:
     def operator(context: Context, x: Value, dim: Axes = None, keepdim: bool = False) -> Value:
         return reduce_axes(x, dim, keepdim, lambda a, axes: function(a, axes, keepdims=True))
@@ -235,6 +241,7 @@ TABLE: dict[str, Operator] = {
     "aten.std_mean": _with_mean(_var_operator(rooted=True)),
     "aten.linalg_vector_norm": _norm,
     "aten.norm": _norm_p,
+    "aten.cdist": _distances,
     "aten.any": _truth(jnp.any),
     "aten.all": _truth(jnp.all),
     "aten.softmax": _softmax(jax.nn.softmax),

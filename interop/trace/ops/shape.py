@@ -11,7 +11,7 @@ import numpy as np
 
 from byol_jax.errors import ConfigurationError, UnsupportedOpError
 from byol_jax.ops.precision import standard_promotion
-from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order
+from interop.trace.ops.operator import Context, Operator, as_value, in_torch_order, within_range
 from interop.trace.values import (
     Value,
     align,
@@ -230,13 +230,43 @@ def _scatter(x: jax.Array, dim: int, index: jax.Array, src: Any, *, reduce: str 
     axis = normal_axis(dim, x.ndim)
     places = list(jnp.meshgrid(*(jnp.arange(n, dtype=index.dtype) for n in index.shape), indexing="ij"))
     places[axis] = index
-    new = src[tuple(slice(0, n) for n in index.shape)] if isinstance(src, jax.Array) else jnp.asarray(src, x.dtype)
+    if isinstance(src, jax.Array):
+        new = src[tuple(slice(0, n) for n in index.shape)]
+    else:
+        new = jnp.asarray(within_range(src, x.dtype), x.dtype)
     return getattr(x.at[tuple(places)], reduce)(new.astype(x.dtype))
 
 
 def _index_add(x: jax.Array, dim: int, index: jax.Array, source: jax.Array, *, alpha: float = 1) -> jax.Array:
     places = (*(slice(None),) * normal_axis(dim, x.ndim), jnp.atleast_1d(index))
     return x.at[places].add((source if alpha == 1 else source * alpha).astype(x.dtype))
+
+
+def _index_fill(x: jax.Array, dim: int, index: jax.Array, value: Any) -> jax.Array:
+    """x with a number, or an array, at the index's places along `dim`."""
+    places = (*(slice(None),) * normal_axis(dim, x.ndim), jnp.atleast_1d(index))
+    new = value if isinstance(value, jax.Array) else within_range(value, x.dtype)
+    return x.at[places].set(jnp.asarray(new, x.dtype))
+
+
+def _masked_scatter(x: jax.Array, mask: jax.Array, source: jax.Array) -> jax.Array:
+    """x with the source's first numbers, in order, where the mask is true."""
+    x, mask = jnp.broadcast_arrays(x, mask.astype(bool))
+    places = jnp.cumsum(mask.reshape(-1)).reshape(mask.shape) - 1
+    return jnp.where(mask, source.reshape(-1)[jnp.maximum(places, 0)].astype(x.dtype), x)
+
+
+def _diag_embed(x: jax.Array, offset: int = 0, dim1: int = -2, dim2: int = -1) -> jax.Array:
+    """Matrices, along two new axes, with x's last axis as their diagonal."""
+    n = np.arange(x.shape[-1])
+    size = len(n) + abs(offset)
+    matrix = jnp.zeros((*x.shape[:-1], size, size), x.dtype).at[..., n + max(-offset, 0), n + max(offset, 0)].set(x)
+    return jnp.moveaxis(matrix, (-2, -1), (dim1, dim2))
+
+
+def _bucketize(x: Any, boundaries: jax.Array, *, out_int32: bool = False, right: bool = False) -> jax.Array:
+    """The number of boundaries, which ascend, below each of x; with `right` of those that aren't above it."""
+    return jnp.searchsorted(boundaries, x, side="right" if right else "left").astype(jnp.int32)
 
 
 def _roll(x: jax.Array, shifts: Sequence[int], dims: Sequence[int] = ()) -> jax.Array:
@@ -340,6 +370,11 @@ TABLE: dict[str, Operator] = {
     "aten.scatter": in_torch_order(_scatter),
     "aten.scatter_add": in_torch_order(partial(_scatter, reduce="add")),
     "aten.index_add": in_torch_order(_index_add),
+    "aten.index_fill": in_torch_order(_index_fill),
+    "aten.index_copy": in_torch_order(_index_fill),
+    "aten.masked_scatter": in_torch_order(_masked_scatter),
+    "aten.diag_embed": in_torch_order(_diag_embed),
+    "aten.bucketize": in_torch_order(_bucketize),
     "aten.roll": in_torch_order(_roll),
     "aten.flip": lambda context, x, dims: map_array(lambda a: jnp.flip(a, physical_axes(x, dims)), x),
     "aten.repeat": in_torch_order(_repeat),
