@@ -42,7 +42,8 @@ class Dataset:
             of channels as they are stored, or of signed numbers, those of 32 bits, or floats.
         narrow: a line, where numbers of 16 bits fill little of 0 to 65,535, for whoever divides by that; or None.
         order: how an epoch is ordered: `epoch_order`, or `block_order` where single images are slow to read.
-        kept: gives what is kept of files for a next start: by a file name's ending, ".json" the list of usable images.
+        kept: gives what is kept of files for a next start: by a file name's ending, ".json" the list of usable images,
+            ".index" where they lie in tar shards.
     """
 
     take: Callable[..., np.ndarray]

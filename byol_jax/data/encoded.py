@@ -3,7 +3,8 @@
 All that is done with a folder's files (looked through, decoded, left out, labelled, remembered) is done with these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class EncodedImages(NamedTuple):
         blocks: of the names that are used, the blocks without which none of their images can be read; None where each
             is read by itself, so that an epoch may have any order.
         remarks: lines for a person.
+        kept: what is kept of where they lie for a next start: by a file name's ending, as a `Dataset` has it.
     """
 
     root: Root
@@ -40,3 +42,4 @@ class EncodedImages(NamedTuple):
     kind: str
     blocks: Callable[[Sequence[str]], Blocks | None] = _no_blocks
     remarks: tuple[str, ...] = ()
+    kept: Mapping[str, bytes] = MappingProxyType({})

@@ -50,6 +50,7 @@ def open_encoded(
     dtype: str | None,
 ) -> Dataset:
     """Images by name as a dataset; `open_dataset` documents the arguments."""
+    beside = source.kept  # of the source only this is held on to
     root, listing, added, reasons, touched = source.root, source.listing, (), {}, np.zeros(0, np.int64)
     kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
@@ -115,7 +116,7 @@ def open_encoded(
     verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
     labels, class_names, without = _read_labels(source, verdict, wanted=with_labels)
     if kept is None and verdict_path is not None:
-        save_verdict(verdict_path, verdict)
+        save_verdict(verdict_path, verdict, beside=beside)
 
     taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
     taker.leave_out({image: reason for file, reason in spoilt.items() for image in images.of_file(file)})
@@ -139,7 +140,7 @@ def open_encoded(
             *added,
             *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
-        kept=lambda: {".json": encode_verdict(verdict)},
+        kept=lambda: {".json": encode_verdict(verdict), **beside},
     )
 
 

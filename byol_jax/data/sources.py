@@ -82,7 +82,8 @@ def open_dataset(
         layout: "NHWC" or "NCHW" for an array of rank 4; None: NHWC, and a question where it could be the other.
         workers: threads that decode. progress: `progress(done, total)`, called while a folder is looked through.
         verdict_path: where the list of usable files is kept. It is written if absent, else read, so that a resumed run
-            starts at once and sees the same images even if the folder has changed.
+            starts at once and sees the same images even if the folder has changed. Of tar shards it is kept beside it
+            where their images lie, in a file of the same name that ends with .index.
         scan_limit: of more images than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
         dtype: "uint8", "uint16" or "float32" for a folder's images. None: float32 where at least half of the files have
@@ -132,7 +133,9 @@ def open_dataset(
         if shards is not None and (tiff_axes is not None or dicom_rescale):
             raise ConfigurationError("tiff_axes, dicom_rescale: only for a folder of image files; shards hold pictures")
         dataset = open_encoded(
-            folder_images(path, workers=workers) if shards is None else _shard_images(shards, workers, progress),
+            folder_images(path, workers=workers)
+            if shards is None
+            else _shard_images(shards, workers, progress, verdict_path),
             image_size=cast("int | tuple[int, int] | None", image_size),
             fit=fit,
             reading=make_reading(num_channels, bands=bands, tiff_axes=tiff_axes, dicom_rescale=dicom_rescale),
@@ -171,12 +174,15 @@ def open_dataset(
     return dataset
 
 
-def _shard_images(shards: Shards, workers: int, progress: Callable[[int, int], None] | None) -> EncodedImages:
+def _shard_images(
+    shards: Shards, workers: int, progress: Callable[[int, int], None] | None, verdict_path: str | Path | None
+) -> EncodedImages:
     if shards.kind == "parquet":
         return parquet_images(shards)
     if shards.kind in ("tfrecord", "array_record"):
         return record_images(shards, workers=workers, progress=progress)
-    return tar_images(shards, workers=workers, progress=progress)
+    known = None if verdict_path is None else Path(verdict_path).with_suffix(".index")
+    return tar_images(shards, workers=workers, progress=progress, known=known)
 
 
 def _warn(dataset: Dataset, what: str, any_range: bool) -> None:

@@ -170,14 +170,16 @@ def _joined(lists: Iterable[list]) -> Iterator[str]:
         yield (", " if number else "") + json.dumps(piece)[1:-1]
 
 
-def save_verdict(path: Path, verdict: Verdict) -> None:
-    """Writes a verdict; the file appears whole or not at all.
+def save_verdict(path: Path, verdict: Verdict, *, beside: Mapping[str, bytes]) -> None:
+    """Writes a verdict, and by their endings what else is kept beside it; each file appears whole or not at all.
 
     Raises:
         DataError: it can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for ending, content in beside.items():
+            write_atomically(path.with_suffix(ending), content)
         write_atomically(path, encode_verdict(verdict))
     except OSError as error:
         raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, who may write into it, and whether a run may begin, go on or start over there.
 
-    config.json environment.json images.json metrics.jsonl train.log views.png network/ checkpoints/STEP/ exported/
-    tensorboard/ report.html evaluation.json neighbours.png
+    config.json environment.json images.json images.index metrics.jsonl train.log views.png network/
+    checkpoints/STEP/ exported/ tensorboard/ report.html evaluation.json neighbours.png
 
 A folder with a `config.json` of ours is a run's. Only what a run writes is ever removed. Not here: what the files hold
 (config.py, environment.py, metrics.py, artifacts.py, checkpoint/), and training itself (train/).
@@ -41,6 +41,7 @@ class RunPaths(NamedTuple):
     config: Path
     environment: Path
     images: Path
+    places: Path
     metrics: Path
     log: Path
     views: Path
@@ -60,9 +61,11 @@ def run_paths(out: str | os.PathLike[str]) -> RunPaths:
         >>> run_paths("runs/first").metrics.name
         'metrics.jsonl'
     """
-    names = ("config.json", "environment.json", "images.json", "metrics.jsonl", "train.log", "views.png")
-    others = ("network", "checkpoints", "exported", "tensorboard", "report.html", "evaluation.json", "neighbours.png")
-    return RunPaths(Path(out), *(Path(out) / name for name in (*names, *others)))
+    names = (
+        "config.json environment.json images.json images.index metrics.jsonl train.log views.png network checkpoints"
+        " exported tensorboard report.html evaluation.json neighbours.png"
+    )
+    return RunPaths(Path(out), *(Path(out) / name for name in names.split()))
 
 
 def has_checkpoint(paths: RunPaths) -> bool:

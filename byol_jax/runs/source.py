@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
     Attributes:
         images: a `Dataset`, or anybody's iterable of batches, `Begun`.
-        kept: of files, what is kept for the run's next start, as a `Dataset` gives it: images.json.
+        kept: of files, what is kept for the run's next start, as a `Dataset` gives it: images.json, images.index.
         total_steps: the run's length.
         epoch_steps: whole batches in the data; None for an iterable, whose length is unknown.
         batch_size: images in a step, over all devices and processes; None for an iterable, which decides it itself.

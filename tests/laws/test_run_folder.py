@@ -62,8 +62,8 @@ def test_a_fresh_folder(tmp_path):
     assert read_config(paths.root) == CONFIG
     names = [path.name for path in paths[1:]]
     files = (
-        "config.json environment.json images.json metrics.jsonl train.log views.png network checkpoints exported"
-        " tensorboard"
+        "config.json environment.json images.json images.index metrics.jsonl train.log views.png network checkpoints"
+        " exported tensorboard"
     )
     assert names == [*files.split(), "report.html", "evaluation.json", "neighbours.png"]
 

@@ -15,15 +15,18 @@ import json
 import os
 import tarfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Files, Listing, is_image_name, is_unread_name
+from byol_jax.data.file_list import Files, Listing, is_image_name, is_unread_name, size_and_time
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
+from byol_jax.data.shards.tar_index import COLUMNS, ShardIndex, Stamp, encode_indices, read_indices
 from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, one_line
 
@@ -92,29 +95,44 @@ def _holds_bytes(file: BinaryIO, start: int, end: int) -> bool:
     return False
 
 
-class _Index(NamedTuple):
-    """Where the images of a shard lie, and their labels, offset -1 where there is none; and whether that is a .json."""
+class _Look(NamedTuple):
+    """What lies in a shard, and the shard's stamp; None where it isn't known, or what was found isn't to be kept."""
 
-    names: list[str]
-    places: list[tuple[int, int]]
-    labels: list[tuple[int, int, bool]]
-    skipped: list[tuple[str, str]]
-    parts: list[str]
-    """Members named as images that are parts of a sample that has another image."""
-
-    lost: list[int]
-    """Bytes of each place that can't be read."""
+    index: ShardIndex
+    stamp: Stamp | None
 
 
-def _index(shard: Shard) -> _Index:
-    index, seen = _Index([], [], [], [], [], []), set()
+def _look(shard: Shard, known: Mapping[str, tuple[Stamp, ShardIndex]]) -> _Look:
+    """What lies in a shard: what is known of it, where it hasn't changed since."""
+    stamp = _stamp(shard)  # before it is read: what changes meanwhile isn't the file that this is the stamp of
+    if stamp is not None and shard.name in known and known[shard.name][0] == stamp:
+        return _Look(known[shard.name][1], stamp)
     try:
         with shard.open() as file:
             found = list(_entries(read_entries(file)))
-    except Exception as error:  # the disk's, or of whatever file system it is
-        index.skipped.append((f"{shard.name}#0", f"can't be read ({one_line(error, at_most=200)})"))
-        index.lost.append(shard.size)
-        return index
+    except Exception as error:  # the disk's, or of whatever file system it is; it may read it the next time
+        reason = f"can't be read ({one_line(error, at_most=200)})"
+        return _Look(ShardIndex((), _rows([]), ((f"{shard.name}#0", reason),), (), (shard.size,)), None)
+    return _Look(_index(shard, found), stamp)
+
+
+def _stamp(shard: Shard) -> Stamp | None:
+    try:
+        return None if shard.system is not None else size_and_time(shard.path)
+    except UnusableImageError:
+        return None
+
+
+def _rows(numbers: Sequence[tuple[int, int, int, int, bool]]) -> np.ndarray:
+    return np.array(numbers, np.int64).reshape(-1, COLUMNS)
+
+
+def _index(shard: Shard, found: list[Entry]) -> ShardIndex:
+    """What the entries of a shard come to. Raises DataError for a sample of several images."""
+    names: dict[str, None] = {}
+    places: list[tuple[int, int, int, int, bool]] = []
+    skipped: list[tuple[str, str]] = []
+    parts: list[str] = []
     entries = [entry for entry in found if entry.name]
     for key, sample in itertools.groupby(entries, key=lambda entry: _split(entry.name)[0]):
         members = list(sample)
@@ -126,26 +144,23 @@ def _index(shard: Shard) -> _Index:
                 " one is meant can't be known: leave one in it, or give the others an extension such as .mask.png"
             )
         label = _label_member(members)
-        index.parts.extend(f"{shard.name}/{entry.name}" for entry in images if plain and entry not in plain)
+        parts.extend(f"{shard.name}/{entry.name}" for entry in images if plain and entry not in plain)
         for entry in plain or images:
             name = f"{shard.name}/{entry.name}"
             if entry.reason is not None:
-                index.skipped.append((name, entry.reason))
-                continue
-            if name in seen:
-                index.skipped.append((f"{shard.name}#{entry.offset}", f"a second member named {entry.name!r}"))
-                continue
-            seen.add(name)
-            index.names.append(name)
-            index.places.append((entry.offset, entry.size))
-            index.labels.append(label)
+                skipped.append((name, entry.reason))
+            elif name in names:
+                skipped.append((f"{shard.name}#{entry.offset}", f"a second member named {entry.name!r}"))
+            else:
+                names[name] = None
+                places.append((entry.offset, entry.size, *label))
         if not images:
             unread = [entry.name for entry in members if is_unread_name(entry.name)]
-            index.skipped.extend((f"{shard.name}/{name}", "images of this kind aren't read") for name in unread)
+            skipped.extend((f"{shard.name}/{name}", "images of this kind aren't read") for name in unread)
     damaged = [entry for entry in found if not entry.name]
-    index.skipped.extend((f"{shard.name}#{entry.offset}", str(entry.reason)) for entry in damaged)
-    index.lost.extend(entry.size for entry in damaged)
-    return index
+    skipped.extend((f"{shard.name}#{entry.offset}", str(entry.reason)) for entry in damaged)
+    lost = tuple(entry.size for entry in damaged)
+    return ShardIndex(tuple(names), _rows(places), tuple(skipped), tuple(parts), lost)
 
 
 def _entries(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -189,16 +204,14 @@ class _Members:
         indices: of each shard.
     """
 
-    def __init__(self, place: str, files: Sequence[Shard], indices: Sequence[_Index]) -> None:
+    def __init__(self, place: str, files: Sequence[Shard], indices: Sequence[ShardIndex]) -> None:
         self._place, self._files = place, files
         names = [name for index in indices for name in index.names]
         order = sorted(range(len(names)), key=names.__getitem__)
         self.names = tuple(names[row] for row in order)
         self._shards = np.repeat(np.arange(len(files)), [len(index.names) for index in indices])[order]
-        self._places, self._labels = (
-            np.array([place for places in kind for place in places], np.int64).reshape(-1, width)[order]
-            for kind, width in (([index.places for index in indices], 2), ([index.labels for index in indices], 3))
-        )
+        places = np.concatenate([index.places for index in indices])[order]  # [n, 5]
+        self._places, self._labels = places[:, :2], places[:, 2:]
 
     def __str__(self) -> str:
         return self._place
@@ -284,23 +297,34 @@ def _of_json(text: bytes) -> Any:
 
 
 def tar_images(
-    shards: Shards, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
+    shards: Shards,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    known: Path | None = None,
 ) -> EncodedImages:
     """The images in tar shards, by "shard.tar/member".
 
     Args:
         shards: of the kind "tar".
         workers: threads. progress: `progress(shards done, shards)`.
+        known: what an earlier start kept of them, if the file is there and whole.
 
     Raises:
         DataError: no image in them, a sample that has several, or more than half of them can't be read.
     """
-    indices: list[_Index] = []
+    content, by_name = read_indices(known)
+    looks: list[_Look] = []
     with ThreadPoolExecutor(workers) as pool:
-        for index in pool.map(_index, shards.files):
-            indices.append(index)
+        for look in pool.map(lambda shard: _look(shard, by_name), shards.files):
+            looks.append(look)
             if progress is not None:
-                progress(len(indices), len(shards.files))
+                progress(len(looks), len(shards.files))
+    indices = [look.index for look in looks]
+    stamps = {shard.name: look.stamp for shard, look in zip(shards.files, looks, strict=True) if look.stamp}
+    if stamps != {name: stamp for name, (stamp, _) in by_name.items()}:
+        kept = zip(shards.files, looks, strict=True)
+        content = encode_indices((shard.name, look.stamp, look.index) for shard, look in kept if look.stamp)
     members = _Members(shards.place, shards.files, indices)
     skipped = tuple(sorted(pair for index in indices for pair in index.skipped))
     if not members.names:
@@ -320,4 +344,6 @@ def tar_images(
             f" {parts[0]!r}",
         )
     listing = Listing(members.files(), skipped, ())
-    return EncodedImages(members, listing, members.read_labels, "tar", remarks=remarks)
+    return EncodedImages(
+        members, listing, members.read_labels, "tar", remarks=remarks, kept={".index": content} if stamps else {}
+    )
