@@ -192,7 +192,7 @@ KINDS: dict[str, Callable[[Path, int], None]] = {"folder": write_files, "tar": w
 
 
 def drawn_on(counts: Sequence[int], amounts: Sequence[float], count: int) -> float | None:
-    """Where the line through the last two points is at `count`; None where there is one point.
+    """Where the line through the last two points is at `count`, or at the last where it falls; None with one point.
 
     Example:
         >>> drawn_on([10, 20], [3.0, 5.0], 100)
@@ -201,7 +201,7 @@ def drawn_on(counts: Sequence[int], amounts: Sequence[float], count: int) -> flo
     if len(counts) < 2:
         return None
     slope = (amounts[-1] - amounts[-2]) / (counts[-1] - counts[-2])
-    return amounts[-1] + slope * (count - counts[-1])
+    return amounts[-1] + max(slope, 0) * (count - counts[-1])
 
 
 def table(raw: dict[str, Any], kind: str, date: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["ROOT", "available_cores", "describe"]
 
 PACKAGES = ("byol-jax", "jax", "jaxlib", "optax", "numpy", "torch", "torchvision", "byol-pytorch")
+PACKAGES += ("pillow", "lightly")
 VARIABLES = ("XLA_FLAGS", "LD_PRELOAD", "GLIBC_TUNABLES", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "KMP_BLOCKTIME")
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""

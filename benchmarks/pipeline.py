@@ -5,11 +5,13 @@
 Photos of 500 × 375 pixels, as most of ImageNet's, cut out of those that scikit-image ships; byol-pytorch's default set
 of augmentations. byol_jax decodes in threads, cuts a square of 8/7 of the view and augments batches in one compiled
 program. torch's DataLoader decodes with Pillow and augments with torchvision, in as many processes as there are cores:
-the same square first (the same work), or random crops from the whole photo first, as torchvision's users often do. A
-step is a pass over the folder; whatever works ahead begins anew with it. Nothing is kept of a decoded file.
+the same square first (the same work), or random crops from the whole photo first, as torchvision's users often do;
+lightly's dataset and collate function, where lightly is installed, do the first. A step is a pass over the folder;
+whatever works ahead begins anew with it. Nothing is kept of a decoded file.
 """
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 import time
@@ -32,7 +34,7 @@ from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["CONTENDERS", "Files", "build", "main", "write_photos"]
+__all__ = ["CONTENDERS", "QUALITY", "SIZE", "Files", "available", "build", "main", "read_passes", "write_photos"]
 
 COMMAND = "python benchmarks/pipeline.py"
 USAGE = "[--files N] [--image-size N] [--batch-size N] [--rounds N] [--chunk N] [--out DIR] [--json]"
@@ -61,11 +63,17 @@ class Files:
 
 def main(words: list[str] | None = None) -> int:
     """Measures and prints the table; returns the exit code."""
-    return run_command(COMMAND, lambda words: _run(_options(words)), words)
+    about = "From JPEG files to views: byol_jax beside torch's DataLoader and lightly's dataset, alternating."
+    return run_command(COMMAND, lambda words: _run(read_passes(COMMAND, about, words)), words)
 
 
-def _options(words: list[str]) -> argparse.Namespace:
-    parser = Parser(COMMAND, USAGE, "From JPEG files to views: byol_jax beside torch's DataLoader, alternating.")
+def read_passes(command: str, about: str, words: list[str]) -> argparse.Namespace:
+    """The options of a benchmark of passes over photos.
+
+    Raises:
+        ConfigurationError: a wrong one, or photos that are no whole batches.
+    """
+    parser = Parser(command, USAGE, about)
     positive = {"type": values.positive_int, "metavar": "N"}
     parser.add_argument("--files", **positive, default=256, help="photos (256)")
     parser.add_argument("--image-size", **positive, default=64, help="side of the views in pixels (64)")
@@ -81,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
         job = Files("photos", folder, options.files, options.image_size, options.batch_size)
-        raw, machine = measure_rates({"photos": job}, CONTENDERS, options, builder="benchmarks.pipeline")
+        raw, machine = measure_rates({"photos": job}, available(), options, builder="benchmarks.pipeline")
     side, batch = options.image_size, options.batch_size
     text = (
         f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}\n\n"
@@ -135,16 +143,30 @@ def _byol_jax(job: Files) -> Contender:
     return Contender(step, jax_device(), dict)
 
 
-def _dataloader(job: Files, *, whole: bool) -> Contender:
-    """torch's DataLoader; `whole`: random crops come first, from the whole photo."""
+def available() -> list[str]:
+    """The contenders whose packages are installed."""
+    return [name for name in CONTENDERS if name != LIGHTLY or importlib.util.find_spec("lightly")]
+
+
+def _lightly(job: Files) -> Contender:
+    """lightly's dataset and collate function, with the same views of the same square."""
+    from lightly.data import LightlyDataset, MultiViewCollate
+
+    photos = _Photos(job, whole=False)
+    return _dataloader(job, LightlyDataset(job.folder, transform=photos.views), collate_fn=MultiViewCollate())
+
+
+def _dataloader(job: Files, photos: Any, **options: Any) -> Contender:
+    """torch's DataLoader over a dataset of torch's kind."""
     import torch
 
     loader = torch.utils.data.DataLoader(
-        _Photos(job, whole=whole),  # pyright: ignore[reportArgumentType]  torch asks for two methods alone
+        photos,
         batch_size=job.batch_size,
         shuffle=True,
         num_workers=available_cores(),
         persistent_workers=True,
+        **options,
     )
 
     def step() -> None:
@@ -155,7 +177,7 @@ def _dataloader(job: Files, *, whole: bool) -> Contender:
 
 
 class _Photos:
-    """A dataset of both views of each photo."""
+    """A dataset of both views of each photo; `whole`: random crops come first, from the whole photo."""
 
     def __init__(self, job: Files, *, whole: bool) -> None:
         from torchvision.transforms import v2
@@ -173,14 +195,21 @@ class _Photos:
         from PIL import Image
 
         with Image.open(self.paths[index]) as photo:
-            pixels = self.load(photo.convert("RGB"))
+            return self.views(photo.convert("RGB"))
+
+    def views(self, photo: Any) -> tuple[Any, Any]:
+        pixels = self.load(photo)
         return self.view(pixels), self.view(pixels)
+
+
+LIGHTLY = "lightly's dataset, the same square"
 
 
 CONTENDERS: dict[str, Callable[[Files], Contender]] = {
     "byol_jax": _byol_jax,
-    "torchvision, the same square": lambda job: _dataloader(job, whole=False),
-    "torchvision, whole photos": lambda job: _dataloader(job, whole=True),
+    "torchvision, the same square": lambda job: _dataloader(job, _Photos(job, whole=False)),
+    "torchvision, whole photos": lambda job: _dataloader(job, _Photos(job, whole=True)),
+    LIGHTLY: _lightly,
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from benchmarks import augmentation, compare, growth, listing, operators, pipeline, precision
+from benchmarks import augmentation, compare, decoding, growth, listing, operators, pipeline, precision
 from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.coordinator import measure
 from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -398,12 +398,26 @@ def test_the_benchmark_of_the_pipeline_runs(capsys) -> None:
     words = ["--files", "4", "--batch-size", "2", "--image-size", "16", "--rounds", "1", "--json"]
     assert pipeline.main(words) == 0
     raw = json.loads(capsys.readouterr().out)["photos"]
-    assert set(raw) == set(pipeline.CONTENDERS)
+    assert set(raw) == set(pipeline.available())
+
+
+@pytest.mark.long
+def test_the_benchmark_of_decoding_runs(capsys) -> None:
+    words = ["--files", "4", "--batch-size", "2", "--image-size", "16", "--rounds", "1", "--json"]
+    assert decoding.main(words) == 0
+    assert set(json.loads(capsys.readouterr().out)["photos"]) == set(decoding.available())
+
+
+def test_contenders_without_their_package_are_left_out(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for benchmark in (decoding, pipeline):
+        assert [name for name in benchmark.CONTENDERS if name not in benchmark.available()] == [benchmark.LIGHTLY]
 
 
 def test_a_pass_over_files_has_whole_batches(capsys) -> None:
-    assert pipeline.main(["--files", "10", "--batch-size", "4"]) == 2
-    assert "--files 10: not a multiple of --batch-size 4" in capsys.readouterr().err
+    for benchmark in (decoding, pipeline):
+        assert benchmark.main(["--files", "10", "--batch-size", "4"]) == 2
+        assert "--files 10: not a multiple of --batch-size 4" in capsys.readouterr().err
 
 
 @pytest.mark.long
