@@ -144,7 +144,7 @@ def _with_lightly(job: Files) -> Contender:
     from lightly.data import LightlyDataset
     from torchvision.transforms import v2
 
-    square = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job)), v2.PILToTensor()])
+    square: Any = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job)), v2.PILToTensor()])
     return _loader(job, LightlyDataset(job.folder, transform=square))
 
 

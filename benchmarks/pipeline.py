@@ -152,8 +152,8 @@ def _lightly(job: Files) -> Contender:
     """lightly's dataset and collate function, with the same views of the same square."""
     from lightly.data import LightlyDataset, MultiViewCollate
 
-    photos = _Photos(job, whole=False)
-    return _dataloader(job, LightlyDataset(job.folder, transform=photos.views), collate_fn=MultiViewCollate())
+    views: Any = _Photos(job, whole=False).views
+    return _dataloader(job, LightlyDataset(job.folder, transform=views), collate_fn=MultiViewCollate())
 
 
 def _dataloader(job: Files, photos: Any, **options: Any) -> Contender:
