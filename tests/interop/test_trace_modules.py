@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from traced_comparison import as_jax, assert_close, check_the_same, numbers
-from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied
+from traced_modules import MODULES, Chance, ChanceInside, Residual, Several, Signal, Stopped, Tied, Transformed
 
 import interop
 from byol_jax import ConfigurationError, HiddenLayerNotFoundError, make_learner
@@ -57,6 +57,14 @@ def test_a_signal_and_a_linear_layer() -> None:
     check_the_same(module, numbers(3, 2, 16), train=True, encoder=encoder)
     linear = nn.Linear(7, 3).double()
     check_the_same(linear, numbers(4, 7), train=True, encoder=from_torch_module(linear, example_input=numbers(1, 7)))
+
+
+@pytest.mark.slow
+def test_a_spatial_transformer_and_sums_by_edges() -> None:
+    module = Transformed().double()
+    encoder = from_torch_module(module, image_size=4)
+    assert encoder.facts.traced.takes_any_batch
+    check_the_same(module, numbers(3, 3, 4, 4), train=True, encoder=encoder)
 
 
 def test_leaves_have_torchs_names_and_layout() -> None:

@@ -217,6 +217,22 @@ class Shared(nn.Module):
         return self.gate(self.norm(self.second(self.first(x)))).flatten(1)
 
 
+class Transformed(nn.Module):
+    """A spatial transformer, and sums of its pixels by a graph's edges."""
+
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Linear(48, 6)
+        self.what = nn.Conv2d(3, 4, 3, padding=1)
+        self.register_buffer("edges", torch.tensor([0, 3, 3, 1, 2, 0, 1, 3] * 2))
+
+    def forward(self, x):
+        maps = self.where(x.flatten(1)).view(-1, 2, 3)
+        grid = F.affine_grid(maps, [x.shape[0], 4, 4, 4], align_corners=False)
+        y = F.grid_sample(self.what(x), grid, padding_mode="border", align_corners=False).flatten(2)  # [N, 4, 16]
+        return torch.zeros(y.shape[0], 4, 4, dtype=y.dtype).index_add(2, self.edges, y).flatten(1)
+
+
 MODULES = {
     kind.__name__: kind
     for kind in (Residual, Tied, Buffers, Parametrised, Recomputed, Shared, Stopped, Attention, Windows)
