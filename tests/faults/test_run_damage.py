@@ -190,7 +190,6 @@ def test_every_option_that_decides_is_named_at_once(run, command, images, tmp_pa
         "learner/warmup_steps": "--warmup-steps 2",
         "learner/augment": "--augment byol",
         "learner/hidden_layer": "--hidden-layer -1",
-        "learner/use_momentum": "--no-momentum",
         "steps": "--steps 5",
     }
     np.save(tmp_path / "more.npy", np.zeros((30, 20, 20, 3), np.uint8))
@@ -200,4 +199,12 @@ def test_every_option_that_decides_is_named_at_once(run, command, images, tmp_pa
     )
     assert (code, out, len(errors)) == (2, "", 1)
     assert [name for name in (*other, "data/count", "data/sha256") if f"{name}: stored " not in errors[0]] == []
+    assert contents(run) == before
+
+
+def test_a_target_network_that_goes_is_named(run, resume):
+    before = contents(run)
+    code, out, errors = resume(run, "--no-momentum")
+    assert (code, out, len(errors)) == (2, "", 1)
+    assert "learner/use_momentum: stored true, given false" in errors[0]
     assert contents(run) == before
