@@ -10,7 +10,8 @@ __all__ = ["describe_data"]
 _TENSORS = 'np.save("images.npy", array) writes one that is read'
 _DATA: tuple[tuple[str, str], ...] = (
     ("jpg jpeg png webp bmp tif tiff gif dcm dicom", "a single image: give the folder that holds the images"),
-    ("zip 7z rar gz bz2 xz zst tgz", "an archive: unpack it, and give the folder with the images"),
+    ("zip 7z rar tgz", "an archive: unpack it, and give the folder with the images"),
+    ("gz bz2 xz zst", "compressed: decompress it, and give what is in it"),
     ("pt pth pkl pickle ckpt", f"a pickle, which can run code and isn't read as images: {_TENSORS}"),
     ("safetensors", f"a file of weights, no images: of tensors that are images {_TENSORS}"),
     ("h5 hdf5 mat", f"an HDF5 or MATLAB file, which isn't read: {_TENSORS}"),

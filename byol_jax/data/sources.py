@@ -83,7 +83,8 @@ def open_dataset(
         workers: threads that decode. progress: `progress(done, total)`, called while a folder is looked through.
         verdict_path: where the list of usable files is kept. It is written if absent, else read, so that a resumed run
             starts at once and sees the same images even if the folder has changed. Of tar shards it is kept beside it
-            where their images lie, in a file of the same name that ends with .index.
+            where their images lie, in a file of the same name that ends with .index. Neither is written again: a run
+            does that.
         scan_limit: of more images than this only the headers are read at first; what fails later is replaced.
         cache_bytes: a folder whose decoded images fit is kept in memory.
         dtype: "uint8", "uint16" or "float32" for a folder's images. None: float32 where at least half of the files have

@@ -23,7 +23,7 @@ from byol_jax.data.readers.open import READERS
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["Verdict", "encode_verdict", "identity_of", "judge", "load_verdict", "save_verdict"]
+__all__ = ["Verdict", "encode_verdict", "identity_of", "judge", "load_verdict", "save_verdict", "write_beside"]
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"
@@ -76,7 +76,8 @@ class Verdict(NamedTuple):
         if then is None or now is None:
             return np.zeros(0, np.int64)
         rows = rows_of(self.files.names, listing.files.names)
-        return np.flatnonzero((rows >= 0) & (now[rows] != then))
+        there = np.flatnonzero(rows >= 0)
+        return there[now[rows[there]] != then[there]]
 
     def at_times_of(self, listing: Listing, rows: np.ndarray) -> "Verdict":
         """The same with the times that the files of these rows have now."""
@@ -179,10 +180,17 @@ def save_verdict(path: Path, verdict: Verdict, *, beside: Mapping[str, bytes]) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for ending, content in beside.items():
-            write_atomically(path.with_suffix(ending), content)
+            write_beside(path.with_suffix(ending), content)
         write_atomically(path, encode_verdict(verdict))
     except OSError as error:
         raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Writes what is kept beside a list. What is there and is none of these files, by its first bytes, stays."""
+    old = path.read_bytes() if path.exists() else content[:8]
+    if old != content and old[:8] in (b"", content[:8]):
+        write_atomically(path, content)
 
 
 def _files(content: Mapping[str, object]) -> Files:

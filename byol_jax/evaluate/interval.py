@@ -89,7 +89,7 @@ def confusion_matrix(labels: Any, predictions: Any, *, classes: Any = None) -> n
         given = f"labels {true.dtype} {true.shape} and predictions {predicted.dtype} {predicted.shape}"
         raise DataError(f"{given}: expected integers, [M] each")
     names = np.unique(np.concatenate([true, predicted])) if classes is None else np.asarray(classes)
-    if (np.diff(names) <= 0).any():
+    if (names[1:] <= names[:-1]).any():
         raise DataError(f"classes {names.tolist()}: expected ascending numbers, each once")
     absent = np.setdiff1d(np.concatenate([true, predicted]), names)
     if len(absent):

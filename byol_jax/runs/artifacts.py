@@ -110,8 +110,8 @@ def _to_json(value: Any) -> Any:
         return np.asarray(value).tolist()
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return jnp.dtype(value).name
-    if isinstance(getattr(value, "dtype", None), np.dtype) and callable(value):  # jnp.bfloat16 and its like
-        return value.dtype.name
+    if isinstance(value, type(jnp.bfloat16)):  # no type, but it stands for one
+        return jnp.dtype(value).name
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):

@@ -161,8 +161,8 @@ def _is_type_of_array(value: Any) -> bool:
 
 
 def _dtype_name(value: Any) -> str:
-    """A dtype as it is named today; earlier runs kept "jax.numpy.bfloat16" and "Float32DType"."""
-    last = str(value).rpartition(".")[2]
+    """A dtype as it is named today; earlier runs kept "jax.numpy.bfloat16", "Float32DType" and "dtype[bfloat16]"."""
+    last = str(value).removeprefix("dtype[").removesuffix("]").rpartition(".")[2]
     return last.removesuffix("DType").lower() if last.endswith("DType") else last
 
 

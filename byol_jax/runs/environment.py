@@ -19,7 +19,7 @@ __all__ = ["environment", "hide_credentials", "rounding_changes"]
 _PACKAGES = ("byol-jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow", "safetensors", "torch", "torchvision")
 _HIDDEN = re.compile(r"--?[\w-]*(token|secret|password|passwd|credential|key|address|host)[\w-]*", re.IGNORECASE)
 
-_CREDENTIALS = re.compile(r"(\w://)((?:[^/?#\s]*@)?)([^?#\s]*)((?:\?\S*)?)")
+_CREDENTIALS = re.compile(r"(\w://)((?:[^/?#\s]*@)?)((?:[^?#\s]|\?(?![\w.%-]*=))*)((?:\?\S*)?)")
 
 
 def environment() -> dict[str, Any]:

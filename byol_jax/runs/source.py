@@ -18,6 +18,7 @@ from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
+from byol_jax.data.verdict import write_beside
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import progress_bar
 
@@ -94,9 +95,10 @@ class Source(NamedTuple):
     def write_kept(self, images: Path) -> None:
         """Writes images.json where the data is files, and what else a next start can use beside it."""
         for ending, content in self.kept().items():
-            path = images.with_suffix(ending)
-            if not path.exists() or path.read_bytes() != content:
-                disk.write_atomically(path, content)
+            if ending != images.suffix:
+                write_beside(images.with_suffix(ending), content)
+            elif not images.exists() or images.read_bytes() != content:
+                disk.write_atomically(images, content)
 
     def batch_indices(self, step: int, *, seed: int) -> list[int]:
         """Which images step `step` sees; unknown, so empty, for an iterable."""

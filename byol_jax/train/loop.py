@@ -8,7 +8,7 @@ import jax
 
 from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables
-from byol_jax.errors import CollapsedError, DivergedError
+from byol_jax.errors import CollapsedError, DivergedError, one_line
 from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.runs import placement
 from byol_jax.runs.artifacts import ENCODER, export_encoder, keep_network
@@ -87,13 +87,13 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
             if last or tally.divergence:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
-                _report(plan, state, is_finished=False)
+                _report_in_spite(plan, state, is_finished=False)
                 raise DivergedError(_explain(plan, tally.divergence, saved=done))
     has_collapsed, is_asked = (
         parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
     )
     if has_collapsed and not is_asked:
-        _report(plan, state, is_finished=done == total)
+        _report_in_spite(plan, state, is_finished=done == total)
         found = "the run has collapsed, as process 0 says" if collapse is None else collapse
         raise CollapsedError(
             f"stopped after step {done} of {total}: {found}; the state is saved in"
@@ -106,7 +106,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
 
 
 def _learning_rate(plan: Plan, done: int) -> dict[str, float]:
-    """That of the newest step, where it's known."""
+    """That of the newest step, where it's known; as if every step so far had been finite."""
     rate = plan.learning_rate
     if rate is None:
         return {}
@@ -202,6 +202,15 @@ def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
         f" the state is saved in {plan.paths.checkpoints / f'{saved:08d}'};"
         f" lower the learning rate, or look at the last batch{images}"
     )
+
+
+def _report_in_spite(plan: Plan, state: TrainState, *, is_finished: bool) -> None:
+    """`_report` of a run that ends with an error of its own, which another one, a full disk, mustn't hide."""
+    try:
+        _report(plan, state, is_finished=is_finished)
+    except Exception as error:
+        plan.log.warn(f"the report can't be written ({one_line(error)})")
+        parallel.wait_for_all("finished")
 
 
 def _report(plan: Plan, state: TrainState, *, is_finished: bool) -> None:

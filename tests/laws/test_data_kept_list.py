@@ -115,6 +115,15 @@ def test_touched_files_alone_are_looked_at_and_their_times_are_kept(folder, kept
     assert looked_at == []
 
 
+def test_a_list_is_used_where_other_files_hide_its_images_today(tmp_path):
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.full((16, 16, 1), number, np.uint8))
+    options = OPTIONS | {"verdict_path": tmp_path / "run" / "images.json"}
+    before = open_dataset(tmp_path, **options)
+    (tmp_path / "overview.png").symlink_to("nowhere")  # then .npy files are labels, and aren't listed
+    assert open_dataset(tmp_path, **options).names == before.names
+
+
 def test_a_copied_folder_is_looked_at_once_and_gives_the_same_images(folder, kept, looked_at):
     before = open_dataset(folder, verdict_path=kept, **OPTIONS)
     for path in folder.rglob("*.png"):

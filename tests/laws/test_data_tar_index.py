@@ -23,7 +23,8 @@ NAMES = ["shard-000.tar", "shard-001.tar", "shard-002.tar"]
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar, "SETTLED", 0)
     return write_tars(tmp_path / "shards", FOUND)
 
 
@@ -66,6 +67,32 @@ def test_what_is_kept_is_what_a_new_look_finds(root, read, tmp_path):
     same(first, again)
     assert first.kept() == again.kept()
     assert again.kept()[".index"] == (tmp_path / "images.index").read_bytes()
+
+
+def test_a_shard_of_the_same_size_and_time_with_others_inside_is_gone_through(root, kept, read):
+    path, content = root / NAMES[1], members(parts(FOUND, 3)[1])
+    size, time = path.stat().st_size, path.stat().st_mtime_ns
+    write_tar(path, content[3:] + content[:3])
+    os.utime(path, ns=(time, time))
+    assert path.stat().st_size == size
+    read.clear()
+    again = open_dataset(root, verdict_path=kept, **OPTIONS)
+    assert read == [NAMES[1]]
+    same(again, open_dataset(root, **OPTIONS))
+
+
+def test_a_shard_that_was_changed_just_now_is_not_kept(root, tmp_path, read, monkeypatch):
+    monkeypatch.setattr(tar, "SETTLED", 10**12)
+    os.utime(root / NAMES[0], (10, 10))
+    for _ in range(2):
+        open_dataset(root, verdict_path=tmp_path / "images.json", **OPTIONS)
+    assert read == [*NAMES, *NAMES[1:]]
+
+
+def test_somebody_elses_file_of_that_name_stays(root, tmp_path):
+    (tmp_path / "images.index").write_bytes(b"vectors of another program")
+    open_dataset(root, verdict_path=tmp_path / "images.json", **OPTIONS)
+    assert (tmp_path / "images.index").read_bytes() == b"vectors of another program"
 
 
 texts = st.text(max_size=6)

@@ -75,7 +75,7 @@ def test_the_confusion_matrix_is_scikit_learn_s():
     names = np.array([0, 3, 6, 7, 9, 12])
     expected = metrics.confusion_matrix(labels, predictions, labels=names)
     np.testing.assert_array_equal(confusion_matrix(labels, predictions, classes=names), expected)
-    for classes in ([0, 6, 3, 9, 12], [0, 3, 3, 6, 9, 12]):
+    for classes in ([0, 6, 3, 9, 12], [0, 3, 3, 6, 9, 12], np.array([12, 9, 6, 3, 0], np.uint8)):
         with pytest.raises(DataError, match="expected ascending numbers, each once"):
             confusion_matrix(labels, predictions, classes=classes)
     with pytest.raises(DataError, match="classes lack 6, 9, 12"):

@@ -184,12 +184,26 @@ def test_arrays_are_compared_by_their_numbers_and_dtypes_by_their_names():
     assert len(differences(config(dtype=jnp.bfloat16), config(dtype=np.float32))) == 1
 
 
+def test_a_function_with_a_dtype_of_its_own_is_no_dtype():
+    class Shade:
+        dtype = np.dtype("float32")
+
+        def __call__(self, key, image):
+            return image
+
+    config = run_config(
+        network=None, learner={"augment_fn": Shade()}, data={}, training={}, unimportant={}, init_from=None
+    )
+    assert config["learner"]["augment_fn"] == "Shade"
+
+
 def test_what_earlier_runs_kept_of_arrays_and_dtypes_is_taken():
     earlier = {"learner": {"normalize": ["ndarray", "ndarray"], "dtype": "jax.numpy.bfloat16"}}
     given = {"learner": {"normalize": [[0.5], [0.2]], "dtype": "bfloat16"}}
     assert differences(earlier, given) == []
     assert [line.split(":")[0] for line in uncompared(earlier, given)] == ["learner/normalize"]
-    assert differences({"learner": {"dtype": "Float32DType"}}, {"learner": {"dtype": "float32"}}) == []
+    for spelling in ("Float32DType", "dtype[float32]", "numpy.float32", "jax.numpy.float32"):
+        assert differences({"learner": {"dtype": spelling}}, {"learner": {"dtype": "float32"}}) == []
     assert len(differences({"learner": {"dtype": "Float32DType"}}, given)) == 2
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from one_network import QUICKLY, batches, functions, learner_of, start, written
 
-from byol_jax import Encoder, Variables, make_learner, nets, normalized_mse, parallel, pretrain, train
+from byol_jax import Encoder, Variables, make_learner, nets, normalized_mse, parallel, pretrain
 from byol_jax.metrics import feature_std, global_norm, stays_finite
 from byol_jax.runs import tally
+from byol_jax.train import loop
 from byol_jax.tree import leaf_names
 
 SHAPE = (16, 16, 3)
@@ -139,7 +140,7 @@ def test_pretrain_fetches_metrics_where_it_logs_and_waits_for_old_ones_alone(tmp
 
         return SimpleNamespace(lower=lambda *words: SimpleNamespace(compile=lambda compiler_options: stepping))
 
-    monkeypatch.setattr(train.parallel, "jit", watched)
+    monkeypatch.setattr(loop.parallel, "jit", watched)
     images = np.random.default_rng(0).integers(0, 256, (19, *SHAPE), np.uint8)
     options = SMALL | {"augment_fn": lambda key, image: image, "progress": False, "batch_size": 8}
     pretrain(

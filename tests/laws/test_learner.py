@@ -11,8 +11,9 @@ import pytest
 from driver_runs import DRIVERS, STEPS, assert_replicated, batches, compiled, initial, light, on_host
 from jax import lax
 
-from byol_jax import Learner, Variables, make_learner, nets, parallel, pretrain, train
+from byol_jax import Learner, Variables, make_learner, nets, parallel, pretrain
 from byol_jax.optim import init_optimizer
+from byol_jax.train import run as train_run
 from byol_jax.tree import leaf_names
 
 SIZES = {"image_size": 16, "projection_size": 8, "projection_hidden_size": 16}
@@ -160,7 +161,7 @@ def test_a_wrapped_learner_runs_under_every_driver(driver):
 def test_pretrain_takes_a_wrapped_learner(tmp_path, monkeypatch):
     """Checkpoints, resume and the rows of metrics.jsonl take what it adds."""
     monkeypatch.setattr(
-        train, "make_learner", lambda *given, **options: with_image_count(make_learner(*given, **options))
+        train_run, "make_learner", lambda *given, **options: with_image_count(make_learner(*given, **options))
     )
     images = batches(1)[0]
     run = partial(pretrain, nets.small_cnn((4,)), images, out=tmp_path / "run", batch_size=8, augment_fn=light,

@@ -335,7 +335,7 @@ def test_the_grid_shows_what_it_was_given(tmp_path):
     for column in (0, 1):
         x = left + column * 120
         np.testing.assert_array_equal(page[top : top + 112, x : x + 112], enlarged[..., None].repeat(3, axis=-1))
-    assert page.shape == (30 + 8 * 120, 8 + 3 * 120, 3)  # eight rows of ten
+    assert page.shape == (30 + 10 * 120, 8 + 3 * 120, 3)
 
 
 def test_neighbours_stand_beside_their_image_in_frames(tmp_path):

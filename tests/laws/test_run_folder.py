@@ -14,7 +14,7 @@ import pytest
 
 from byol_jax import ConfigurationError, TrainState, checkpoint
 from byol_jax.runs.config import read_config
-from byol_jax.runs.environment import environment
+from byol_jax.runs.environment import environment, hide_credentials
 from byol_jax.runs.folder import lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 
@@ -227,6 +227,7 @@ def test_environment_tells_what_matters_and_no_secrets(monkeypatch):
     command = ["byol-jax", "train", "~/images", "--hub-token", "…", "--api-key=…"]
     command += ["--probe", "simplecache::s3://…@there/a.tar?…", "--coordinator-address", "…", "--seed", "3"]
     assert facts["command"] == command
+    assert hide_credentials("s3://a/train-???.tar") == "s3://a/train-???.tar"
     text = json.dumps(facts)
     for hidden in ("t0ps3cret", "node7", os.uname().nodename, f"{home}/"):
         assert hidden not in text

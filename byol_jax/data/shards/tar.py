@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import tarfile
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,17 @@ def _holds_bytes(file: BinaryIO, start: int, end: int) -> bool:
     return False
 
 
+SETTLED = 2 * 10**9
+"""Nanoseconds after its last change from which on a shard's next change shows in its time: file systems count in up to
+2 s."""
+
+_LONGEST_NAME = 100
+"""Characters that a header has room for."""
+
+LOOKED_AT = 16
+"""Members' headers that are compared with an index before it is believed."""
+
+
 class _Look(NamedTuple):
     """What lies in a shard, and the shard's stamp; None where it isn't known, or what was found isn't to be kept."""
 
@@ -105,8 +117,10 @@ class _Look(NamedTuple):
 def _look(shard: Shard, known: Mapping[str, tuple[Stamp, ShardIndex]]) -> _Look:
     """What lies in a shard: what is known of it, where it hasn't changed since."""
     stamp = _stamp(shard)  # before it is read: what changes meanwhile isn't the file that this is the stamp of
-    if stamp is not None and shard.name in known and known[shard.name][0] == stamp:
-        return _Look(known[shard.name][1], stamp)
+    if stamp is not None and shard.name in known:
+        then, index = known[shard.name]
+        if then == stamp and _is_of(index, shard):
+            return _Look(index, stamp)
     try:
         with shard.open() as file:
             found = list(_entries(read_entries(file)))
@@ -117,10 +131,36 @@ def _look(shard: Shard, known: Mapping[str, tuple[Stamp, ShardIndex]]) -> _Look:
 
 
 def _stamp(shard: Shard) -> Stamp | None:
+    """None where it wouldn't show that the shard changes: by its time it was changed just now, or it has no time."""
+    if shard.system is not None:
+        return None
     try:
-        return None if shard.system is not None else size_and_time(shard.path)
+        stamp = size_and_time(shard.path)
     except UnusableImageError:
         return None
+    return stamp if stamp[1] < time.time_ns() - SETTLED else None
+
+
+def _is_of(index: ShardIndex, shard: Shard) -> bool:
+    """Whether some of the members, the first and the last among them, begin where the index says, with these sizes and
+    names: tars often have equal sizes, and those that a build makes equal times."""
+    count = len(index.names)
+    rows = {round(place) for place in np.linspace(0, count - 1, min(count, LOOKED_AT))}
+    names = {row: index.names[row].removeprefix(f"{shard.name}/") for row in rows}
+    try:
+        with shard.open() as file:
+            return all(_begins_at(file, index.places[row], name) for row, name in names.items())
+    except (OSError, ValueError, tarfile.TarError):
+        return False
+
+
+def _begins_at(file: BinaryIO, place: np.ndarray, name: str) -> bool:
+    """Whether the header before a member's bytes is its own. Longer names, and such as aren't ASCII, stand in another
+    one before it, which isn't looked for."""
+    start, size = place[:2].tolist()
+    file.seek(start - tarfile.BLOCKSIZE)
+    header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    return header.size == size and (header.name == name or len(name) >= _LONGEST_NAME or not name.isascii())
 
 
 def _rows(numbers: Sequence[tuple[int, int, int, int, bool]]) -> np.ndarray:
@@ -253,22 +293,34 @@ class _Members:
         wanted = 'a whole number, 0 or more, as its "label"' if is_json else "a whole number, 0 or more, as text"
         raise DataError(f"{member} holds {one_line(repr(found), at_most=80)}: expected {wanted}")
 
+    def _has_label(self, name: str) -> bool:
+        row = self._row(name)
+        return row is not None and self._labels[row, 0] >= 0
+
+    def _check_labelled(self, names: Sequence[str], without: Sequence[str]) -> None:
+        if without:
+            raise DataError(
+                f'{self._place}: labels come from members named KEY.cls, or from "label" in KEY.json, and'
+                f" {len(without)} of {len(names)} images have none beside them (the first: {without[0]!r}): give shards"
+                " in which every sample has one"
+            )
+
     def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
         """The whole numbers in the samples' .cls, or .json.
 
         Raises:
             DataError: some sample has none, or something else is in it.
         """
-        found = {name: self.label(name) for name in verdict.files.names}
-        without = [name for name, label in found.items() if label is None]
-        if without:
-            raise DataError(
-                f'{self._place}: labels come from members named KEY.cls, or from "label" in KEY.json, and'
-                f" {len(without)} of {len(found)} images have none beside them (the first: {without[0]!r}): give shards"
-                " in which every sample has one"
-            )
+        names = verdict.files.names
+        self._check_labelled(names, [name for name in names if not self._has_label(name)])  # before any is read
+        with ThreadPoolExecutor(_LABELS_AT_ONCE) as pool:
+            found = dict(zip(names, pool.map(self.label, names), strict=True))
+        self._check_labelled(names, [name for name, label in found.items() if label is None])
         return np.array(list(found.values()), np.int32), None
 
+
+_LABELS_AT_ONCE = 8
+"""Requests, where shards lie at a URL."""
 
 _LONGEST_CLS, _LONGEST_JSON = 64, 2**20
 """Bytes that are read of each."""
