@@ -25,6 +25,9 @@ __all__ = ["Missing", "Report", "check", "check_module", "extra_states", "find_m
 QUANTISED = re.compile(r"torch\.(ao\.)?nn\.(\w+\.)*quantized(\.|$)")
 """Where torch's quantised layers are defined."""
 
+FLOAT_CONTAINERS = ("FloatFunctional", "FXFloatFunctional")
+"""Classes defined there whose arithmetic is of floats: they mark what may be quantised later."""
+
 
 class Report(NamedTuple):
     """Whether `from_torch_module` takes a module, and if not, why: one line a reason."""
@@ -209,7 +212,7 @@ def _quantised_layers(module: Any) -> Sequence[str]:
     return [
         f"{name or 'the module'} is a quantised {type(part).__name__}: import the float module that it was made from"
         for name, part in module.named_modules()
-        if QUANTISED.match(type(part).__module__)
+        if QUANTISED.match(type(part).__module__) and type(part).__name__ not in FLOAT_CONTAINERS
     ]
 
 

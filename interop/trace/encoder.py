@@ -29,7 +29,7 @@ from interop.trace.fixed_draws import FIXED_DRAWS
 from interop.trace.graph import Graph, Ref
 from interop.trace.interpret import NO_STAND_INS, Program, interpret, program
 from interop.trace.ops.norm import RAW_BUFFERS
-from interop.trace.ops.operator import Operator
+from interop.trace.ops.operator import Operator, round_within_range
 from interop.trace.side_effects import copy_module, in_mode, keep_random_states
 from interop.trace.uniform import uniform_constants
 from interop.trace.values import Value, from_torch_order, to_torch_order
@@ -351,7 +351,7 @@ def _sources(
     floating: Any,
 ) -> dict[str, Value]:
     """Floats follow the inputs' dtype, but for the statistics that batch norm keeps in their own; buffers that training
-    changes have float32 at least, which can count and average."""
+    changes have float32 at least, which can count and average. What is finite stays so, but for parameters."""
     raw = {
         node.args[place].name
         for node in nodes
@@ -369,6 +369,8 @@ def _sources(
             array = leaves[source.target.replace(".", "/")]
             array = jax.lax.stop_gradient(array) if source.target in frozen else array
         if jnp.issubdtype(array.dtype, jnp.floating) and name not in raw:
-            array = array.astype(at_least_float32(floating) if source.target in changing else floating)
+            dtype = at_least_float32(floating) if source.target in changing else floating
+            is_narrower = source.kind != "param" and jnp.finfo(dtype).max < jnp.finfo(array.dtype).max
+            array = round_within_range(array, dtype) if is_narrower else array.astype(dtype)
         values[name] = from_torch_order(array)
     return values

@@ -299,3 +299,21 @@ def test_weights_that_are_recomputed_are_left_as_they_were():
     interop.from_torch_module(module, image_size=4)
     assert all(torch.equal(before[name], part.weight) for name, part in module.named_children())
     assert torch.equal(module(images), wanted)
+
+
+class ReadyToQuantise(nn.Module):
+    """A float network that marks its sum as one to quantise later, as torch's quantisation wants it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.sum = nn.Linear(4, 4), torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x):
+        return self.sum.add_relu(self.linear(x), x)
+
+
+def test_a_float_network_that_may_be_quantised_later_is_no_quantised_one():
+    module, x = ReadyToQuantise().eval(), torch.linspace(-1, 1, 8).reshape(2, 4)
+    encoder = interop.from_torch_module(module, example_input=x, verify=False)
+    ours, _ = encoder.apply(encoder.init(None, (4,)), x.numpy(), train=False, hidden_layer=-1)
+    np.testing.assert_allclose(ours, module(x).detach().numpy(), rtol=1e-6, atol=1e-6)

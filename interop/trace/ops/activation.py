@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.ops.activation import gelu
-from interop.trace.ops.operator import Context, Operator, pointwise, unary
+from interop.trace.ops.operator import Context, Operator, pointwise, unary, within_range
 from interop.trace.values import Value, from_torch_order, map_array, physical_axes
 
 __all__ = ["TABLE"]
@@ -14,7 +14,7 @@ __all__ = ["TABLE"]
 
 def _hard_tanh(x: jax.Array, min_val: float = -1.0, max_val: float = 1.0) -> jax.Array:
     """Gradient 0 on both bounds, as in torch."""
-    low, high = (jnp.asarray(bound, x.dtype) for bound in (min_val, max_val))
+    low, high = (jnp.asarray(within_range(bound, x.dtype), x.dtype) for bound in (min_val, max_val))
     return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
 
 
@@ -73,7 +73,7 @@ def _shrink(x: jax.Array, lambd: float = 0.5, *, hard: bool = False) -> jax.Arra
 
 
 def _threshold(x: jax.Array, threshold: float, value: float) -> jax.Array:
-    return jnp.where(x > threshold, x, jnp.asarray(value, x.dtype))
+    return jnp.where(x > threshold, x, jnp.asarray(within_range(value, x.dtype), x.dtype))
 
 
 SELU = (1.6732632423543772, 1.0507009873554805)

@@ -42,6 +42,7 @@ __all__ = [
     "pointwise",
     "product",
     "result_dtype",
+    "round_within_range",
     "unary",
     "within_range",
 ]
@@ -186,12 +187,12 @@ def pointwise(function: Callable[..., jax.Array], *, floating: bool = False) -> 
         fits = all(_fits(number, dtype) for number in numbers)
         arrays, order = align([as_value(operand, dtype if fits else at_least_float32(dtype)) for operand in operands])
         result = function(*arrays, **options)
-        return Value(result if fits else _rounded_to(result, dtype), order)
+        return Value(result if fits else round_within_range(result, dtype), order)
 
     return operator
 
 
-def _rounded_to(x: jax.Array, dtype: Any) -> jax.Array:
+def round_within_range(x: jax.Array, dtype: Any) -> jax.Array:
     """x in a narrower floating dtype, what is finite within its range; truth values as they are."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from interop.trace.graph import Dtype
-from interop.trace.ops.operator import Context, Operator, as_value, pointwise, result_dtype, unary
+from interop.trace.ops.operator import Context, Operator, as_value, pointwise, result_dtype, unary, within_range
 from interop.trace.values import Value, align, map_array
 
 __all__ = ["TABLE", "absolute"]
@@ -142,7 +142,8 @@ def _fill(context: Context, x: Value, value: Any) -> Value:
 
 
 def _nan_to_num(x: jax.Array, nan: float | None = None, posinf: float | None = None, neginf: float | None = None):
-    return jnp.nan_to_num(x, nan=nan or 0.0, posinf=posinf, neginf=neginf)
+    ends = [None if end is None else within_range(end, x.dtype) for end in (posinf, neginf)]
+    return jnp.nan_to_num(x, nan=within_range(nan or 0.0, x.dtype), posinf=ends[0], neginf=ends[1])
 
 
 FLOATING = {

@@ -11,7 +11,7 @@ import numpy as np
 from byol_jax.ops.pool import max_pool
 from byol_jax.ops.precision import at_least_float32
 from interop.trace.ops.extrema import first_maximum
-from interop.trace.ops.operator import Absent, Context, Operator, per_axis
+from interop.trace.ops.operator import Absent, Context, Operator, per_axis, within_range
 from interop.trace.ops.reduce import reduce_axes
 from interop.trace.values import Value, arrange, map_array, multiply_axes
 
@@ -215,7 +215,7 @@ def _widths(x: Value, pad: Sequence[int]) -> list[tuple[int, int]]:
 
 def _constant_pad(context: Context, x: Value, pad: Sequence[int], value: Any = 0) -> Value:
     """Negative numbers crop."""
-    filling = jnp.asarray(0 if value is None else value, x.dtype)
+    filling = jnp.asarray(within_range(0 if value is None else value, x.dtype), x.dtype)
     return Value(jax.lax.pad(x.array, filling, [(*width, 0) for width in _widths(x, pad)]), x.order)
 
 
