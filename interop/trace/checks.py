@@ -112,16 +112,15 @@ def _follow_shapes(module: Any, graph: Graph, example: Any) -> None:
     Raises:
         UnsupportedOpError: an operator isn't written for what it is called with.
     """
-    torch = import_torch()
     tensors = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
     wanted = [*graph.hidden.values(), *graph.buffers.values(), *filter(None, [graph.output])]
 
     def shape_of(source: Placeholder) -> jax.ShapeDtypeStruct:
         held = example if source.kind == "input" else tensors.get(source.target)
         if held is None:
-            held = torch.from_numpy(graph.constants[source.target])
-        name = str(held.dtype).removeprefix("torch.")
-        dtype = jnp.float32 if held.is_floating_point() else jnp.int32 if name == "int64" else jnp.dtype(name)
+            held = graph.constants[source.target]
+        dtype = jnp.dtype(str(held.dtype).removeprefix("torch."))
+        dtype = jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else jnp.int32 if dtype == "int64" else dtype
         return jax.ShapeDtypeStruct(tuple(held.shape), dtype)
 
     def run(arrays: dict[str, jax.Array], key: jax.Array) -> None:

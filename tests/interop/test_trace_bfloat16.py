@@ -11,7 +11,7 @@ from traced_modules import MODULES
 
 from byol_jax import make_learner
 from byol_jax.tree import cast
-from interop import from_torch_module
+from interop import check, from_torch_module
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +189,47 @@ def test_it_runs_and_is_near_float32(name):
     for ours, wanted in zip(others, gradients, strict=True):
         assert np.isfinite(ours).all()
         assert ours.dtype == wanted.dtype
+
+
+class Steered(nn.Module):
+    """A spatial transformer, and the bins of its numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Linear(3, 6)
+        self.register_buffer("bounds", torch.tensor([-1, 0, 1]))
+
+    def forward(self, x):
+        maps = 0.1 * self.where(x.mean((2, 3))).reshape(-1, 2, 3) + torch.eye(2, 3)
+        y = nn.functional.grid_sample(x, nn.functional.affine_grid(maps, list(x.shape), False), align_corners=False)
+        return torch.cat([y.flatten(1), torch.bucketize(x.flatten(1), self.bounds).to(x.dtype)], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_places_and_bins_meet_activations_of_16_bits(dtype):
+    module = Steered().eval()
+    encoder = from_torch_module(module, image_size=4, verify=False)
+    variables = encoder.init(None, (4, 4, 3))
+    images = jax.random.normal(jax.random.key(1), (2, 4, 4, 3)).astype(dtype)
+    half = variables._replace(params=cast(variables.params, dtype))
+    ours, _ = encoder.apply(half, images, train=False, hidden_layer=-1)
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(np.array(images, np.float32)).permute(0, 3, 1, 2)).numpy()
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, atol=5e-2)
+    np.testing.assert_array_equal(np.asarray(ours, np.float32)[:, 48:], wanted[:, 48:])
+
+
+@pytest.mark.slow
+def test_check_takes_a_constant_of_16_bits():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.scale = nn.Linear(4, 4), torch.ones(4, dtype=torch.bfloat16)
+
+        def forward(self, x):
+            return self.linear(x) * self.scale.float()
+
+    report = check(Scaled(), example_input=torch.ones(2, 4))
+    assert report.supported, report

@@ -34,7 +34,7 @@ def _sample(
     places = places.astype(at_least_float32(places.dtype))
     sizes = array.shape[1:-1]
     taps = [_taps(places[..., axes - 1 - axis], n, mode, padding, align_corners) for axis, n in enumerate(sizes)]
-    rows = array.reshape(len(array), -1, array.shape[-1])  # [N, places, C]
+    rows = array.reshape(len(array), math.prod(sizes), array.shape[-1])  # [N, places, C]
     total: Any = 0
     for corner in itertools.product(*taps):
         inside = jnp.stack([(place >= 0) & (place < n) for (place, _), n in zip(corner, sizes, strict=True)]).all(0)
@@ -42,8 +42,9 @@ def _sample(
         for (place, _), n in zip(corner, sizes, strict=True):
             flat = flat * n + jnp.clip(place, 0, n - 1).astype(jnp.int32)
         weight = jnp.where(inside, math.prod(weight for _, weight in corner), 0)  # [N, *new]
-        found = jax.vmap(lambda row, index: row[index])(rows, flat.reshape(len(flat), -1)).reshape(*flat.shape, -1)
-        total = total + weight[..., None] * found
+        indices = flat.reshape(len(flat), math.prod(flat.shape[1:]))
+        found = jax.vmap(lambda row, index: row[index])(rows, indices).reshape(*flat.shape, array.shape[-1])
+        total = total + weight[..., None] * found.astype(places.dtype)
     return Value(total.astype(array.dtype), last)
 
 

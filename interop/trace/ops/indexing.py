@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from byol_jax.errors import ConfigurationError, UnsupportedOpError
+from byol_jax.ops.precision import standard_promotion
 from interop.trace.ops.operator import Context, Operator, in_torch_order, within_range
 from interop.trace.values import Value, from_torch_order, normal_axis, to_torch_order
 
@@ -109,7 +110,10 @@ def _masked_scatter(x: jax.Array, mask: jax.Array, source: jax.Array) -> jax.Arr
 
 def _bucketize(x: Any, boundaries: jax.Array, *, out_int32: bool = False, right: bool = False) -> jax.Array:
     """The number of boundaries, which ascend, below each of x; with `right` of those that aren't above it."""
-    return jnp.searchsorted(boundaries, x, side="right" if right else "left").astype(jnp.int32)
+    with standard_promotion():
+        dtype = jnp.result_type(x, boundaries)
+    side = "right" if right else "left"
+    return jnp.searchsorted(boundaries.astype(dtype), jnp.asarray(x, dtype), side=side).astype(jnp.int32)
 
 
 def _embedding(
