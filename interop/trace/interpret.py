@@ -16,7 +16,7 @@ from byol_jax.ops.axis import equally_varying
 from byol_jax.ops.fan_out import fan_out
 from interop.trace.graph import COTANGENT, FUNCTION, Dtype, Graph, Node, Ref, nodes_for, refs
 from interop.trace.ops.operator import Context, Operator
-from interop.trace.ops.table import find
+from interop.trace.ops.table import find, is_registered
 from interop.trace.uniform import is_uniform, with_concealed_operands
 from interop.trace.values import Value, arrange
 
@@ -151,7 +151,7 @@ def _evaluate(
         try:
             values[node.name] = operator(context, *args, **options)
         except UNFORESEEN as error:
-            if isinstance(error, InteropError | ConfigurationError):
+            if isinstance(error, InteropError | ConfigurationError | FloatingPointError):  # the last by jax.debug_nans
                 raise
             raise _refusal(node, error) from error
         if node.name in streams:
@@ -162,6 +162,11 @@ def _evaluate(
 
 
 def _refusal(node: Node, error: Exception) -> UnsupportedOpError:
+    if is_registered(node.op):
+        return UnsupportedOpError(
+            f"{node.op} (in {node.module or 'the network itself'}): the function registered for it raised "
+            f"{type(error).__name__}: {one_line(error, at_most=200)}"
+        )
     return UnsupportedOpError(
         f"{node.op} (in {node.module or 'the network itself'}) has no JAX counterpart for what it is called with there "
         f"({type(error).__name__}: {one_line(error, at_most=200)}): do it by other operators, or write this one with "

@@ -10,6 +10,9 @@ from torch import nn
 import interop
 from byol_jax.hidden import OUTPUT
 from interop.trace.ops.extrema import first_maximum, maximum, minimum
+from interop.trace.ops.operator import Context
+from interop.trace.ops.table import find
+from interop.trace.values import from_torch_order, to_torch_order
 
 LEVELS = pytest.mark.parametrize("level", [0, 3])
 
@@ -87,3 +90,22 @@ def test_behind_a_batch_norm_the_gradient_arrives(last, level):
         for name, parameter in module.named_parameters():
             part, leaf = name.split(".")
             np.testing.assert_allclose(gradients[part][leaf], parameter.grad, atol=1e-10, err_msg=name)
+
+
+def test_the_largest_difference_has_the_whole_gradient_at_ties():
+    x, y = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    x.requires_grad_()
+    wanted = torch.cdist(x, y, p=float("inf"))
+    wanted.sum().backward()
+    operator = find("aten.cdist.default")
+    assert operator is not None
+
+    def distances(array):
+        context = Context(jnp.float32, None, None, "")
+        found = operator(context, from_torch_order(array), from_torch_order(jnp.asarray(y.numpy())), float("inf"))
+        return to_torch_order(found)
+
+    rows = jnp.asarray(x.detach().numpy())
+    assert x.grad is not None
+    np.testing.assert_array_equal(distances(rows), wanted.detach().numpy())
+    np.testing.assert_array_equal(jax.grad(lambda array: distances(array).sum())(rows), x.grad.numpy())

@@ -5,6 +5,7 @@ import random
 import threading
 import warnings
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from traced_modules import Recomputed
 
 import interop
 from byol_jax.errors import UnsupportedModuleError, UnsupportedOpError
+from interop.trace.ops import table
 
 
 class Decides(nn.Module):
@@ -317,3 +319,23 @@ def test_a_float_network_that_may_be_quantised_later_is_no_quantised_one():
     encoder = interop.from_torch_module(module, example_input=x, verify=False)
     ours, _ = encoder.apply(encoder.init(None, (4,)), x.numpy(), train=False, hidden_layer=-1)
     np.testing.assert_allclose(ours, module(x).detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_registered_functions_own_error_is_told_as_such(monkeypatch):
+    def faulty(x):
+        raise ValueError("my own fault")
+
+    monkeypatch.setattr(table, "_ADDED", {})
+    interop.register_op("aten.erfinv.default")(faulty)
+    module = Calls(torch.erfinv)
+    (problem,) = interop.check(module, image_size=4).problems
+    assert problem.endswith(": the function registered for it raised ValueError: my own fault")
+    assert "aten.erfinv.default (in the network itself)" in problem
+
+
+def test_a_nan_that_jax_is_to_stop_at_is_no_missing_operator():
+    encoder = interop.from_torch_module(Calls(torch.log), image_size=4, verify=False)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        encoder.apply(
+            encoder.init(None, (4, 4, 3)), np.full((2, 4, 4, 3), -np.inf, np.float32), train=False, hidden_layer=-1
+        )

@@ -170,7 +170,24 @@ def _norm_p(context: Context, x: Value, p: float | None = 2, dim: Axes = None, k
 def _distances(context: Context, x: Value, y: Value, p: float = 2.0, *rest: Any) -> Value:
     """`cdist`: the norm of every difference of a row of x, [..., m, k], and one of y, [..., n, k]: [..., m, n]."""
     a, b = (to_torch_order(part) for part in in_one_dtype((x, y), None))
-    return _norm(context, from_torch_order(a[..., :, None, :] - b[..., None, :, :]), p, -1)
+    differences = a[..., :, None, :] - b[..., None, :, :]
+    if p == float("inf"):
+        return from_torch_order(_largest_size(differences))
+    return _norm(context, from_torch_order(differences), p, -1)
+
+
+@jax.custom_jvp
+def _largest_size(x: jax.Array) -> jax.Array:
+    """The largest |x| along the last axis; every one of equal sizes has the whole gradient, as in torch's `cdist`."""
+    return jnp.max(jnp.abs(x), -1, initial=0)
+
+
+@_largest_size.defjvp
+def _largest_size_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    largest = _largest_size(x)
+    signs = jnp.where(jnp.abs(x) == largest[..., None], jnp.sign(x), 0)
+    return largest, jnp.sum(signs * dx, -1)
 
 
 def _truth(function: Callable[..., jax.Array]) -> Operator:

@@ -26,7 +26,7 @@ from interop.trace.ops import (
 )
 from interop.trace.ops.operator import Operator, in_torch_order
 
-__all__ = ["OPERATORS", "find", "register_op"]
+__all__ = ["OPERATORS", "find", "is_registered", "register_op"]
 
 OPERATORS: dict[str, Operator] = {
     **pointwise.TABLE,
@@ -74,6 +74,11 @@ def register_op(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return function
 
     return add
+
+
+def is_registered(op: str) -> bool:
+    """Whether `find` gives what `register_op` added."""
+    return op in _ADDED or op.rpartition(".")[0] in _ADDED
 
 
 def find(op: str) -> Operator | None:
