@@ -202,8 +202,13 @@ class SizedGraphs:
 
         Raises:
             UnsupportedModuleError: the module can't be traced for such a batch.
-            ConfigurationError: the graph would have to be made, and the module is gone.
+            ConfigurationError: the graph would have to be made, and the module is gone; or the batch is empty.
         """
+        if size == 0:
+            raise ConfigurationError(
+                "an empty batch: this network's code is another graph for other sizes of the batch: give one input at "
+                "least"
+            )
         with self._lock:
             if (train, size) not in self.known:
                 if self._make is None:

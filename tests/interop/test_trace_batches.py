@@ -185,3 +185,21 @@ def test_a_run_keeps_what_it_needs_to_go_on_without_the_module(tmp_path, figure)
     pretrain(kept, images, steps=2, resume=True, **options, **heads)
     assert {(True, 16), (False, 8)} <= set(kept.facts.traced.further.known)
     figure("a run of a network that is another graph for each batch", cases=1, result="goes on without its module")
+
+
+class FromCentres(nn.Module):
+    """Distances from learnt centres, normalised: torch has another way for more than 25 rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres, self.norm = nn.Parameter(torch.randn(5, 6)), nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.norm(torch.cdist(x, self.centres))
+
+
+def test_an_empty_batch_is_refused_by_name():
+    encoder = from_torch_module(FromCentres(), example_input=torch.randn(4, 6), verify=False)
+    variables = encoder.init(None, (6,))
+    with pytest.raises(ConfigurationError, match=r"an empty batch: .* give one input at least"):
+        encoder.apply(variables, np.zeros((0, 6), np.float32), train=False, hidden_layer=-1)
