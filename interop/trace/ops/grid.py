@@ -41,7 +41,8 @@ def _sample(
         flat = jnp.zeros(inside.shape, jnp.int32)
         for (place, _), n in zip(corner, sizes, strict=True):
             flat = flat * n + jnp.clip(place, 0, n - 1).astype(jnp.int32)
-        weight = jnp.where(inside, math.prod(weight for _, weight in corner), 0)  # [N, *new]
+        weight = math.prod(weight for _, weight in corner)
+        weight = jnp.where(inside | jnp.isnan(weight), weight, 0)  # [N, *new]; nan where a place isn't finite
         indices = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         found = jax.vmap(lambda row, index: row[index])(rows, indices).reshape(*flat.shape, array.shape[-1])
         total = total + weight[..., None] * found.astype(places.dtype)
@@ -62,13 +63,13 @@ def _taps(place: jax.Array, n: int, mode: int, padding: int, align: bool) -> Tap
 
 
 def _padded(place: jax.Array, n: int, padding: int, align: bool) -> jax.Array:
-    """The place that stands for one beyond the edges; the gradient on an edge is 0, as in torch."""
+    """The place that stands for one beyond the edges; on an edge the gradient is 0, and nan becomes 0, as in torch."""
     if padding == ZEROS:
         return place
     if padding == REFLECTION:
         low, span = (0.0, n - 1.0) if align else (-0.5, float(n))
         place = _reflected(place - low, span) + low if span else jnp.zeros_like(place)
-    return jnp.where(place <= 0, 0, jnp.where(place >= n - 1, n - 1, place))
+    return jnp.where(place >= n - 1, n - 1, jnp.where(place > 0, place, 0))
 
 
 def _reflected(distance: jax.Array, span: float) -> jax.Array:
@@ -81,7 +82,7 @@ def _cubic(distance: jax.Array) -> jax.Array:
     d = jnp.abs(distance)
     near = ((CUBIC + 2) * d - (CUBIC + 3)) * d * d + 1
     far = CUBIC * (((d - 5) * d + 8) * d - 4)
-    return jnp.where(d <= 1, near, jnp.where(d < 2, far, 0))
+    return jnp.where(d <= 1, near, jnp.where(d >= 2, 0, far))
 
 
 def _affine_grid(context: Context, theta: Value, size: Sequence[int], align_corners: bool) -> Value:
