@@ -23,7 +23,7 @@ from byol_jax.data.readers.open import READERS
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["Verdict", "encode_verdict", "identity_of", "judge", "load_verdict", "save_verdict", "write_beside"]
+__all__ = ["Verdict", "encode_verdict", "identity_of", "judge", "load_verdict", "save_verdict", "write_kept"]
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"
@@ -179,18 +179,23 @@ def save_verdict(path: Path, verdict: Verdict, *, beside: Mapping[str, bytes]) -
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for ending, content in beside.items():
-            write_beside(path.with_suffix(ending), content)
-        write_atomically(path, encode_verdict(verdict))
+        write_kept(path, {**beside, ".json": encode_verdict(verdict)})
     except OSError as error:
         raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error
 
 
-def write_beside(path: Path, content: bytes) -> None:
-    """Writes what is kept beside a list. What is there and is none of these files, by its first bytes, stays."""
-    old = path.read_bytes() if path.exists() else content[:8]
-    if old != content and old[:8] in (b"", content[:8]):
-        write_atomically(path, content)
+def write_kept(path: Path, kept: Mapping[str, bytes]) -> None:
+    """Writes a list to `path`, and what is kept beside it under its own ending, as a `Dataset` has them in `kept`.
+
+    What is the same already isn't written again. What lies beside the list and is none of these files, by its first
+    bytes, stays.
+    """
+    for ending, content in kept.items():
+        is_list = ending == ".json"
+        file = path if is_list else path.with_suffix(ending)
+        old = file.read_bytes() if file.exists() else b""
+        if old != content and (is_list or old[:8] in (b"", content[:8])):
+            write_atomically(file, content)
 
 
 def _files(content: Mapping[str, object]) -> Files:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from byol_jax import data, disk, parallel
+from byol_jax import data, parallel
 from byol_jax.accumulation import check_parts
 from byol_jax.data.file_list import ANY_EXTENSIONS, LEFT_OUT_ARRAYS, is_image_name, is_row_name, is_unread_name
 from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
-from byol_jax.data.verdict import write_beside
+from byol_jax.data.verdict import write_kept
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import progress_bar
 
@@ -94,11 +94,7 @@ class Source(NamedTuple):
 
     def write_kept(self, images: Path) -> None:
         """Writes images.json where the data is files, and what else a next start can use beside it."""
-        for ending, content in self.kept().items():
-            if ending != images.suffix:
-                write_beside(images.with_suffix(ending), content)
-            elif not images.exists() or images.read_bytes() != content:
-                disk.write_atomically(images, content)
+        write_kept(images, self.kept())
 
     def batch_indices(self, step: int, *, seed: int) -> list[int]:
         """Which images step `step` sees; unknown, so empty, for an iterable."""

@@ -34,7 +34,8 @@ def train(plan: Plan, state: TrainState, *, is_resumed: bool) -> TrainState:
         state = _restore(plan, like=state)
     state = _loop(plan, state)
     plan.source.say_skipped(plan.log.say, said)  # images that turned out to be bad on the way
-    _report(plan, state, is_finished=True)
+    _finish(plan, state)
+    parallel.wait_for_all("finished")
     return state
 
 
@@ -205,22 +206,26 @@ def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
 
 
 def _report_in_spite(plan: Plan, state: TrainState, *, is_finished: bool) -> None:
-    """`_report` of a run that ends with an error of its own, which another one, a full disk, mustn't hide."""
+    """The report, and of a finished run its weights, before an error of the run's own, which another one, a full disk,
+    mustn't hide."""
     try:
-        _report(plan, state, is_finished=is_finished)
+        if is_finished:
+            _finish(plan, state)
+        elif plan.writes:
+            report.write_report(plan.paths.root)
+            plan.log.say(f"report in {plan.paths.report}")
     except Exception as error:
         plan.log.warn(f"the report can't be written ({one_line(error)})")
-        parallel.wait_for_all("finished")
+    parallel.wait_for_all("reported")
 
 
-def _report(plan: Plan, state: TrainState, *, is_finished: bool) -> None:
-    """The report, and of a run that is finished weights for others. Every process calls it."""
-    here = local_state(plan.learner, state) if is_finished else state
+def _finish(plan: Plan, state: TrainState) -> None:
+    """Weights for others, and the report. Every process calls it, since a state may be in parts."""
+    here = local_state(plan.learner, state)
     if plan.writes:
-        if is_finished:
-            evaluated = plan.learner.evaluation_state(parallel.gather(here))
-            export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
+        evaluated = plan.learner.evaluation_state(parallel.gather(here))
+        export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
         report.write_report(plan.paths.root)
-        steps = f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, " if is_finished else ""
-        plan.log.say(f"{steps}report in {plan.paths.report}")
-    parallel.wait_for_all("finished")
+        plan.log.say(
+            f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"
+        )

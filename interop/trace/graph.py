@@ -84,14 +84,7 @@ def refs(argument: Any) -> Iterable[str]:
         >>> list(refs((Ref("x"), 2, (Ref("y"), None))))
         ['x', 'y']
     """
-    if isinstance(argument, Ref):
-        yield argument.name
-    elif isinstance(argument, dict):
-        for value in argument.values():
-            yield from refs(value)
-    elif isinstance(argument, tuple) and not isinstance(argument, Dtype):
-        for value in argument:
-            yield from refs(value)
+    return (leaf.name for leaf in _leaves(argument) if isinstance(leaf, Ref))
 
 
 def dtype_names(argument: Any) -> Iterable[str]:
@@ -101,14 +94,19 @@ def dtype_names(argument: Any) -> Iterable[str]:
         >>> list(dtype_names(({"dtype": Dtype("float16")}, (Ref("x"), 2))))
         ['float16']
     """
-    if isinstance(argument, Dtype):
-        yield argument.name
-    elif isinstance(argument, dict):
+    return (leaf.name for leaf in _leaves(argument) if isinstance(leaf, Dtype))
+
+
+def _leaves(argument: Any) -> Iterable[Any]:
+    """What an argument holds that is neither a tuple nor a dict; a `Ref` and a `Dtype` are each one thing."""
+    if isinstance(argument, dict):
         for value in argument.values():
-            yield from dtype_names(value)
-    elif isinstance(argument, tuple) and not isinstance(argument, Ref):
+            yield from _leaves(value)
+    elif isinstance(argument, tuple) and not isinstance(argument, Ref | Dtype):
         for value in argument:
-            yield from dtype_names(value)
+            yield from _leaves(value)
+    else:
+        yield argument
 
 
 def nodes_for(graph: Graph, wanted: Iterable[Ref]) -> tuple[Node, ...]:
