@@ -76,6 +76,9 @@ class Learner:
         Returns:
             `TrainState` of arrays: parameters and statistics in promote(float32, dtype), step 0.
 
+        Raises:
+            ConfigurationError: something else than a key.
+
         Example:
             >>> import byol_jax
             >>> learner = byol_jax.make_learner(byol_jax.nets.small_cnn(), image_size=16, num_channels=1,
@@ -83,7 +86,10 @@ class Learner:
             >>> int(learner.init(jax.random.key(0)).step)
             0
         """
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        dtype = getattr(key, "dtype", None)
+        if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+            raise ConfigurationError(f"init: {key!r} is no key: give jax.random.key(seed)")
+        if dtype == jnp.uint32:
             key = jax.random.wrap_key_data(key)
         if self.replacements.init is not None:
             return self.replacements.init(key)
@@ -106,6 +112,7 @@ class Learner:
         """One update of everything. A step that isn't finite changes nothing but the counter.
 
         That is a step whose loss, gradient or new statistics hold an infinity or a NaN that wasn't there before.
+        `nonfinite` is 1 for it, and also where the new parameters' norm isn't finite; these stay.
 
         Args:
             state: as `init` or the last step gave it; may be donated.
@@ -452,12 +459,13 @@ def update_state(
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     finite &= stays_finite((state.online.stats, state.target.stats), (aux.online_stats, aux.target_stats))
     online, target, opt_state = cond(finite, update, lambda: (state.online, state.target, state.opt_state))
+    param_norm = global_norm(online.params)
     metrics = aux.metrics | {
         "loss": value,
         "grad_norm": grad_norm,
-        "param_norm": global_norm(online.params),
+        "param_norm": param_norm,
         "decay": jnp.asarray(decay),
-        "nonfinite": 1 - finite.astype(jnp.float32),
+        "nonfinite": 1 - (finite & jnp.isfinite(param_norm)).astype(jnp.float32),
     }
     metrics = {name: number.astype(jnp.float32) for name, number in metrics.items()}
     return TrainState(state.step + 1, state.key, online, target, opt_state), metrics

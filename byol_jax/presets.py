@@ -56,8 +56,9 @@ def imagenet(epochs: int) -> Preset:
     """ResNet-50 on ImageNet, batch 4096, for 40, 100, 300 or 1000 epochs.
 
     Base learning rates, weight decays, base decays, the ten warm-up epochs (in the 40-epoch recipe too), LARS's
-    constants, heads and normalisation are those of google-deepmind/deepmind-research, `byol/configs/byol.py` and
-    `byol/utils/`. The 1000-epoch ones are also in BYOL (arXiv:2006.07733), section 3.3.
+    constants, the heads' widths and normalisation are those of google-deepmind/deepmind-research,
+    `byol/configs/byol.py` and `byol/utils/`; what that code does otherwise is listed in docs/parity.md. The 1000-epoch
+    ones are also in BYOL (arXiv:2006.07733), section 3.3.
 
     Raises:
         ConfigurationError: another number of epochs.
@@ -97,8 +98,8 @@ def small_batch() -> Preset:
 def imagenette() -> Preset:
     """ResNet-18 on Imagenette at 128 pixels, batch 256, 1000 epochs: rate 2.0, weight decay 1e-6, base decay 0.996.
 
-    Source: the README of google-deepmind/deepmind-research, `byol/`, which reports 92.3 % for it (online classifier).
-    All else as in `imagenet(1000)`.
+    Source: the README of google-deepmind/deepmind-research, `byol/`, which reports 92.3 % for it: of a classifier that
+    its code trains along with the network, `with_online_probe` here. All else as in `imagenet(1000)`.
 
     Example:
         >>> imagenette().image_size
@@ -269,16 +270,14 @@ def optimizer(
     return recipe.optimizer(_size_preset(preset, batch_size, total_steps, steps_per_epoch))
 
 
-def decay(preset: Preset, total_steps: int) -> "Callable[[Any], jax.Array]":
-    """The recipe's target decay: `schedules.target_decay` from `preset.base_decay`.
+def decay(preset: Preset, total_steps: int) -> "float | Callable[[Any], jax.Array]":
+    """The recipe's target decay: `schedules.target_decay` from `preset.base_decay`, or with a constant schedule that.
 
     Example:
         >>> decay(imagenet(1000), 100)(100)
         Array(1., dtype=float32)
     """
-    from byol_jax import schedules
-
-    return schedules.target_decay(preset.base_decay, total_steps)
+    return recipe.target_decay(replace(preset, epochs=None, steps=total_steps))
 
 
 def learner_options(preset: Preset, *, batch_size: int, total_steps: int, steps_per_epoch: float) -> dict[str, Any]:

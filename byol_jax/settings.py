@@ -25,7 +25,7 @@ from byol_jax.optimizer_checks import check_evaluation_params, check_optimizer, 
 from byol_jax.tree import cast, copy_leaves, leaf_names
 from byol_jax.types import Encoder, Images, PyTree, Variables
 
-__all__ = ["IMAGENET_MEAN_STD", "Network", "Options", "Settings"]
+__all__ = ["IMAGENET_MEAN_STD", "Network", "Options", "Settings", "check_sizes"]
 
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Per-channel mean and standard deviation of ImageNet's training images in [0, 1]; byol-pytorch's and the paper's."""
@@ -280,6 +280,17 @@ def _check_decay(decay: Any) -> None:
     is_number = isinstance(decay, int | float | np.integer | np.floating) and not isinstance(decay, bool)
     if not callable(decay) and not (is_number and 0 <= decay <= 1):
         raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
+    if not callable(decay):
+        return
+    try:
+        found = jax.eval_shape(_decay(decay), jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:  # whatever a user's function raises
+        raise ConfigurationError(
+            f"moving_average_decay: the schedule fails for an abstract step ({one_line(error, at_most=200)}): "
+            "write it with jnp.where and the like, without if"
+        ) from error
+    if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ConfigurationError(f"moving_average_decay: the schedule gives {found}, expected one floating number")
 
 
 def _compute_dtype(dtype: Any) -> Any:

@@ -30,6 +30,10 @@ DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
 
 
+THREEFRY = "threefry2x32"
+"""JAX's default kind of keys."""
+
+
 def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both views of a batch as network inputs, [N, H, W, C] each.
 
@@ -47,6 +51,9 @@ def two_views(s: Settings, images: Images, key: jax.Array) -> tuple[jax.Array, j
         raise ConfigurationError(f"a batch of {size} can't train: batch norm has nothing to compare; use at least 2")
     keys = key if _is_an_array_of_keys(key) else sample_keys(s, key, count)
     augmented = _draw(s.augment1, s.augment2, images, keys)
+    for name, view in zip(("augment_fn", "augment_fn2"), augmented, strict=True):
+        if not jnp.issubdtype(view.dtype, jnp.floating):
+            raise ConfigurationError(f"{name} gave {view.dtype}: expected floats in [0, 1], as the image that it takes")
     view1, view2 = (_normalize(s, view.astype(s.storage_dtype)) for view in augmented)
     if not s.separate_views and (view1.shape[1:] != s.image_shape or view2.shape != view1.shape):
         raise ConfigurationError(
@@ -79,7 +86,18 @@ def sample_views(
 
 @standard_promotion()
 def _fold_in_indices(key: jax.Array, first: int | jax.Array, count: int) -> jax.Array:
+    key = _mappable(key)
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))  # [N]
+
+
+def _mappable(key: jax.Array) -> jax.Array:
+    """A threefry key. Of the keys [N] of another kind, such as "rbg", `vmap` uses the first alone: a sample's views
+    would depend on which samples it is drawn with, on this device and in this part of the batch."""
+    if str(jax.random.key_impl(key)) == THREEFRY:
+        return key
+    first, second, third, fourth = jax.random.key_data(key)  # the third and fourth are often the first and second again
+    mappable = jax.random.wrap_key_data(jnp.stack([first, second]), impl=THREEFRY)
+    return jax.random.fold_in(jax.random.fold_in(mappable, third), fourth)
 
 
 @standard_promotion()

@@ -253,7 +253,8 @@ def _newest_intact(directory: Path) -> tuple[tuple[Path, Manifest, dict[str, byt
 
 def _read(path: Path) -> tuple[Path, Manifest, dict[str, bytes]]:
     """One checkpoint, or the newest intact one in a directory of several, compared with its checksums."""
-    if (path / MANIFEST).exists() or _STEP_FOLDER.fullmatch(path.name):
+    is_step = _STEP_FOLDER.fullmatch(path.name) and not _step_folders(path)  # a directory of several may be a date
+    if (path / MANIFEST).exists() or is_step:
         return (path, *read_verified(path))
     found, faults = _newest_intact(path)
     if found is None:

@@ -326,19 +326,22 @@ def _check_options(net: _Net) -> None:
         raise ConfigurationError(f"{', '.join(wrong)}: must be a probability in [0, 1)")
 
 
-def resize_positions(variables: Variables, image_size: int | tuple[int, int]) -> Variables:
+def resize_positions(
+    variables: Variables, image_size: int | tuple[int, int], *, from_size: int | tuple[int, int] | None = None
+) -> Variables:
     """`variables` of a vision transformer for images of `image_size`, its learned positions interpolated.
 
     Bicubic and antialiased over the grid of patches; the class token's position stays. Positions of the same grid come
     back with the same bits.
 
     Args:
-        variables: of `byol_jax.nets.vit`, initialised or loaded for square images; params only are changed.
+        variables: of `byol_jax.nets.vit`, initialised or loaded; params only are changed.
         image_size: pixels, one number or (height, width), multiples of the patch's size.
+        from_size: what the positions are for, likewise; None: square images.
 
     Raises:
-        ConfigurationError: no positions, positions that are no square and a class token, or a size that the patches
-            don't divide.
+        ConfigurationError: no positions, a size that the patches don't divide, positions that aren't those of
+            `from_size`, or that may be those of a square and of `image_size` alike.
 
     Example:
         >>> import byol_jax
@@ -353,17 +356,29 @@ def resize_positions(variables: Variables, image_size: int | tuple[int, int]) ->
     if "pos_embedding" not in params.get("encoder", {}):
         raise ConfigurationError("resize_positions: there is no encoder/pos_embedding, as nets.vit's variables have it")
     positions, patch = params["encoder"]["pos_embedding"], params["conv_proj"]["kernel"].shape[0]
-    side = math.isqrt(positions.shape[1] - 1)
-    size = image_sides(image_size, name=f"image_size={image_size}")
-    if side * side != positions.shape[1] - 1:
-        raise ConfigurationError(f"{positions.shape[1]} positions: expected a class token's and those of a square grid")
-    if any(pixels < patch or pixels % patch for pixels in size):
-        raise ConfigurationError(f"image_size={image_size}: must be a multiple of the patches' {patch} pixels")
-    grid = (size[0] // patch, size[1] // patch)
-    if grid == (side, side):
+    grid, count = _grid(image_size, patch, name="image_size"), positions.shape[1] - 1
+    side = math.isqrt(count)
+    before = (side, side) if from_size is None else _grid(from_size, patch, name="from_size")
+    if before[0] * before[1] != count:
+        expected = "a square grid: give from_size" if from_size is None else f"from_size={from_size}, {before}"
+        raise ConfigurationError(f"{count + 1} positions: expected a class token's and those of {expected}")
+    if from_size is None and grid != before and grid[0] * grid[1] == count:
+        raise ConfigurationError(
+            f"image_size={image_size}: {count} positions may be a grid of {before[0]}×{before[1]} or already one of "
+            f"{grid[0]}×{grid[1]}: give from_size, the size that they are for"
+        )
+    if grid == before:
         return variables
     width = positions.shape[2]
-    wide = positions[0, 1:].reshape(side, side, width).astype(at_least_float32(positions.dtype))  # [h, w, D]
+    wide = positions[0, 1:].reshape(*before, width).astype(at_least_float32(positions.dtype))  # [h, w, D]
     resized = jax.image.resize(wide, (*grid, width), "bicubic", antialias=True).astype(positions.dtype)
     resized = jnp.concatenate([positions[:, :1], resized.reshape(1, -1, width)], axis=1)  # [1, 1 + h'·w', D]
     return variables._replace(params=params | {"encoder": params["encoder"] | {"pos_embedding": resized}})
+
+
+def _grid(image_size: int | tuple[int, int], patch: int, *, name: str) -> tuple[int, int]:
+    """How many patches lie in a column and in a row of such an image."""
+    size = image_sides(image_size, name=f"{name}={image_size}")
+    if any(pixels < patch or pixels % patch for pixels in size):
+        raise ConfigurationError(f"{name}={image_size}: must be a multiple of the patches' {patch} pixels")
+    return size[0] // patch, size[1] // patch

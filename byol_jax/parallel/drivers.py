@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.byol import Learner
+from byol_jax.errors import ConfigurationError
 from byol_jax.parallel.placement import check_even
 from byol_jax.parallel.sharding import AXIS
 from byol_jax.types import TrainState
@@ -31,7 +32,11 @@ def jit(learner: Learner, mesh: Mesh, *, state_shardings: TrainState | None = No
     Args:
         state_shardings: where each leaf of the state is, before the step and after it, as `parallel.state_shardings`
             says; None: everywhere. The result is the same to rounding, 1e-9 in float64.
+
+    Raises:
+        ConfigurationError: a learner with an axis, which nothing here maps.
     """
+    _check_axis(learner, None, driver="jit")
     everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     state = everywhere if state_shardings is None else state_shardings
     return jax.jit(
@@ -46,7 +51,11 @@ def shard_map(learner: Learner, mesh: Mesh, *, check_vma: bool = True) -> Step:
     """The step under `jax.shard_map`: global state (replicated, donated) and batch (sharded) in, the same out.
 
     The learner was made with `axis_name=AXIS`.
+
+    Raises:
+        ConfigurationError: a learner with another axis or none, whose devices would train apart.
     """
+    _check_axis(learner, AXIS, driver="shard_map")
     replicated, spread = PartitionSpec(), PartitionSpec(AXIS)
     mapped = jax.shard_map(
         learner.step,
@@ -67,5 +76,17 @@ def pmap(learner: Learner, devices: Sequence[Any] | None = None) -> Step:
     """The step under `jax.pmap`: `stack`ed state (donated) and `split` batch in; stacked state and metrics out.
 
     The learner was made with `axis_name=AXIS`.
+
+    Raises:
+        ConfigurationError: a learner with another axis or none, whose devices would train apart.
     """
+    _check_axis(learner, AXIS, driver="pmap")
     return jax.pmap(learner.step, axis_name=AXIS, devices=devices, donate_argnums=0)
+
+
+def _check_axis(learner: Learner, expected: str | None, *, driver: str) -> None:
+    given = learner.settings.axis_name
+    if given != expected:
+        raise ConfigurationError(
+            f"parallel.{driver}: the learner has axis_name={given!r}: make it with axis_name={expected!r}"
+        )

@@ -103,18 +103,17 @@ def _check_address(address: str, *, serves: bool) -> None:
     _, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigurationError(f"coordinator_address={address!r}: expected host:port")
-    if not serves or not socket.has_ipv6:
+    if not serves:
         return
-    with socket.socket(socket.AF_INET6) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a connection that is gone is none
-        try:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:  # an error itself where the kernel runs without IPv6
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a closed connection is none
             tried.bind(("::", int(port)))  # where JAX serves, whatever the host
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise ConfigurationError(
-                    f"coordinator_address={address!r}: port {port} can't be served here ({error.strerror}): give"
-                    " another"
-                ) from error
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise ConfigurationError(
+                f"coordinator_address={address!r}: port {port} can't be served here ({error.strerror}): give another"
+            ) from error
 
 
 @contextlib.contextmanager

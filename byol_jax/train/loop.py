@@ -1,6 +1,7 @@
 """The loop: from the first step, or the newest checkpoint, to weights and a report. The algorithm is in byol.py; this
 file moves data in and numbers out, and a run that was stopped goes on as if it had never stopped."""
 
+import math
 import time
 from typing import Any
 
@@ -89,7 +90,8 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 _report_in_spite(plan, state, is_finished=False)
-                raise DivergedError(_explain(plan, tally.divergence, saved=done))
+                is_lost = row is not None and not math.isfinite(row["param_norm"])
+                raise DivergedError(_explain(plan, tally.divergence, saved=done, is_lost=is_lost))
     has_collapsed, is_asked = (
         parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
     )
@@ -183,8 +185,10 @@ def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: st
     if plan.record_events is not None:
         plan.record_events(row)
     plan.log.report(row, remark="COLLAPSED" if watch.verdict is not None else remark)
-    if row["nonfinite"]:
+    if row["nonfinite"] and math.isfinite(row["param_norm"]):
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
+    elif row["nonfinite"]:
+        plan.log.warn(f"step {row['step']}: the norm of the parameters isn't finite, though gradients were")
     if watch.verdict is not None and before is None:
         plan.log.warn(f"{watch.verdict}; {_advise(plan)}")
     elif watch.verdict is None and before is not None:
@@ -194,8 +198,18 @@ def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: st
     return watch.verdict is not None and before is None
 
 
-def _explain(plan: Plan, divergence: Divergence, *, saved: int) -> str:
-    """What to say of a run that has diverged and whose state was saved after step `saved`."""
+def _explain(plan: Plan, divergence: Divergence, *, saved: int, is_lost: bool) -> str:
+    """What to say of a run that has diverged and whose state was saved after step `saved`.
+
+    `is_lost`: its parameters' norm isn't finite.
+    """
+    if is_lost:
+        return (
+            f"{divergence.count} steps in a row up to step {divergence.step} had parameters of no finite norm, made"
+            f" by the optimiser of finite gradients; the state is saved in {plan.paths.checkpoints / f'{saved:08d}'}:"
+            " begin again, or from a checkpoint before, with a lower learning rate or a larger constant in the"
+            " optimiser's denominator"
+        )
     batch = plan.source.batch_indices(divergence.step - 1, seed=plan.program.seed)
     images = f", images {', '.join(map(str, batch[:LISTED]))}{', …' * (len(batch) > LISTED)}" if batch else ""
     return (

@@ -6,6 +6,7 @@ then do the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from byol_jax.runs.value_range import FoundRange, check_dtype, find_range, store
 from byol_jax.train.loop import train
 from byol_jax.train.program import Plan, Program
 from byol_jax.types import Encoder, TrainState
+from byol_jax.views import two_views
 
 if TYPE_CHECKING:
     from interop import WeightFile
@@ -316,6 +318,8 @@ def _run(
     import interop
 
     out = program.out
+    if isinstance(source.images, Dataset):
+        _check_views(learner, source.images)
     state = learner.init(jax.random.key(program.seed))
     weights = None if program.init_from is None else interop.open_weights(program.init_from)
     state = state if weights is None else weights.start(encoder, state)
@@ -373,6 +377,12 @@ def _run(
             state = put(state, mesh, shard_state=program.shard_state)  # the one before takes no memory any more
             state = train(plan, state, is_resumed=resumed)
     return state
+
+
+def _check_views(learner: Learner, images: Dataset) -> None:
+    """Both views of two abstract images: what an augmentation makes of them is known before a folder is touched."""
+    pair = jax.ShapeDtypeStruct((2, *images.image_shape), images.dtype)
+    jax.eval_shape(partial(two_views, learner.settings), pair, jax.random.key(0))
 
 
 def _said_of_groups(source: Source, program: Program) -> list[str]:

@@ -284,3 +284,14 @@ def test_schema_drift_lists_every_difference(tmp_path):
     different = {name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)}
     assert {name for name in stored.keys() | wanted.keys() if f" {name}: " in message} == different
     assert f"{len(different)} difference(s)" in message
+
+
+def test_a_directory_may_be_named_as_a_step_is(tmp_path):
+    """A date, for instance."""
+    directory, state = tmp_path / "20261130", small_state(step=7)
+    checkpoint.save(directory, state)
+    assert checkpoint.latest(directory) == directory / "00000007"
+    assert_identical(checkpoint.restore(directory, like=state).state, state)
+    (directory / "00000007" / "manifest.json").unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"00000007/manifest\.json: missing"):
+        checkpoint.restore(directory / "00000007", like=state)

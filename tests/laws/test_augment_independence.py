@@ -96,3 +96,21 @@ def test_an_images_views_depend_on_its_place_alone():
     distances = np.abs(same[:, None] - np.concatenate([same, next_step])[None]).max(axis=-1)
     np.fill_diagonal(distances, 1)
     assert distances.min() > 1e-3
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_with_keys_of_every_kind_an_image_has_the_same_views_in_any_batch(impl):
+    """`vmap` over rbg's keys uses the first alone, so that a number depends on its neighbours."""
+
+    def noise(key, image):
+        return image + jax.random.uniform(key, image.shape)
+
+    key, images = jax.random.key(3, impl=impl), jnp.zeros((6, 4))
+    whole = sample_views(noise, noise, images, key)
+    part = sample_views(noise, noise, images[2:4], key, first=2)
+    for of_all, of_part in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(of_all[2:4], of_part)
+        assert len(np.unique(of_all)) == of_all.size
+    assert not np.array_equal(*whole)
+    other = sample_views(noise, noise, images, jax.random.key(4, impl=impl))
+    assert not np.array_equal(whole[0], other[0])

@@ -182,3 +182,11 @@ def test_an_uneven_batch_is_one_clear_error(driver: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         calls[driver]()
     assert str(error.value) == "a batch of 12 can't be shared by 8 devices: use a multiple of 8"
+
+
+@pytest.mark.parametrize(("driver", "axis"), [("jit", "batch"), ("pmap", None), ("pmap", "i"), ("shard_map", None)])
+def test_a_learner_of_another_axis_is_refused_and_does_not_train_apart(driver: str, axis: str | None) -> None:
+    given = () if driver == "pmap" else (parallel.make_mesh(),)
+    expected = None if driver == "jit" else parallel.AXIS
+    with pytest.raises(ConfigurationError, match=f"axis_name={axis!r}: make it with axis_name={expected!r}"):
+        getattr(parallel, driver)(learner(axis, dtype=jnp.float32), *given)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from one_network import QUICKLY, batches, functions, learner_of, start, written
 
@@ -221,3 +222,16 @@ def test_a_bad_image_on_one_device_changes_the_counter_and_nothing_else_on_all(d
         leaves = zip(leaf_names(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
         moved = [leaf for leaf, old, new in leaves if leaf != "step" and not (new == old).all()]
         assert bool(moved) == (name == "good"), (name, moved)
+
+
+def test_parameters_that_the_optimiser_made_infinite_of_a_finite_gradient_are_counted():
+    """Adam without a constant in its denominator divides 0 by 0 where a gradient is zero, as of kernels over black."""
+    learner = make_learner(
+        nets.small_cnn((4,)), optimizer=optax.adam(1e-3, eps=0.0), augment_fn=lambda key, image: image, **SMALL
+    )
+    state = learner.init(jax.random.key(0))
+    state, metrics = jax.jit(learner.step, compiler_options=QUICKLY)(state, jnp.zeros((4, *SHAPE), jnp.uint8))
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["grad_norm"])
+    assert not np.isfinite(metrics["param_norm"])
+    assert metrics["nonfinite"] == 1

@@ -11,7 +11,7 @@ import pytest
 from driver_runs import DRIVERS, STEPS, assert_replicated, batches, compiled, initial, light, on_host
 from jax import lax
 
-from byol_jax import Learner, Variables, make_learner, nets, parallel, pretrain
+from byol_jax import ConfigurationError, Learner, Variables, make_learner, nets, parallel, pretrain
 from byol_jax.optim import init_optimizer
 from byol_jax.train import run as train_run
 from byol_jax.tree import leaf_names
@@ -203,3 +203,10 @@ def test_functions_given_before_stay():
     both = learner.replace(init=one).replace(step=two)
     assert both.replacements == (one, two, None)
     assert both.settings is learner.settings
+
+
+@pytest.mark.parametrize("key", [0, None, "0", np.zeros(2)])
+def test_init_without_a_key_says_what_a_key_is(key):
+    learner = make_learner(nets.small_cnn((4,)), **SIZES)
+    with pytest.raises(ConfigurationError, match=r"is no key: give jax.random.key\(seed\)"):
+        learner.init(key)

@@ -91,7 +91,9 @@ def test_small_grey_optimizer_is_adam_with_decay_on_kernels_only():
 
 def test_the_decay_goes_from_the_base_to_one():
     schedule = presets.decay(presets.small_grey(), 16_700)
+    assert callable(schedule)
     np.testing.assert_allclose([schedule(0), schedule(8_350), schedule(16_700)], [0.98, 0.99, 1.0], atol=1e-7)
+    assert presets.decay(dataclasses.replace(presets.small_grey(), schedule="constant"), 16_700) == 0.98
 
 
 def test_a_run_shorter_than_its_warmup_is_refused():

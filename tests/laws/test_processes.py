@@ -3,6 +3,7 @@
 And a process run twice gives the same bits. What the command line makes of it: tests/cli/test_train_processes.py.
 """
 
+import errno
 import os
 import socket
 import subprocess
@@ -134,3 +135,16 @@ def test_one_process_agrees_with_itself_at_once() -> None:
     assert [agree(wish) for wish in (False, True, False)] == [False, True, False]
     parallel.check_same({"anything": object()})
     parallel.wait_for_all("nobody else")
+
+
+def test_a_kernel_without_ipv6_is_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port can't be tried there, and what JAX then does is JAX's."""
+
+    def without_ipv6(family: int, *rest: int) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    asked = []
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: asked.append(given))
+    parallel.initialize(num_processes=2, process_id=0, coordinator_address="127.0.0.1:4321")
+    assert asked == [("127.0.0.1:4321", 2, 0)]

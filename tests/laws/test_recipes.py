@@ -138,3 +138,15 @@ def test_lars_is_optims():
 def test_a_name_that_isnt_known(wrong):
     with pytest.raises(recipe.ConfigurationError, match="is not one of"):
         recipe.optimizer(replace(DEFAULT, **wrong))
+
+
+@pytest.mark.parametrize("warmup", [{"warmup_epochs": 10}, {"warmup_fraction": 0.1}, {"warmup_steps": 5}])
+def test_a_warm_up_that_a_constant_schedule_would_not_have_is_refused(warmup):
+    given = replace(DEFAULT, **({"warmup_steps": None} | warmup))
+    with pytest.raises(recipe.ConfigurationError, match="a warm-up with schedule='constant'"):
+        recipe.optimizer(given)
+
+
+def test_a_weight_decay_that_adam_would_not_have_is_refused():
+    with pytest.raises(recipe.ConfigurationError, match=r"weight_decay=0.1 with optimizer='adam'"):
+        recipe.optimizer(replace(DEFAULT, weight_decay=0.1))

@@ -129,6 +129,10 @@ def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path, monkeypatch:
         ([{"x": images(16)}], {"steps": 3}, "a dict of x: expected one entry that is named image"),
         (torch.zeros(16, 1, 16, 24), {"steps": 3}, "has its channels first: .* say layout NCHW"),
         (images(), {"steps": 3, "hidden_layer": "fc"}, "not found"),
+        (images(), {"steps": 3, "augment_fn": lambda key, image: image[:8]}, r"views of shapes \(8, 16, 1\)"),
+        (images(), {"steps": 3, "augment_fn": lambda key, image: image > 0}, "augment_fn gave bool: expected floats"),
+        (images(), {"steps": 3, "moving_average_decay": lambda k: 0.9 if k < 2 else 1.0}, "fails for an abstract step"),
+        (images(), {"steps": 3, "moving_average_decay": lambda k: np.ones(2)}, r"gives .*\(2,\).*, expected one"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(

@@ -184,8 +184,28 @@ def test_images_that_do_not_fit_are_refused_at_trace_time():
         (tiny_shapes(), 8, "7 positions: expected a class token's and those of a square"),
         (tiny_shapes(16), (8, 9), r"image_size=\(8, 9\): must be a multiple of the patches' 4"),
         (tiny_shapes(16), 0, "image_size=0"),
+        (tiny_shapes(16), (8, 32), r"16 positions may be a grid of 4×4 or already one of 2×8: give from_size"),
     ],
 )
 def test_positions_that_cannot_be_resized_are_refused(variables, size, words):
     with pytest.raises(ConfigurationError, match=words):
         nets.resize_positions(variables, size)
+
+
+def test_positions_of_images_that_are_not_square_are_resized_along_their_own_axes():
+    """A ramp along the rows stays one along the rows: between its ends, where the border has no influence."""
+    encoder = nets.vit(1, **TINY)
+    variables = encoder.init(jax.random.key(0), (32, 8, 3))
+    encoder_params = variables.params["encoder"]
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 2, 8)).reshape(1, 16, 8)
+    positions = jnp.concatenate([encoder_params["pos_embedding"][:, :1], ramp], axis=1)
+    variables = variables._replace(params=variables.params | {"encoder": encoder_params | {"pos_embedding": positions}})
+    larger = nets.resize_positions(variables, (64, 16), from_size=(32, 8)).params["encoder"]["pos_embedding"]
+    np.testing.assert_array_equal(larger[:, 0], positions[:, 0])
+    rows = larger[0, 1:].reshape(16, 4, 8)
+    np.testing.assert_allclose(
+        rows[3:-3], np.broadcast_to(np.arange(16)[3:-3, None, None] / 2 - 0.25, (10, 4, 8)), atol=1e-5
+    )
+    assert nets.resize_positions(variables, (32, 8), from_size=(32, 8)) is variables
+    with pytest.raises(ConfigurationError, match="17 positions: expected a class token's and those of from_size=8"):
+        nets.resize_positions(variables, 16, from_size=8)
