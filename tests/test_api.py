@@ -96,6 +96,7 @@ def test_examples_in_docstrings(name, tmp_path, monkeypatch):
         "import byol_jax; dir(byol_jax); byol_jax.errors.ConfigurationError",
         "import interop; dir(interop); interop.InteropError",
         "import byol_jax.cli.main",
+        "import byol_jax.parallel; dir(byol_jax.parallel)",
     ],
 )
 def test_loading_is_light(statement):
@@ -135,10 +136,10 @@ def test_the_docs_list_no_other_modules():
     assert sorted(documented()) == sorted(PUBLIC)
 
 
-@pytest.mark.parametrize("package", ["byol_jax", "interop"])
+@pytest.mark.parametrize("package", ["byol_jax", "byol_jax.parallel", "interop"])
 def test_the_stub_is_what_runs(package):
     """`__init__.pyi`, which type checkers and lazy_loader read, against the names at run time."""
-    stub = (ROOT / package / "__init__.pyi").read_text()
+    stub = (ROOT / package.replace(".", "/") / "__init__.pyi").read_text()
     imported = set(re.findall(r"import \w+ as (\w+)", stub))
     assert imported == set(importlib.import_module(package).__all__)
 

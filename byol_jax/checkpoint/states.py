@@ -32,6 +32,7 @@ from byol_jax.checkpoint.contents import new_contents
 from byol_jax.checkpoint.manifest import MANIFEST, FileEntry, Manifest, encode, file_entry, read_verified
 from byol_jax.checkpoint.together import write_together
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
+from byol_jax.parallel.exchange import tell_all
 from byol_jax.types import TrainState
 
 __all__ = ["DamagedCheckpointWarning", "Restored", "latest", "restore", "save"]
@@ -86,7 +87,7 @@ def save(directory: str | os.PathLike[str], state: TrainState, *, position: Any 
     directory, named = Path(directory), leaves.leaves_by_name(state)
     in_parts = any(map(parts.is_in_parts, named.values()))
     if in_parts:  # from here on the others hear of what fails in one
-        step = int(parallel.tell_all(lambda: str(_checked_step(named, position, keep)))[jax.process_index()])
+        step = int(tell_all(lambda: str(_checked_step(named, position, keep)))[jax.process_index()])
     else:
         step = _checked_step(named, position, keep)
     folder, writes = directory / _name(step), parallel.is_writer()

@@ -2,7 +2,7 @@
 
 Every process calls `write_together`. Process 0 opens a temporary folder and says where; all write there, and say how it
 went; process 0 seals the checkpoint, and says that. What fails in one process is raised in all of them after the same
-exchange (`parallel.tell_all`), so that none waits for another. A process that dies instead takes the others with it, as
+exchange (`tell_all`), so that none waits for another. A process that dies instead takes the others with it, as
 anywhere in a run (`parallel.initialize`); its temporary folder is removed by the next save, and the earlier checkpoints
 are as they were.
 """
@@ -16,6 +16,7 @@ import jax
 from byol_jax import disk, parallel
 from byol_jax.checkpoint.contents import new_contents
 from byol_jax.checkpoint.manifest import MANIFEST, FileEntry, Manifest, encode, file_entry
+from byol_jax.parallel.exchange import tell_all
 
 __all__ = ["part_file", "write_together"]
 
@@ -42,7 +43,7 @@ def write_together(
 
     Raises:
         OSError: the system refused in this process, or in another, which is named. `new_contents` says what may stay.
-        Exception: what `content` or `describe` raised in this process; in the others see `parallel.tell_all`.
+        Exception: what `content` or `describe` raised in this process; in the others see `tell_all`.
     """
     data = b""
 
@@ -64,6 +65,6 @@ def write_together(
         return ""
 
     with contextlib.ExitStack() as opened:
-        temporary, *_ = parallel.tell_all(begin)
-        entries = [FileEntry(text.split()[0], int(text.split()[1])) for text in parallel.tell_all(write)]
-        parallel.tell_all(seal)
+        temporary, *_ = tell_all(begin)
+        entries = [FileEntry(text.split()[0], int(text.split()[1])) for text in tell_all(write)]
+        tell_all(seal)

@@ -6,35 +6,10 @@
     processes     starting several of them, and what they settle among themselves
     exchange      work that they share: what fails in one is raised in all
 
-The step itself is in byol.py; nothing here computes.
+The step itself is in byol.py; nothing here computes. Names are loaded when they are first used; `__init__.pyi` lists
+them.
 """
 
-from byol_jax.parallel.drivers import Step as Step
-from byol_jax.parallel.drivers import jit, pmap, shard_map
-from byol_jax.parallel.exchange import tell_all as tell_all
-from byol_jax.parallel.placement import gather, replicate, shard, split, spread_state, stack, unstack
-from byol_jax.parallel.placement import shard_in_place as shard_in_place
-from byol_jax.parallel.processes import agreement, check_same, initialize, is_writer, wait_for_all
-from byol_jax.parallel.sharding import AXIS, make_mesh, state_bytes, state_shardings
+import lazy_loader
 
-__all__ = [
-    "AXIS",
-    "agreement",
-    "check_same",
-    "gather",
-    "initialize",
-    "is_writer",
-    "jit",
-    "make_mesh",
-    "pmap",
-    "replicate",
-    "shard",
-    "shard_map",
-    "split",
-    "spread_state",
-    "stack",
-    "state_bytes",
-    "state_shardings",
-    "unstack",
-    "wait_for_all",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,6 +26,7 @@ import numpy as np
 
 from byol_jax import checkpoint, disk, parallel
 from byol_jax.errors import ConfigurationError, DamagedCheckpointError
+from byol_jax.parallel.exchange import tell_all
 from byol_jax.runs.config import encode_config, read_config, refuse_differences
 from byol_jax.runs.environment import environment
 
@@ -131,8 +132,8 @@ def check_shared(out: str | os.PathLike[str]) -> None:
         return opened.enter_context(disk.temporary_folder(Path(out))).name if parallel.is_writer() else ""
 
     with contextlib.ExitStack() as opened:
-        temporary, *_ = parallel.tell_all(begin)
-        found = {process: fault for process, fault in enumerate(parallel.tell_all(write)) if fault}
+        temporary, *_ = tell_all(begin)
+        found = {process: fault for process, fault in enumerate(tell_all(write)) if fault}
     for process, fault in found.items():
         raise ConfigurationError(
             f"process {process} {fault} the folder {out} of process 0: with shard_state give a folder that all"

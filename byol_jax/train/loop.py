@@ -11,6 +11,8 @@ from byol_jax import checkpoint, parallel, report
 from byol_jax.byol import encoder_variables
 from byol_jax.errors import CollapsedError, DivergedError, one_line
 from byol_jax.nets.remat import KEEP_BARRIERS
+from byol_jax.parallel.drivers import Step
+from byol_jax.parallel.placement import shard_in_place
 from byol_jax.runs import placement
 from byol_jax.runs.artifacts import ENCODER, export_encoder, keep_network
 from byol_jax.runs.config import update_config
@@ -141,7 +143,7 @@ def _open_loader(plan: Plan, start_step: int) -> Any:
         start_step=start_step,
         seed=plan.program.seed,
         workers=plan.program.workers,
-        place=lambda batch: parallel.shard_in_place(batch, plan.mesh),
+        place=lambda batch: shard_in_place(batch, plan.mesh),
     )
 
 
@@ -154,7 +156,7 @@ def _record_batch_size(plan: Plan, size: int) -> Plan:
     return plan._replace(config=plan.config | {"batch_size": size})
 
 
-def _compile(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> parallel.Step:
+def _compile(plan: Plan, state: TrainState, images: jax.Array, tally: Tally) -> Step:
     """The step, compiled for these images before it runs, so that the time for it is no step's."""
     began = time.perf_counter()
     keeps_barriers = plan.encoder.facts.remat and jax.default_backend() == "cpu"

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from byol_jax import parallel
+from byol_jax.parallel.placement import shard_in_place
 from byol_jax.runs.source import Length, open_source
 
 BATCH, SIZE, SEED = 8, 8, 7
@@ -36,7 +37,7 @@ for path in data:
     watched = source._replace(images=replace(source.images, take=take))
     rows = []
     with watched.loader(
-        start_step=first, seed=SEED, workers=2, place=lambda batch: parallel.shard_in_place(batch, mesh)
+        start_step=first, seed=SEED, workers=2, place=lambda batch: shard_in_place(batch, mesh)
     ) as loader:
         for _ in range(first, last):
             batch = next(loader)

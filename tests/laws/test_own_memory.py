@@ -14,6 +14,7 @@ import interop
 from byol_jax import checkpoint, make_learner, nets, parallel
 from byol_jax.data import Dataset, IterableLoader, Loader, open_dataset
 from byol_jax.memory import copy_aligned, empty_aligned
+from byol_jax.parallel.placement import shard_in_place
 from byol_jax.types import TrainState
 
 SHAPE = (8, 512, 1024, 1)
@@ -42,7 +43,7 @@ def refill(buffer, fill):
 PLACES = {
     "default": lambda mesh: None,
     "shard": lambda mesh: lambda batch: parallel.shard(batch, mesh),
-    "in place": lambda mesh: lambda batch: parallel.shard_in_place(batch, mesh),
+    "in place": lambda mesh: lambda batch: shard_in_place(batch, mesh),
     "the user's": lambda mesh: jax.device_put,
 }
 

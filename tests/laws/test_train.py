@@ -99,7 +99,7 @@ def test_a_batch_size_that_nobody_knows_yet_is_null(tmp_path: Path, monkeypatch:
     def fail(batch: Any, mesh: Any) -> None:
         raise DataError("no room on the device")
 
-    monkeypatch.setattr("byol_jax.parallel.shard_in_place", fail)
+    monkeypatch.setattr("byol_jax.train.loop.shard_in_place", fail)
     with pytest.raises(DataError, match="no room"):
         pretrain(nets.small_cnn((4,)), [images(16)], out=tmp_path / "run", steps=2, batch_size=48, **SMALL)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] is None
