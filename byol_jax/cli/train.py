@@ -21,10 +21,11 @@ from byol_jax.cli.common import (
     check_folder,
     reading_of,
 )
+from byol_jax.cli.join import join
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
-from byol_jax.cli.processes import Given, Processes, find_launch, find_processes, join
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.errors import ConfigurationError
+from byol_jax.parallel.launchers import Given, Processes, find_launch, find_processes
 from byol_jax.recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:

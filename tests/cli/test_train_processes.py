@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from training_processes import alone, finish, open_mpi, said, slurm, together, wait_for_step
+from training_processes import alone, finish, said, together, wait_for_step
 
 from byol_jax import checkpoint
 from byol_jax.runs.metrics import read_metrics
+from tests.processes import open_mpi, slurm
 
 FLOAT32 = 2e-5
 """SGD at 0.005, four or five float32 steps, sums in another order: see docs/long.md. At 0.05, where every step makes a

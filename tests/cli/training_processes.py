@@ -2,12 +2,13 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests.processes import free_port
 
 SIZES = "--network small_cnn --image-size 16 --batch-size 16 --projection-size 8 --projection-hidden-size 16"
 REST = "--optimizer sgd --learning-rate 0.005 --log-every 1 --checkpoint-every 2"
@@ -43,29 +44,6 @@ def alone(out: Path, data: Path, *options: object, devices: int, cache: Path) ->
     subprocess.run(
         command(out, data, *options), check=True, env=environment(devices, cache), capture_output=True, timeout=600
     )
-
-
-def slurm(number: int, count: int, port: int) -> dict[str, str]:
-    """What srun sets, of a job on this machine, for which JAX takes this port: 61440 and the job's number mod 4096."""
-    step = {"SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": count, "SLURM_STEP_TASKS_PER_NODE": count}
-    task = {"SLURM_NTASKS": count, "SLURM_PROCID": number, "SLURM_LOCALID": number}
-    return {name: str(value) for name, value in {"SLURM_JOB_ID": port - 61440, **step, **task}.items()}
-
-
-def open_mpi(number: int, count: int, port: int) -> dict[str, str]:
-    """What mpirun of Open MPI 4 sets; JAX's port is 61440 and the job's number, a multiple of 4096, by 4096."""
-    task = {"SIZE": count, "RANK": number, "LOCAL_RANK": number, "LOCAL_SIZE": count}
-    uri = {"OMPI_MCA_orte_hnp_uri": f"{(port - 61440) * 4096}.0;tcp://127.0.0.1,10.0.0.1:34911"}
-    return uri | {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in task.items()}
-
-
-def free_port(lowest: int = 0) -> int:
-    """Any port, or one that is at least `lowest`."""
-    for port in range(lowest, 65536) if lowest else (0,):
-        with socket.socket() as free, contextlib.suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return free.getsockname()[1]
-    raise OSError("no port is free")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Who trains together: what the options say, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
 
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -9,15 +8,12 @@ import threading
 from itertools import product
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
-from training_processes import free_port, open_mpi, slurm
 
 from byol_jax import ConfigurationError
-from byol_jax.cli import processes
-from byol_jax.cli.main import main
-from byol_jax.cli.processes import ALONE, Given, Launch, Processes, find_launch, find_processes, join
+from byol_jax.parallel import launchers
+from byol_jax.parallel.launchers import ALONE, Given, Launch, Processes, find_launch, find_processes
+from tests.processes import free_port, open_mpi, slurm
 
 SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
 """What salloc gives to a shell, and sbatch to a script, of a job of four tasks."""
@@ -103,7 +99,7 @@ def test_jax_reads_the_same_from_the_environment(launcher, monkeypatch: pytest.M
 def test_a_pod_of_an_indexed_job_is_one_of_several(
     indexed: bool, installed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: object() if installed else None)
     variables = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} | ({"JOB_COMPLETION_INDEX": "0"} if indexed else {})
     launch = find_launch(variables)
     if not indexed:
@@ -120,7 +116,7 @@ def test_a_pod_of_an_indexed_job_is_one_of_several(
 def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A machine that may have TPU chips, and its metadata server: {attribute: text}, filled by the test."""
     (tmp_path / "vendor").write_text("0x1ae0\n")
-    monkeypatch.setattr(processes, "PCI_VENDORS", str(tmp_path / "vendor"))
+    monkeypatch.setattr(launchers, "PCI_VENDORS", str(tmp_path / "vendor"))
     known: dict[str, str] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -201,81 +197,6 @@ def test_what_does_not_fit_is_one_line(given: Given, launch: Launch | None, word
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        (STEP | {"SLURM_PROCID": "4"}, "SLURM says that this is process 4 of 4"),
-        (STEP | {"SLURM_NTASKS": "four"}, "SLURM_NTASKS='four' in the environment: expected a whole number"),
-        (open_mpi(0, 3, 61447), "--batch-size 256 must be a multiple of the number of processes that Open MPI started"),
-        (without(open_mpi(0, 2, 61447), "OMPI_MCA_orte_hnp_uri"), "--coordinator-address HOST:PORT"),
-    ],
-)
-def test_a_broken_environment_is_one_line(
-    variables: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    out = tmp_path / "run"
-    assert main(["train", "fashion-mnist", "--out", str(out), "--steps", "1"]) == 2
-    printed = capsys.readouterr()
-    assert words in printed.err
-    assert printed.err.count("\n") == 1
-    assert not printed.out
-    assert not out.exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
-def test_processes_that_do_not_come_are_one_line(number: int, tmp_path: Path) -> None:
-    """SLURM's variables of two tasks, one of which was started."""
-    code = (
-        "import sys; from byol_jax.cli import processes; from byol_jax.cli.main import main;"
-        " processes.WAIT_SECONDS = 1; sys.exit(main(sys.argv[1:]))"
-    )
-    out, variables = tmp_path / "run", slurm(number, 2, free_port(61440 + os.getpid() % 4000))
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", "fashion-mnist", "--out", str(out), "--steps", "1"],
-        env=os.environ | variables | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines() == [
-        f"byol-jax train: process {number} of 2, started by SLURM: waiting for the others (--num-processes 1 trains"
-        " alone)",
-        f"byol-jax train: process {number} of 2 has waited 1 s for the others: start all of them, where they can reach"
-        " process 0; or give --num-processes 1 to train alone",
-    ]
-    assert not done.stdout
-    assert not out.exists()
-
-
-@pytest.mark.long
-def test_a_run_in_an_interactive_step_is_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """And batch norm in groups, from the command line."""
-    for name, value in (STEP | {"SLURM_STEP_NUM_TASKS": "1"}).items():
-        monkeypatch.setenv(name, value)
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
-    out, sizes = tmp_path / "run", ["--batch-size", "32", "--projection-size", "8", "--projection-hidden-size", "16"]
-    words = ["train", str(tmp_path / "images.npy"), "--out", str(out), "--network", "small_cnn", *sizes]
-    assert main([*words, "--steps", "1", "--augment", "none", "--batchnorm-group", "3"]) == 2
-    assert "batchnorm_group=3: expected a divisor of the number of devices, 8" in capsys.readouterr().err
-    assert not out.exists()
-    assert main([*words, "--steps", "1", "--augment", "none", "--batchnorm-group", "4"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{out}\n"
-    log = (out / "train.log").read_text()
-    assert "SLURM gave the job 4 tasks, and this process was started by itself: it trains alone" in log
-    assert "batch norm sees 2 groups of 16 images" in log
-    config = json.loads((out / "config.json").read_text())
-    assert config["batchnorm_groups"] == 2
-    assert not {"remarks", "batchnorm_group", "num_processes"} & set(config)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "seen"), [("None", "0"), ("[]", "all")])
 def test_jax_leaves_out_no_device_where_none_is_named(devices: str, seen: str) -> None:
@@ -296,22 +217,9 @@ def test_jax_leaves_out_no_device_where_none_is_named(devices: str, seen: str) -
     assert done.stdout == f"{seen}\n"
 
 
-@pytest.mark.parametrize("all_devices", [False, True])
-def test_a_process_takes_all_its_devices_or_leaves_it_to_jax(
-    all_devices: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = {}
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **options: told.update(options, given=given))
-    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    found = find_processes(Given(), Launch("SLURM", 2, 1, all_devices=all_devices))
-    assert join(found, command="byol-jax train").startswith("process 0 of 1, started by SLURM; process 0 is at")
-    assert told["given"] == (None, 2, 1)
-    assert told["local_device_ids"] == ([] if all_devices else None)
-
-
 def test_looking_loads_nothing() -> None:
     code = (
-        "import os, sys; from byol_jax.cli.processes import find_launch; find_launch(os.environ);"
+        "import os, sys; from byol_jax.parallel.launchers import find_launch; find_launch(os.environ);"
         " print(sorted({'jax', 'numpy', 'optax'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
