@@ -23,14 +23,14 @@ def join(processes: Processes, *, command: str) -> str:
     If they don't come in time, that is said and the process ends, with exit code 2.
 
     Raises:
-        ConfigurationError: as `parallel.initialize`.
+        ConfigurationError: as `connect`.
     """
     if processes.count == 1:
         return processes.remark
-    from byol_jax import parallel
+    from byol_jax.parallel.processes import connect
 
     if processes.found_by:
-        where = f"process {processes.number} of {processes.count}, " if processes.count is not None else ""
+        where = f"{who}, " if (who := _who(processes)) else ""
         print(
             f"{command}: {where}started by {processes.found_by}: waiting for the others"
             " (--num-processes 1 trains alone)",
@@ -38,13 +38,7 @@ def join(processes: Processes, *, command: str) -> str:
             flush=True,
         )
     with _patience(WAIT_SECONDS, f"{command}: {_nobody_came(processes)}"):
-        parallel.initialize(
-            num_processes=processes.count,
-            process_id=processes.number,
-            coordinator_address=processes.address,
-            all_devices=processes.all_devices,
-            wait_seconds=WAIT_SECONDS + 60,
-        )
+        connect(processes, wait_seconds=WAIT_SECONDS + 60)
     if not processes.found_by:
         return ""
     import jax
@@ -55,8 +49,13 @@ def join(processes: Processes, *, command: str) -> str:
     )
 
 
+def _who(processes: Processes) -> str:
+    """Empty where only jax.distributed finds out."""
+    return "" if None in (processes.number, processes.count) else f"process {processes.number} of {processes.count}"
+
+
 def _nobody_came(processes: Processes) -> str:
-    who = f"process {processes.number} of {processes.count}" if processes.count is not None else "this process"
+    who = _who(processes) or "this process"
     where = f" at {processes.address}" if processes.address else ""
     return (
         f"{who} has waited {WAIT_SECONDS} s for the others{where}: start all of them, where they can reach process"

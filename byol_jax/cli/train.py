@@ -25,7 +25,7 @@ from byol_jax.cli.join import join
 from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.errors import ConfigurationError
-from byol_jax.parallel.launchers import Given, Processes, find_launch, find_processes
+from byol_jax.parallel.launchers import Given, find_processes
 from byol_jax.recipe import DEFAULT, Recipe
 
 if TYPE_CHECKING:
@@ -187,10 +187,9 @@ def run(options: argparse.Namespace) -> int:
         options={**recipe.network_options, **({"remat": True} if options.remat else {})},
         run=options.out if options.resume else None,
     )
-    processes = _processes(options)
-    if processes.count != 1:
+    if options.processes.count != 1:
         _keep_stdout_for_results()
-    remark = join(processes, command="byol-jax train")
+    remark = join(options.processes, command="byol-jax train")
     _train(options, recipe, make_network, remarks=(remark,) if remark else ())
     from byol_jax import parallel
 
@@ -364,18 +363,21 @@ def _keep_stdout_for_results() -> None:
     sys.stdout = os.fdopen(results, "w", encoding=sys.stdout.encoding)
 
 
-def _processes(options: argparse.Namespace) -> Processes:
-    given = Given(options.num_processes, options.process_id, options.coordinator_address)
-    return find_processes(given, None if given.count == 1 else find_launch(os.environ))
-
-
 def _check_processes(options: argparse.Namespace, batch_size: int) -> list[str]:
+    """What is wrong with them; who trains together becomes `options.processes`, so that it is looked for once."""
+    given = Given(options.num_processes, options.process_id, options.coordinator_address)
     try:
-        processes = _processes(options)
+        options.processes = find_processes(given, os.environ, spell=_as_option)
     except ConfigurationError as error:
         return [str(error), *_check_share(options.num_processes, batch_size, "--num-processes")]
-    found = f"the number of processes that {processes.found_by} started," if processes.found_by else "--num-processes"
-    return _check_share(processes.count, batch_size, found)
+    count, started_by = options.processes.count, options.processes.found_by
+    found = f"the number of processes that {started_by} started," if started_by else "--num-processes"
+    return _check_share(count, batch_size, found)
+
+
+def _as_option(name: str, value: object = None) -> str:
+    """An argument of `parallel.initialize` as the command line has it."""
+    return f"--{name.replace('_', '-')}" + ("" if value is None else f" {value}")
 
 
 def _check_share(count: int | None, batch_size: int, of: str) -> list[str]:

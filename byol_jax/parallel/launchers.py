@@ -1,7 +1,8 @@
-"""Which processes train together: those that the options name, or those that something started beside this one.
+"""Which processes train together: those that were named, or those that something started beside this one.
 
-What is read here are variables that SLURM, Open MPI, TPU pods and Kubernetes set, and on a TPU machine its metadata
-server. How the processes meet is left to jax.distributed, which knows the same four: see `parallel.initialize`.
+`byol-jax train` and `parallel.initialize` both ask here. Read are variables that SLURM, Open MPI, TPU pods and Kubernetes
+set, and on a TPU machine its metadata server. How the processes meet is left to jax.distributed, which knows the same
+four: see processes.py.
 """
 
 import contextlib
@@ -10,13 +11,13 @@ import http.client
 import importlib.util
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["ALONE", "Given", "Launch", "Processes", "find_launch", "find_processes"]
+__all__ = ["ALONE", "Given", "Launch", "Processes", "as_argument", "complete", "find_launch", "find_processes"]
 
 SLURM_STEP = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 """What srun sets for each of its processes, and what jax.distributed looks for; a batch script has a part of them."""
@@ -24,6 +25,9 @@ SLURM_STEP = ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCA
 OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
 """Where mpirun itself listens, by which jax.distributed finds process 0. Open MPI 5 no longer sets it: issue 14576 of
 jax-ml/jax."""
+
+JAX_ADDRESS, JAX_DEVICES = "JAX_COORDINATOR_ADDRESS", "JAX_LOCAL_DEVICE_IDS"
+"""What jax.distributed takes before anything that a launcher says."""
 
 PCI_VENDORS, GOOGLE = "/sys/bus/pci/devices/*/vendor", "0x1ae0"
 """How JAX sees whether a machine may have TPU chips."""
@@ -33,7 +37,7 @@ METADATA_SECONDS = 5
 
 
 class Given(NamedTuple):
-    """The three options; None: not given."""
+    """The three arguments of `parallel.initialize`, or options of `byol-jax train`; None: not given."""
 
     count: int | None = None
     number: int | None = None
@@ -48,7 +52,7 @@ class Launch(NamedTuple):
         count, number: how many there are and which this one is; None: only jax.distributed finds out.
         has_address: whether jax.distributed finds out where process 0 is.
         all_devices: whether each takes all devices that it sees: it has a machine to itself, or is shown one GPU alone.
-            JAX would take the one with the process's number on its machine.
+            JAX would take the one with the process's number on its machine. Not where JAX's own variable names some.
         remark: what a person should know.
     """
 
@@ -65,7 +69,7 @@ class Processes(NamedTuple):
 
     Attributes:
         count, number, address: as for `parallel.initialize`.
-        found_by: what started them; empty where the options say it all.
+        found_by: what started them, or this one alone; empty where what is given says it all, or nothing is known.
         all_devices: as in `Launch`.
         remark: a line for a person; empty for none.
     """
@@ -81,56 +85,97 @@ class Processes(NamedTuple):
 ALONE = Processes(1, 0)
 
 
-def find_processes(given: Given, launch: Launch | None) -> Processes:
-    """Who trains together. What the options say wins; what they leave out is what the launcher says.
-
-    Raises:
-        ConfigurationError: options that don't fit together, or contradict the launcher while they leave something to
-            it; or something is said by neither.
+def as_argument(name: str, value: Any = None) -> str:
+    """How a message speaks of an argument, as someone who writes Python knows it.
 
     Example:
-        >>> find_processes(Given(), Launch("SLURM", 4, 3)).number
+        >>> as_argument("num_processes"), as_argument("num_processes", 1)
+        ('num_processes', 'num_processes=1')
+    """
+    return name if value is None else f"{name}={value!r}"
+
+
+def find_processes(given: Given, environ: Mapping[str, str], *, spell: Callable[..., str] = as_argument) -> Processes:
+    """Who trains together, by what is given and by the environment of this process.
+
+    Args:
+        environ: `os.environ`.
+        spell: how messages name arguments; the command line has them as options.
+
+    Raises:
+        ConfigurationError: as `complete` and `find_launch`.
+
+    Example:
+        >>> find_processes(Given(), {"SLURM_JOB_ID": "7"}) == ALONE._replace(found_by="SLURM")
+        True
+    """
+    if given.address is None and None not in (given.count, given.number):
+        given = given._replace(address=environ.get(JAX_ADDRESS) or None)
+    return complete(given, None if given.count == 1 else find_launch(environ), spell=spell)
+
+
+def complete(given: Given, launch: Launch | None, *, spell: Callable[..., str] = as_argument) -> Processes:
+    """Who trains together. What is given wins; what is left out is what the launcher says.
+
+    Raises:
+        ConfigurationError: what is given doesn't fit together, or contradicts the launcher while it leaves something to
+            it; or something is said by neither; or the launcher contradicts itself.
+
+    Example:
+        >>> complete(Given(), Launch("SLURM", 4, 3)).number
         3
-        >>> find_processes(Given(count=1, number=0), Launch("SLURM", 4, 3)) == ALONE
+        >>> complete(Given(count=1, number=0), Launch("SLURM", 4, 3)) == ALONE
         True
     """
     count, number, address = given
     if count is not None and number is not None and number >= count:
-        raise ConfigurationError(f"--process-id {number} must be below --num-processes {count}")
+        raise ConfigurationError(f"{spell('process_id', number)} must be below {spell('num_processes', count)}")
     if count == 1:
         return ALONE
-    alone = launch is None or launch.count == 1
-    if alone and given == Given():
-        return ALONE if launch is None else ALONE._replace(remark=launch.remark)
-    all_devices = launch is not None and launch.all_devices
     if None not in given:
-        return Processes(*given, all_devices=all_devices)
-    if launch is None or alone or (launch.count is None and given != Given()):
-        raise ConfigurationError(_lacking(given))
-    _check_agreement(given, launch)
+        return Processes(*given, all_devices=launch is not None and launch.all_devices)
+    if launch is not None:
+        _check_numbers(launch, spell)
+    if launch is None or launch.count == 1:
+        if given != Given():
+            raise ConfigurationError(_lacking(given, spell))
+        return ALONE if launch is None else ALONE._replace(found_by=launch.name, remark=launch.remark)
+    _check_agreement(given, launch, spell)
     if address is None and not launch.has_address:
         raise ConfigurationError(
             f"{launch.name} started {launch.count} processes and doesn't say where process 0 is: give all of them"
-            " --coordinator-address HOST:PORT, its host and a free port; or --num-processes 1 to train alone"
+            f" {spell('coordinator_address', 'HOST:PORT')}, its host and a free port; or {spell('num_processes', 1)} to"
+            " train alone"
         )
-    return Processes(launch.count, launch.number, address, launch.name, all_devices)
+    count = launch.count if count is None else count
+    number = launch.number if number is None else number
+    return Processes(count, number, address, launch.name, launch.all_devices)
 
 
-def _lacking(given: Given) -> str:
-    named = {"--process-id": given.number, "--coordinator-address": given.address}
+def _check_numbers(launch: Launch, spell: Callable[..., str]) -> None:
+    count, number = launch.count, launch.number
+    if count is not None and number is not None and not 0 <= number < count:
+        raise ConfigurationError(
+            f"{launch.name} says that this is process {number} of {count}, counted from 0: its variables are of another"
+            f" job; give {spell('num_processes', 1)} to train alone"
+        )
+
+
+def _lacking(given: Given, spell: Callable[..., str]) -> str:
+    named, needed = {"process_id": given.number, "coordinator_address": given.address}, spell("num_processes")
     if given.count is None:
-        return "; ".join(f"{option} needs --num-processes" for option, value in named.items() if value is not None)
-    lacking = [option for option, value in named.items() if value is None]
-    return f"--num-processes {given.count} needs {' and '.join(lacking)}"
+        return "; ".join(f"{spell(name)} needs {needed}" for name, value in named.items() if value is not None)
+    lacking = [spell(name) for name, value in named.items() if value is None]
+    return f"{spell('num_processes', given.count)} needs {' and '.join(lacking)}"
 
 
-def _check_agreement(given: Given, launch: Launch) -> None:
-    said = {"--num-processes": (given.count, launch.count), "--process-id": (given.number, launch.number)}
-    for option, (value, found) in said.items():
-        if value not in (None, found):
+def _check_agreement(given: Given, launch: Launch, spell: Callable[..., str]) -> None:
+    said = {"num_processes": (given.count, launch.count), "process_id": (given.number, launch.number)}
+    for name, (value, found) in said.items():
+        if value is not None and found not in (None, value):
             raise ConfigurationError(
-                f"{option} {value}, but {launch.name} says {found}: give --num-processes, --process-id and"
-                " --coordinator-address, or none of them"
+                f"{spell(name, value)}, but {launch.name} says {found}: give {spell('num_processes')},"
+                f" {spell('process_id')} and {spell('coordinator_address')}, or none of them"
             )
 
 
@@ -138,7 +183,7 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
     """What started this process with others, in the order in which jax.distributed looks; None: nothing that is known.
 
     Raises:
-        ConfigurationError: its variables contradict each other or aren't numbers.
+        ConfigurationError: its variables aren't numbers.
 
     Example:
         >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}).count
@@ -147,18 +192,8 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
     for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes):
         launch = look(environ)
         if launch is not None:
-            _check_numbers(launch)
-            return launch
+            return launch._replace(all_devices=False) if environ.get(JAX_DEVICES) else launch
     return None
-
-
-def _check_numbers(launch: Launch) -> None:
-    count, number = launch.count, launch.number
-    if count is not None and number is not None and not 0 <= number < count:
-        raise ConfigurationError(
-            f"{launch.name} says that this is process {number} of {count}, counted from 0: its variables are of another"
-            " job; give --num-processes 1 to train alone"
-        )
 
 
 def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
@@ -166,7 +201,8 @@ def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
         return None
     count, number = (_integer(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK"))
     all_devices = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or _is_shown_one_gpu(environ)
-    return Launch("Open MPI", count, number, has_address=OPEN_MPI_ADDRESS in environ, all_devices=all_devices)
+    has_address = OPEN_MPI_ADDRESS in environ or bool(environ.get(JAX_ADDRESS))
+    return Launch("Open MPI", count, number, has_address=has_address, all_devices=all_devices)
 
 
 def _slurm(environ: Mapping[str, str]) -> Launch | None:
@@ -195,7 +231,7 @@ def _said_of_slurm(tasks: int) -> str:
         return ""
     return (
         f"SLURM gave the job {tasks} tasks, and this process was started by itself: it trains alone;"
-        f" srun -n {tasks} byol-jax train … trains in all of them"
+        f" srun -n {tasks} in front of the command trains in all of them"
     )
 
 

@@ -1,16 +1,18 @@
 """Several processes that run the same program over one mesh.
 
-Each calls `initialize` first, and what one of them alone knows (a signal to stop, its options) is settled between them
-by `agreement`, `check_same` and `wait_for_all`.
+Each calls `initialize` first, which asks launchers.py who they are. What one of them alone knows (a signal to stop, its
+options) is settled between them by `agreement`, `check_same` and `wait_for_all`.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
+import os
 import signal
 import socket
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,9 +23,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from byol_jax.errors import ConfigurationError, one_line
+from byol_jax.parallel.launchers import Given, Processes, find_processes
 from byol_jax.parallel.sharding import AXIS
 
-__all__ = ["agreement", "check_same", "initialize", "is_writer", "wait_for_all"]
+__all__ = ["agreement", "check_same", "connect", "initialize", "is_writer", "wait_for_all"]
+
+TIMEOUT_SECONDS, WAIT_SECONDS = 60, 300
+
+NOBODY = (
+    "no other processes found to join, so this one is alone: SLURM, Open MPI, a TPU pod and an indexed Kubernetes job are"
+    " looked for; join others by num_processes, process_id and coordinator_address, or say by num_processes=1 that there"
+    " are none"
+)
 
 
 def initialize(
@@ -31,14 +42,16 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
     coordinator_address: str | None = None,
-    all_devices: bool = False,
-    timeout_seconds: int = 60,
-    wait_seconds: int = 300,
+    all_devices: bool | None = None,
+    timeout_seconds: int = TIMEOUT_SECONDS,
+    wait_seconds: int = WAIT_SECONDS,
 ) -> None:
     """Joins this process to the others; to be called before anything touches a device.
 
-    What is None is found by `jax.distributed`, where SLURM, Open MPI, a TPU pod or a Kubernetes job started the
-    processes; what is given wins.
+    What is None is found where SLURM, Open MPI, a TPU pod or an indexed Kubernetes job started the processes, as
+    `byol-jax train` finds it; what is given wins. A process that is alone isn't joined to anything and has all its
+    devices: in a shell of `salloc`, in a script of `sbatch` without `srun`, which a warning says, and where nothing
+    started others, which a warning says too.
 
     A process that dies takes the others with it, with a message on stderr and an exit code that isn't 0: at once where
     it was process 0, else when it was silent for `timeout_seconds`. Signals are left to the program: JAX's
@@ -48,17 +61,17 @@ def initialize(
         num_processes: how many there are, at least 1; with 1 nothing is done.
         process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
         coordinator_address: "host:port" that all can reach.
-        all_devices: this process takes all GPUs that it sees. Otherwise, where SLURM or Open MPI started it, JAX takes
-            the one with the process's number on its machine. (`byol-jax train` says so where a process has a machine
-            to itself.)
+        all_devices: whether this process takes all GPUs that it sees. Where it doesn't, and SLURM or Open MPI started
+            it, JAX takes the one with the process's number on its machine. None: all where it has a machine to itself
+            or sees one GPU alone.
         timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
             for the others'. JAX's own defaults are 100 and 300.
         wait_seconds: how long the others are waited for at the start; then JAX ends the process with a message on
             stderr. Its own default.
 
     Raises:
-        ConfigurationError: numbers out of range, an address without a port, nothing found for what is None, or an
-            address that can't be served.
+        ConfigurationError: numbers out of range, an address without a port, a part that is given while nothing says the
+            rest or that contradicts what started the process, or an address that can't be served.
 
     Example:
         >>> initialize(num_processes=1)
@@ -69,18 +82,36 @@ def initialize(
     for name, seconds in {"timeout_seconds": timeout_seconds, "wait_seconds": wait_seconds}.items():
         if seconds < 1:
             raise ConfigurationError(f"{name}={seconds}: expected at least 1")
-    if count == 1:
+    found = find_processes(Given(count, number, coordinator_address), os.environ)
+    if found.count == 1:
+        said = found.remark if found.found_by or count == 1 else NOBODY
+        if said:
+            warnings.warn(said, stacklevel=2)
         return
-    if coordinator_address is not None:
-        _check_address(coordinator_address, serves=number == 0)
+    if all_devices is not None:
+        found = found._replace(all_devices=all_devices)
+    connect(found, timeout_seconds=timeout_seconds, wait_seconds=wait_seconds)
+
+
+def connect(
+    processes: Processes, *, timeout_seconds: int = TIMEOUT_SECONDS, wait_seconds: int = WAIT_SECONDS
+) -> None:
+    """Waits for the others and joins them; `processes` are several. All else as `initialize`.
+
+    Raises:
+        ConfigurationError: an address without a port or that can't be served, or jax.distributed finds no others.
+    """
+    count, number, address, *_ = processes
+    if address is not None:
+        _check_address(address, serves=number == 0)
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _ctrl_c_at_once():
             jax.distributed.initialize(
-                coordinator_address,
+                address,
                 count,
                 number,
-                local_device_ids=[] if all_devices else None,  # none named: none left out
+                local_device_ids=[] if processes.all_devices else None,  # none named: none left out
                 initialization_timeout=wait_seconds,
                 heartbeat_timeout_seconds=timeout_seconds,
                 shutdown_timeout_seconds=timeout_seconds,
@@ -91,7 +122,7 @@ def initialize(
             " coordinator_address"
         ) from error
     except (RuntimeError, KeyError, OSError, ImportError) as error:  # those that look ask servers, by other packages
-        who = "this process" if count is None else f"process {number} of {count}"
+        who = "this process" if None in (count, number) else f"process {number} of {count}"
         raise ConfigurationError(
             f"{who} can't join the others ({one_line(error, at_most=200)}): start all of them within {wait_seconds} s,"
             " with a coordinator_address that all can reach"

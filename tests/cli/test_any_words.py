@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import byol_jax
 from byol_jax.cli.main import COMMANDS, main
 from byol_jax.cli.parsing import Parser
 
@@ -142,7 +141,7 @@ def nearly_right_command_lines(draw):
 def harmless(files, monkeypatch):
     """The files of the other tests, and commands that take minutes end at once."""
     os.mkfifo("pipe.npy")
-    monkeypatch.setattr(byol_jax.parallel, "initialize", lambda **_: None)
+    monkeypatch.setattr("byol_jax.parallel.processes.connect", lambda *_, **__: None)
     monkeypatch.setattr("byol_jax.train.train_recipe", lambda *_, **__: None)
     for name in LONG_WORDS[1:]:
         monkeypatch.setattr(f"byol_jax.cli.{name}.run", lambda options: 0)

@@ -1,4 +1,4 @@
-"""Who trains together: what the options say, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
+"""Who trains together: what is given, what SLURM, Open MPI, TPU pods and Kubernetes say, and both at once."""
 
 import http.server
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from byol_jax import ConfigurationError
 from byol_jax.parallel import launchers
-from byol_jax.parallel.launchers import ALONE, Given, Launch, Processes, find_launch, find_processes
+from byol_jax.parallel.launchers import ALONE, Given, Launch, Processes, complete, find_launch, find_processes
 from tests.processes import free_port, open_mpi, slurm
 
 SHELL = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}
@@ -71,10 +71,10 @@ def test_a_shell_in_an_allocation_waits_for_nobody_and_says_so(variables: dict[s
     launch = find_launch(variables)
     assert launch is not None
     assert launch.count == 1
-    found = find_processes(Given(), launch)
-    assert found == ALONE._replace(remark=found.remark)
+    found = complete(Given(), launch)
+    assert found == ALONE._replace(found_by="SLURM", remark=found.remark)
     assert found.remark.startswith("SLURM gave the job 4 tasks, and this process was started by itself")
-    assert "srun -n 4 byol-jax train" in found.remark
+    assert "srun -n 4 in front of the command" in found.remark
 
 
 @pytest.mark.parametrize("launcher", [slurm, open_mpi])
@@ -164,36 +164,50 @@ LAUNCHES = (None, Launch("SLURM", 2, 1), Launch("SLURM", 1, 0), Launch("a TPU po
 
 
 @pytest.mark.parametrize("launch", LAUNCHES)
-def test_options_win(launch: Launch | None) -> None:
+def test_what_is_given_wins(launch: Launch | None) -> None:
     all_devices = launch is not None and launch.all_devices
     given = Given(3, 2, ADDRESS)
-    assert find_processes(given, launch) == Processes(3, 2, ADDRESS, all_devices=all_devices)
+    assert complete(given, launch) == Processes(3, 2, ADDRESS, all_devices=all_devices)
     for number, address in product((None, 0), (None, ADDRESS)):
-        assert find_processes(Given(1, number, address), launch) == ALONE
+        assert complete(Given(1, number, address), launch) == ALONE
 
 
 @pytest.mark.parametrize("given", [Given(), Given(2), Given(None, 1), Given(2, 1), Given(None, None, ADDRESS)])
-def test_what_the_options_leave_out_the_launcher_says(given: Given) -> None:
+def test_what_is_left_out_the_launcher_says(given: Given) -> None:
     wanted = Processes(2, 1, given.address, "SLURM")
-    assert find_processes(given, Launch("SLURM", 2, 1)) == wanted
+    assert complete(given, Launch("SLURM", 2, 1)) == wanted
+    pod = Launch("a TPU pod", None, None, all_devices=True)  # which says neither before they have met
+    assert complete(given, pod) == Processes(*given, "a TPU pod", all_devices=True)
+
+
+def test_what_jax_is_told_by_its_own_variables_stands() -> None:
+    told = {"JAX_COORDINATOR_ADDRESS": ADDRESS, "JAX_LOCAL_DEVICE_IDS": "0,1"}
+    alone_on_each = STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}
+    assert find_processes(Given(), alone_on_each) == Processes(4, 0, None, "SLURM", all_devices=True)
+    assert find_processes(Given(), alone_on_each | told) == Processes(4, 0, None, "SLURM")
+    assert find_processes(Given(2, 1), told) == Processes(2, 1, ADDRESS)
+    assert find_processes(Given(2, 1, "b:1"), told) == Processes(2, 1, "b:1")
+    version_5 = without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri")
+    assert find_processes(Given(), version_5 | told) == Processes(2, 1, None, "Open MPI")
 
 
 @pytest.mark.parametrize(
     ("given", "launch", "words"),
     [
-        (Given(3), Launch("SLURM", 2, 1), "--num-processes 3, but SLURM says 2"),
-        (Given(None, 0), Launch("SLURM", 2, 1), "--process-id 0, but SLURM says 1"),
-        (Given(2, 2), Launch("SLURM", 2, 1), "--process-id 2 must be below --num-processes 2"),
+        (Given(3), Launch("SLURM", 2, 1), "num_processes=3, but SLURM says 2"),
+        (Given(None, 0), Launch("SLURM", 2, 1), "process_id=0, but SLURM says 1"),
+        (Given(2, 2), Launch("SLURM", 2, 1), "process_id=2 must be below num_processes=2"),
         (Given(), Launch("Open MPI", 2, 1, has_address=False), "Open MPI started 2 processes and doesn't say where"),
-        (Given(2), None, "--num-processes 2 needs --process-id and --coordinator-address"),
-        (Given(2, 0), Launch("SLURM", 1, 0), "--num-processes 2 needs --coordinator-address"),
-        (Given(None, 0), Launch("a TPU pod", None, None), "--process-id needs --num-processes"),
-        (Given(None, None, ADDRESS), None, "--coordinator-address needs --num-processes"),
+        (Given(2), None, "num_processes=2 needs process_id and coordinator_address"),
+        (Given(2, 0), Launch("SLURM", 1, 0), "num_processes=2 needs coordinator_address"),
+        (Given(None, 0), None, "process_id needs num_processes"),
+        (Given(), Launch("SLURM", 2, 2), "SLURM says that this is process 2 of 2"),
+        (Given(None, None, ADDRESS), None, "coordinator_address needs num_processes"),
     ],
 )
 def test_what_does_not_fit_is_one_line(given: Given, launch: Launch | None, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as error:
-        find_processes(given, launch)
+        complete(given, launch)
     assert "\n" not in str(error.value)
 
 

@@ -16,8 +16,9 @@ import pytest
 from driver_runs import double_and_quickly_compiled, light, whole
 
 from byol_jax import ConfigurationError, parallel
+from byol_jax.parallel import launchers
 from byol_jax.tree import leaf_names
-from tests.processes import free_address, run_together
+from tests.processes import free_address, free_port, run_together, slurm
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -112,21 +113,53 @@ def test_a_port_in_use_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture
+def nothing_joins(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that nothing started processes in; whoever is asked to join some fails."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(launchers, "PCI_VENDORS", "no such file")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined nobody"))
+    return monkeypatch
+
+
+def test_where_nothing_started_others_a_process_is_alone_and_says_so(nothing_joins: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="no other processes found to join, so this one is alone") as said:
+        parallel.initialize()
+    assert len(said) == 1
+    assert "num_processes, process_id and coordinator_address" in str(said[0].message)
+    assert said[0].filename == __file__
+
+
+def test_a_shell_in_an_allocation_is_alone_and_says_so(nothing_joins: pytest.MonkeyPatch) -> None:
+    nothing_joins.setenv("SLURM_JOB_ID", "7")
+    parallel.initialize()  # of one task: there is nothing to say
+    nothing_joins.setenv("SLURM_NTASKS", "4")
+    with pytest.warns(UserWarning, match="SLURM gave the job 4 tasks, and this process was started by itself"):
+        parallel.initialize()
+
+
 @pytest.mark.slow
-def test_where_nothing_started_processes_there_are_none_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMPI_MCA_orte_hnp_uri", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    code = "from byol_jax import parallel; parallel.initialize()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+@pytest.mark.parametrize(("tasks_of_a_machine", "seen"), [("1(x2)", ["all", "all"]), ("2", ["0", "1"])])
+def test_a_script_joins_by_slurms_variables(tasks_of_a_machine: str, seen: list[str]) -> None:
+    """Two processes with nothing but what srun sets: who they are, and the GPUs that each would take."""
+    code = (
+        "import jax; from byol_jax import parallel; parallel.initialize();"
+        " print(jax.process_index(), jax.process_count(), jax.config.read('jax_cuda_visible_devices'))"
     )
-    assert "ConfigurationError: no processes found to join" in done.stderr
-    assert "give num_processes, process_id and coordinator_address" in done.stderr
+    port = free_port(61440 + os.getpid() % 4000)
+    environment = os.environ | {"PYTHONPATH": PATHS, "JAX_PLATFORMS": "cpu"}
+    steps = [slurm(number, 2, port) | {"SLURM_STEP_TASKS_PER_NODE": tasks_of_a_machine} for number in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment | step, **pipes) for step in steps]
+    try:
+        answers = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    printed = [answer.splitlines()[-1:] for answer, _ in answers]
+    assert printed == [[f"{number} 2 {devices}"] for number, devices in enumerate(seen)], answers
 
 
 def test_one_process_agrees_with_itself_at_once() -> None:
