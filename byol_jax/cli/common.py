@@ -33,7 +33,7 @@ RUN_PARTS, WRITTEN_PICTURES = ("checkpoints", "network"), (".png",)
 """Of a run's folder, what is read; and of what commands write, what a folder of images would have as its own."""
 
 READING = ("bands", "tiff_axes", "dicom_rescale")
-"""Options of `add_reading`."""
+"""Options of `add_reading`; the keys of runs/reopen.py, which loads JAX."""
 
 FITS, LAYOUTS = ("cover", "contain", "none"), ("NHWC", "NCHW")
 """The words of data/fit.py and data/arrays.py, which load Pillow and NumPy."""

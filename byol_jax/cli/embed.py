@@ -185,7 +185,7 @@ class FeatureSource(NamedTuple):
 
 def _from_run(options: argparse.Namespace, *, with_labels: bool | None) -> FeatureSource:
     from byol_jax.cli.images import open_images
-    from byol_jax.cli.open_run import open_run
+    from byol_jax.runs.reopen import open_run
 
     trained = open_run(options.run, options.which)
     dataset = open_images(

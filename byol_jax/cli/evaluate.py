@@ -135,9 +135,9 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax.cli.compiled import keep_compiled_programs
     from byol_jax.cli.images import open_labelled, say_late
     from byol_jax.cli.measures import measure
-    from byol_jax.cli.open_run import open_run
     from byol_jax.runs.environment import hide_credentials
     from byol_jax.runs.folder import run_paths
+    from byol_jax.runs.reopen import open_run
 
     for name, default in DEFAULTS.items():
         if getattr(options, name) is None:

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     """Writes the encoder's weights, or the learner's; prints the file's name, and on stderr what it takes."""
     import interop
     from byol_jax import encoder_variables
-    from byol_jax.cli.open_run import open_run
+    from byol_jax.runs.reopen import open_run
 
     opened = open_run(options.run, options.which)
     name, step = opened.config["network"]["name"], int(opened.state.step)

@@ -14,8 +14,6 @@ import numpy as np
 
 from byol_jax import augment, evaluate
 from byol_jax.cli.images import LabelledImages, features_of, pixels_of
-from byol_jax.cli.networks import starts_random
-from byol_jax.cli.open_run import Run
 from byol_jax.data import EvaluationImages, evaluation_images
 from byol_jax.data.ranges import to_unit
 from byol_jax.errors import DataError
@@ -24,8 +22,10 @@ from byol_jax.evaluate.linear import validation_rows
 from byol_jax.image_size import image_sides
 from byol_jax.runs.artifacts import START
 from byol_jax.runs.folder import run_paths
+from byol_jax.runs.network import starts_random
 from byol_jax.runs.pictures import channels_shown, neighbours_grid
 from byol_jax.runs.progress import progress_bar
+from byol_jax.runs.reopen import Run
 from byol_jax.types import TrainState
 
 __all__ = ["measure"]

@@ -13,12 +13,13 @@ import numpy as np
 import optax
 
 from byol_jax.byol import Learner, encoder_variables, make_learner
-from byol_jax.cli.networks import NamedNetwork, warn_of_layer
+from byol_jax.cli.networks import warn_of_layer
 from byol_jax.errors import HiddenLayerNotFoundError
 from byol_jax.hidden import OUTPUT, resolve_hidden_layer, top_level
 from byol_jax.image_size import image_sides
 from byol_jax.ops.precision import standard_promotion
 from byol_jax.recipe import DEFAULT, augmentations, mean_std
+from byol_jax.runs.network import NamedNetwork
 from byol_jax.types import Encoder, TrainState
 
 __all__ = ["NetworkAlone", "open_network", "summary"]

@@ -22,11 +22,12 @@ from byol_jax.cli.common import (
     reading_of,
 )
 from byol_jax.cli.join import join
-from byol_jax.cli.networks import NamedNetwork, check_network, find_network, warn_of_layer
+from byol_jax.cli.networks import check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.errors import ConfigurationError
 from byol_jax.parallel.launchers import Given, find_processes
 from byol_jax.recipe import DEFAULT, Recipe
+from byol_jax.runs.network import NamedNetwork
 
 if TYPE_CHECKING:
     from byol_jax.runs.probe import Probe

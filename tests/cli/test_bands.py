@@ -10,8 +10,8 @@ import skimage
 import tifffile
 from PIL import Image
 
-from byol_jax.cli.open_run import open_run
 from byol_jax.data import open_dataset
+from byol_jax.runs.reopen import open_run
 
 RECIPE = [
     "--network",

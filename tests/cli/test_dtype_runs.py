@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from byol_jax.cli.main import main
-from byol_jax.cli.open_run import open_run
 from byol_jax.nets.remat import KEEP_BARRIERS
+from byol_jax.runs.reopen import open_run
 from interop import load_state_dict
 
 NETWORK = ["--network", "small_cnn", "--channels", "1"]

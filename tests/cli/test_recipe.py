@@ -17,9 +17,9 @@ import pytest
 from byol_jax import ConfigurationError, make_learner, nets, presets, recipe
 from byol_jax.cli.common import add_channels, add_network
 from byol_jax.cli.import_ import _size_by_weights
-from byol_jax.cli.networks import NETWORKS, encoder_from, network_from
 from byol_jax.cli.parsing import Parser
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
+from byol_jax.runs.network import NETWORKS, encoder_from, network_from
 
 
 def _recipe(*words):

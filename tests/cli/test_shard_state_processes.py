@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from training_processes import alone, finish, said, together, wait_for_step
 
-from byol_jax.cli.open_run import open_run
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.reopen import open_run
 from byol_jax.tree import leaf_names
 
 WIDE = ("--projection-size", 64, "--projection-hidden-size", 256)

@@ -11,9 +11,9 @@ from PIL import Image
 import byol_jax
 from byol_jax.cli.export import describe_input
 from byol_jax.cli.main import main
-from byol_jax.cli.open_run import open_run
 from byol_jax.data import Loader, open_dataset
 from byol_jax.runs.metrics import read_metrics
+from byol_jax.runs.reopen import open_run
 from byol_jax.views import unit_range
 
 RECIPE = ["--network", "small_cnn", "--channels", "1", "--image-size", "16", "--batch-size", "8", "--augment", "none"]

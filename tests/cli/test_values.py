@@ -10,6 +10,7 @@ from byol_jax import ConfigurationError
 from byol_jax.cli import common, embed, values
 from byol_jax.cli.parsing import Parser, wrong_words
 from byol_jax.data import arrays, fit
+from byol_jax.runs import reopen
 from byol_jax.runs.config import encode_config
 
 
@@ -115,7 +116,8 @@ def test_words_are_read_or_refused_and_nothing_else(words):
         assert options.data in words
 
 
-def test_the_words_of_options_are_those_of_the_data():
-    """The command line has them a second time, so that its help loads neither Pillow nor NumPy."""
+def test_the_words_of_options_are_those_of_the_library():
+    """The command line has them a second time, so that its help loads neither Pillow, NumPy nor JAX."""
     assert tuple(fit.FITS) == common.FITS
     assert arrays.LAYOUTS == common.LAYOUTS
+    assert reopen.READING == common.READING

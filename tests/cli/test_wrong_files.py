@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from byol_jax import checkpoint, make_learner
-from byol_jax.cli.networks import encoder_from
 from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config
+from byol_jax.runs.network import encoder_from
 
 TINY = ["--network", "small_cnn", "--image-size", "16", "--batch-size", "8", "--steps", "3", "--projection-size", "8"]
 TINY += ["--projection-hidden-size", "16", "--augment", "none", "--out", "new"]

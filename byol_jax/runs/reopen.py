@@ -1,4 +1,4 @@
-"""A run's folder as the other sub-commands see it: the learner as it was trained, and its newest intact state."""
+"""A run's folder, opened again: the learner as it was trained, and its newest intact state."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,16 +9,18 @@ import jax
 
 from byol_jax import checkpoint, recipe
 from byol_jax.byol import Learner, make_learner
-from byol_jax.cli.common import READING
-from byol_jax.cli.networks import encoder_from
 from byol_jax.data import Dataset
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.config import read_config
 from byol_jax.runs.folder import run_paths
+from byol_jax.runs.network import encoder_from
 from byol_jax.runs.value_range import check_dtype
 from byol_jax.types import Encoder, TrainState
 
-__all__ = ["Run", "open_run"]
+__all__ = ["READING", "Run", "open_run"]
+
+READING = ("bands", "tiff_axes", "dicom_rescale")
+"""Keys of config.json that say how image files are read, where anybody said it."""
 
 
 class Run(NamedTuple):
