@@ -20,11 +20,11 @@ from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.recipe import DEFAULT
 from byol_jax.report.curves import Reference, line_chart
 from byol_jax.report.page import document, evaluation_section, facts_section, number, scale
+from byol_jax.runs.collapse_watch import CollapseWatch, likely_causes
 from byol_jax.runs.folder import run_paths
 from byol_jax.runs.health import EVALUATION_SPREAD, SETTLED_STEPS
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.runs.probe import PROBE_KNN, PROBE_LINEAR
-from byol_jax.runs.verdict import CollapseWatch, likely_causes
 from byol_jax.tree import flatten
 
 __all__ = ["write_report"]

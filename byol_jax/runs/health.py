@@ -7,7 +7,7 @@
 The spread that every step reports is that of training mode, where batch norm takes each batch's own mean and variance.
 It can look healthy while with the running statistics, which every use of the network takes, all images look alike.
 Measured beside the step, on one device of process 0; nothing of the training state is changed. The formulas are in
-metrics.py; a collapse that lasts is called so in verdict.py.
+metrics.py; a collapse that lasts is called so in collapse_watch.py.
 """
 
 import math

@@ -15,13 +15,13 @@ from byol_jax.parallel.drivers import Step
 from byol_jax.parallel.placement import shard_in_place
 from byol_jax.runs import placement
 from byol_jax.runs.artifacts import ENCODER, export_encoder, keep_network
+from byol_jax.runs.collapse_watch import CollapseWatch, likely_causes
 from byol_jax.runs.config import update_config
 from byol_jax.runs.health import HEALTH_EVERY, is_due, local_state, warning
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
 from byol_jax.runs.source import LISTED
 from byol_jax.runs.stop import stop_on_signals
 from byol_jax.runs.tally import STEPS_AHEAD, Divergence, Tally
-from byol_jax.runs.verdict import CollapseWatch, likely_causes
 from byol_jax.train.measures import Measures
 from byol_jax.train.program import Plan
 from byol_jax.types import TrainState

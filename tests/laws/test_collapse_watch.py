@@ -9,7 +9,7 @@ import pytest
 from byol_jax import evaluate, report
 from byol_jax.evaluate.collapse import HEALTHY_FRACTION
 from byol_jax.presets import known
-from byol_jax.runs.verdict import PERSISTENT_STEPS, CollapseWatch, likely_causes
+from byol_jax.runs.collapse_watch import PERSISTENT_STEPS, CollapseWatch, likely_causes
 
 EVEN = 1 / 16
 LOW, HIGH = 0.9 * HEALTHY_FRACTION * EVEN, 1.1 * HEALTHY_FRACTION * EVEN
