@@ -1,7 +1,7 @@
 """`byol-jax evaluate RUN --data DIR`: what a run's features are worth, beside two controls that saw the same test.
 
-Here are the options, the table and JSON; what is measured is in measures.py. Nothing of the run's folder is changed but
-`evaluation.json`, `neighbours.png` and `report.html`.
+Here are the options, the table and JSON; what is measured is in cli/protocols.py. Nothing of the run's folder is changed
+but `evaluation.json`, `neighbours.png` and `report.html`.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     from byol_jax import disk, report
     from byol_jax.cli.compiled import keep_compiled_programs
     from byol_jax.cli.images import open_labelled, say_late
-    from byol_jax.cli.measures import measure
+    from byol_jax.cli.protocols import measure
     from byol_jax.runs.environment import hide_credentials
     from byol_jax.runs.folder import run_paths
     from byol_jax.runs.reopen import open_run
