@@ -1,1 +1,1 @@
-"""The command line `byol-jax`: one file a sub-command, `main.py` above them all."""
+"""The command line `byol-jax`: sub-commands in commands/, `main.py` above them, beside it what they share."""

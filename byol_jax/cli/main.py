@@ -1,7 +1,7 @@
 """`byol-jax`: finds the sub-command, reads its options, runs it. Imports nothing heavy.
 
-A sub-command is a module with `USAGE`, `add_arguments(parser)`, `check(options) -> list[str]` (what is wrong with the
-options together, before anything heavy is imported) and `run(options) -> int`.
+A sub-command is a module in commands/ with `USAGE`, `add_arguments(parser)`, `check(options) -> list[str]` (what is
+wrong with the options together, before anything heavy is imported) and `run(options) -> int`.
 """
 
 import importlib
@@ -103,4 +103,4 @@ def _keep_line_breaks(prog: str):
 
 def _module(name: str) -> ModuleType:
     """The sub-command's own file; `import` is a word of Python's, so its file ends in an underscore."""
-    return importlib.import_module(f"byol_jax.cli.{name}{'_' if name == 'import' else ''}")
+    return importlib.import_module(f"byol_jax.cli.commands.{name}{'_' if name == 'import' else ''}")

@@ -1,7 +1,7 @@
 """What `byol-jax evaluate` measures: the protocols asked for, on a run's network and on its controls.
 
 The controls are the images' own pixels, and the network as it was before it was trained. Options and the table are in
-cli/evaluate.py, the protocols in evaluate/.
+cli/commands/evaluate.py, the protocols in evaluate/.
 """
 
 import argparse

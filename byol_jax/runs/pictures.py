@@ -1,7 +1,8 @@
 """What a person looks at: `views.png`, images beside their two views, which the network is asked to call the same, and
 `neighbours.png`, images beside those that it finds alike.
 
-Draws arrays with Pillow. Which images: artifacts.py, cli/preview.py and cli/protocols.py; curves: report/curves.py.
+Draws arrays with Pillow. Which images: artifacts.py, cli/commands/preview.py and cli/protocols.py; curves:
+report/curves.py.
 """
 
 import io

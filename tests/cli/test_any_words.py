@@ -83,7 +83,7 @@ VALUES = st.one_of(*(st.sampled_from(words) for words in (NUMBERS, NAMES, CHOICE
 
 def options_of(name):
     """Every option of a sub-command but --debug, which asks for a traceback."""
-    command = importlib.import_module(f"byol_jax.cli.{name}{'_' if name == 'import' else ''}")
+    command = importlib.import_module(f"byol_jax.cli.commands.{name}{'_' if name == 'import' else ''}")
     parser = Parser(name, command.USAGE, "")
     command.add_arguments(parser)
     return [option for action in parser._actions for option in action.option_strings if option != "--debug"]
@@ -144,7 +144,7 @@ def harmless(files, monkeypatch):
     monkeypatch.setattr("byol_jax.parallel.processes.connect", lambda *_, **__: None)
     monkeypatch.setattr("byol_jax.train.train_recipe", lambda *_, **__: None)
     for name in LONG_WORDS[1:]:
-        monkeypatch.setattr(f"byol_jax.cli.{name}.run", lambda options: 0)
+        monkeypatch.setattr(f"byol_jax.cli.commands.{name}.run", lambda options: 0)
     return files
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from byol_jax.cli import bench
+from byol_jax.cli.commands import bench
 from byol_jax.cli.main import main
 
 

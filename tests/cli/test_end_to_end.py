@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from two_classes import write_two_classes
 
-from byol_jax.cli.evaluate import _print_table
+from byol_jax.cli.commands.evaluate import _print_table
 from byol_jax.cli.main import main
 from byol_jax.data import evaluation_images, open_dataset
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.cli.embed import Written, has_labels
+from byol_jax.cli.commands.embed import Written, has_labels
 from byol_jax.cli.images import feature_batches, features_of, open_labelled, open_training_images, pixels_of
 from byol_jax.data import open_dataset
 

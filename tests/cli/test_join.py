@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from byol_jax import ConfigurationError, parallel
-from byol_jax.cli import train
+from byol_jax.cli.commands import train
 from byol_jax.cli.join import join
 from byol_jax.cli.main import main
 from byol_jax.cli.parsing import Parser

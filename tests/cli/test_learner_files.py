@@ -12,7 +12,7 @@ from torch import nn
 
 import interop
 from byol_jax import ConfigurationError, checkpoint, make_learner
-from byol_jax.cli.export import LAYOUTS
+from byol_jax.cli.commands.export import LAYOUTS
 from byol_jax.recipe import from_json, learner_arguments
 from byol_jax.runs.config import encode_config
 from byol_jax.runs.network import encoder_from

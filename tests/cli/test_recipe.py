@@ -15,8 +15,8 @@ import optax
 import pytest
 
 from byol_jax import ConfigurationError, make_learner, nets, presets, recipe
+from byol_jax.cli.commands.import_ import _size_by_weights
 from byol_jax.cli.common import add_channels, add_network
-from byol_jax.cli.import_ import _size_by_weights
 from byol_jax.cli.parsing import Parser
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
 from byol_jax.runs.network import NETWORKS, encoder_from, network_from

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import byol_jax
-from byol_jax.cli.export import describe_input
+from byol_jax.cli.commands.export import describe_input
 from byol_jax.cli.main import main
 from byol_jax.data import Loader, open_dataset
 from byol_jax.runs.metrics import read_metrics

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byol_jax import ConfigurationError
-from byol_jax.cli import common, embed, values
+from byol_jax.cli import common, values
+from byol_jax.cli.commands import embed
 from byol_jax.cli.parsing import Parser, wrong_words
 from byol_jax.data import arrays, fit
 from byol_jax.runs import reopen

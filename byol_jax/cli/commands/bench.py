@@ -10,7 +10,7 @@ from byol_jax.cli import values
 __all__ = ["USAGE", "add_arguments", "check", "run"]
 
 USAGE = "[--out DIR] [-- OPTIONS OF benchmarks/step.py] | compare DIR DIR"
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 SCRIPT = Path("benchmarks") / "step.py"
 COMPARE = "compare"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byol_jax.cli import values
+from byol_jax.cli.commands.export import add_layout, check_layout
 from byol_jax.cli.common import add_choice, add_output, add_which, check_output, folder_for
-from byol_jax.cli.export import add_layout, check_layout
 from byol_jax.cli.networks import network_name
 from byol_jax.errors import ConfigurationError, StateDictMismatchError
 from byol_jax.runs.network import NETWORKS, SMALL_IMAGES, encoder_from, network_from

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 
 from byol_jax.cli import values
+from byol_jax.cli.commands.export import WRITABLE_WEIGHTS
 from byol_jax.cli.common import add_choice, check_output, folder_for
-from byol_jax.cli.export import WRITABLE_WEIGHTS
 from byol_jax.errors import one_line
 
 __all__ = ["USAGE", "add_arguments", "check", "run"]

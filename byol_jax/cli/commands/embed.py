@@ -1,7 +1,7 @@
 """`byol-jax embed RUN --data DIR --out FILE`: features of images, for search, clustering or classifiers.
 
 With `--network` instead of RUN: the features of a network that wasn't trained here. Rows are written as they come
-(row_files.py), so memory doesn't grow with their number.
+(cli/row_files.py), so memory doesn't grow with their number.
 """
 
 import argparse
