@@ -1,8 +1,8 @@
 """Which processes train together: those that were named, or those that something started beside this one.
 
-`byol-jax train` and `parallel.initialize` both ask here. Read are variables that SLURM, Open MPI, TPU pods and Kubernetes
-set, and on a TPU machine its metadata server. How the processes meet is left to jax.distributed, which knows the same
-four: see processes.py.
+`byol-jax train` and `parallel.initialize` both ask here. Read are variables that SLURM, Open MPI, TPU pods and
+Kubernetes set, and on a TPU machine its metadata server. How the processes meet is left to jax.distributed, which knows
+the same four: see processes.py.
 """
 
 import contextlib

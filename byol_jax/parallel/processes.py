@@ -31,9 +31,9 @@ __all__ = ["agreement", "check_same", "connect", "initialize", "is_writer", "wai
 TIMEOUT_SECONDS, WAIT_SECONDS = 60, 300
 
 NOBODY = (
-    "no other processes found to join, so this one is alone: SLURM, Open MPI, a TPU pod and an indexed Kubernetes job are"
-    " looked for; join others by num_processes, process_id and coordinator_address, or say by num_processes=1 that there"
-    " are none"
+    "no other processes found to join, so this one is alone: SLURM, Open MPI, a TPU pod and an indexed Kubernetes job"
+    " are looked for; join others by num_processes, process_id and coordinator_address, or say by num_processes=1 that"
+    " there are none"
 )
 
 

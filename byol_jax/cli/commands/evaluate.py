@@ -1,7 +1,7 @@
 """`byol-jax evaluate RUN --data DIR`: what a run's features are worth, beside two controls that saw the same test.
 
-Here are the options, the table and JSON; what is measured is in cli/protocols.py. Nothing of the run's folder is changed
-but `evaluation.json`, `neighbours.png` and `report.html`.
+Here are the options, the table and JSON; what is measured is in cli/protocols.py. Nothing of the run's folder is
+changed but `evaluation.json`, `neighbours.png` and `report.html`.
 """
 
 import argparse
