@@ -21,11 +21,9 @@ from byol_jax.cli.common import (
     check_folder,
     reading_of,
 )
-from byol_jax.cli.join import join
+from byol_jax.cli.join import add_processes, check_processes, join
 from byol_jax.cli.networks import check_network, find_network, warn_of_layer
 from byol_jax.cli.recipe_options import add_preset, add_recipe, check_recipe, recipe_from
-from byol_jax.errors import ConfigurationError
-from byol_jax.parallel.launchers import Given, find_processes
 from byol_jax.recipe import DEFAULT, Recipe
 from byol_jax.runs.network import NamedNetwork
 
@@ -94,17 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep few activations and compute the others again for the gradient: less memory, a quarter more work",
     )
     add_recipe(parser)
-    processes = parser.add_argument_group(
-        "several processes (the same command in each, but for --process-id; found without these where srun, mpirun of"
-        " Open MPI 4, a TPU pod or an indexed Kubernetes job starts them)"
-    )
-    processes.add_argument(
-        "--num-processes", type=positive, metavar="N", help="how many processes train together; 1: this one, alone"
-    )
-    processes.add_argument("--process-id", type=whole, metavar="I", help="this process's number, from 0")
-    processes.add_argument(
-        "--coordinator-address", type=_address, metavar="A", help="host:port of process 0, which all can reach"
-    )
+    add_processes(parser)
 
 
 def _add_watching(group: argparse._ArgumentGroup) -> None:
@@ -144,7 +132,7 @@ def check(options: argparse.Namespace) -> list[str]:
         problems.append("--batch-size 1: batch norm has nothing to compare, give 2 or more")
     problems += _check_parts(options.accumulate, recipe.batch_size) + _check_probe(options)
     problems += check_network(options, network=recipe.network) + check_data(options.data, options)
-    return problems + check_recipe(options, recipe) + _check_processes(options, recipe.batch_size)
+    return problems + check_recipe(options, recipe) + check_processes(options, recipe.batch_size)
 
 
 def _check_parts(parts: int, batch_size: int) -> list[str]:
@@ -362,33 +350,3 @@ def _keep_stdout_for_results() -> None:
     results = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(results, "w", encoding=sys.stdout.encoding)
-
-
-def _check_processes(options: argparse.Namespace, batch_size: int) -> list[str]:
-    """What is wrong with them; who trains together becomes `options.processes`, so that it is looked for once."""
-    given = Given(options.num_processes, options.process_id, options.coordinator_address)
-    try:
-        options.processes = find_processes(given, os.environ, spell=_as_option)
-    except ConfigurationError as error:
-        return [str(error), *_check_share(options.num_processes, batch_size, "--num-processes")]
-    count, started_by = options.processes.count, options.processes.found_by
-    found = f"the number of processes that {started_by} started," if started_by else "--num-processes"
-    return _check_share(count, batch_size, found)
-
-
-def _as_option(name: str, value: object = None) -> str:
-    """An argument of `parallel.initialize` as the command line has it."""
-    return f"--{name.replace('_', '-')}" + ("" if value is None else f" {value}")
-
-
-def _check_share(count: int | None, batch_size: int, of: str) -> list[str]:
-    if count is None or batch_size % count == 0:
-        return []
-    return [f"--batch-size {batch_size} must be a multiple of {of} {count}"]
-
-
-def _address(word: str) -> str:
-    host, _, port = word.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise argparse.ArgumentTypeError(f"{word!r} is not host:port, such as 10.0.0.1:1234")
-    return word
