@@ -26,6 +26,9 @@ OPEN_MPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
 """Where mpirun itself listens, by which jax.distributed finds process 0. Open MPI 5 no longer sets it: issue 14576 of
 jax-ml/jax."""
 
+OPEN_MPI_DEVICE = "OMPI_COMM_WORLD_LOCAL_RANK"
+"""JAX takes the GPU of this number too, but not with Open MPI 5, which it doesn't see: there each would take all."""
+
 JAX_ADDRESS, JAX_DEVICES = "JAX_COORDINATOR_ADDRESS", "JAX_LOCAL_DEVICE_IDS"
 """What jax.distributed takes before anything that a launcher says."""
 
@@ -53,6 +56,7 @@ class Launch(NamedTuple):
         has_address: whether jax.distributed finds out where process 0 is.
         all_devices: whether each takes all devices that it sees: it has a machine to itself, or is shown one GPU alone.
             JAX would take the one with the process's number on its machine. Not where JAX's own variable names some.
+        device: the one with the process's number on its machine, where JAX may not find it; None: JAX finds it.
         remark: what a person should know.
     """
 
@@ -61,6 +65,7 @@ class Launch(NamedTuple):
     number: int | None
     has_address: bool = True
     all_devices: bool = False
+    device: int | None = None
     remark: str = ""
 
 
@@ -70,7 +75,7 @@ class Processes(NamedTuple):
     Attributes:
         count, number, address: as for `parallel.initialize`.
         found_by: what started them, or this one alone; empty where what is given says it all, or nothing is known.
-        all_devices: as in `Launch`.
+        all_devices, device: as in `Launch`.
         remark: a line for a person; empty for none.
     """
 
@@ -79,6 +84,7 @@ class Processes(NamedTuple):
     address: str | None = None
     found_by: str = ""
     all_devices: bool = False
+    device: int | None = None
     remark: str = ""
 
 
@@ -133,7 +139,8 @@ def complete(given: Given, launch: Launch | None, *, spell: Callable[..., str] =
     if count == 1:
         return ALONE
     if None not in given:
-        return Processes(*given, all_devices=launch is not None and launch.all_devices)
+        whole = Processes(*given)
+        return whole if launch is None else whole._replace(all_devices=launch.all_devices, device=launch.device)
     if launch is not None:
         _check_numbers(launch, spell)
     if launch is None or launch.count == 1:
@@ -149,7 +156,7 @@ def complete(given: Given, launch: Launch | None, *, spell: Callable[..., str] =
         )
     count = launch.count if count is None else count
     number = launch.number if number is None else number
-    return Processes(count, number, address, launch.name, launch.all_devices)
+    return Processes(count, number, address, launch.name, launch.all_devices, launch.device)
 
 
 def _check_numbers(launch: Launch, spell: Callable[..., str]) -> None:
@@ -192,7 +199,7 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
     for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes):
         launch = look(environ)
         if launch is not None:
-            return launch._replace(all_devices=False) if environ.get(JAX_DEVICES) else launch
+            return launch._replace(all_devices=False, device=None) if environ.get(JAX_DEVICES) else launch
     return None
 
 
@@ -202,7 +209,8 @@ def _open_mpi(environ: Mapping[str, str]) -> Launch | None:
     count, number = (_integer(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "RANK"))
     all_devices = environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1" or _is_shown_one_gpu(environ)
     has_address = OPEN_MPI_ADDRESS in environ or bool(environ.get(JAX_ADDRESS))
-    return Launch("Open MPI", count, number, has_address=has_address, all_devices=all_devices)
+    device = _integer(environ, OPEN_MPI_DEVICE) if OPEN_MPI_DEVICE in environ else None
+    return Launch("Open MPI", count, number, has_address=has_address, all_devices=all_devices, device=device)
 
 
 def _slurm(environ: Mapping[str, str]) -> Launch | None:

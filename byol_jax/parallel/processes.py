@@ -62,7 +62,7 @@ def initialize(
         process_id: this one's number, 0 ≤ id < num_processes. Process 0 serves the address.
         coordinator_address: "host:port" that all can reach.
         all_devices: whether this process takes all GPUs that it sees. Where it doesn't, and SLURM or Open MPI started
-            it, JAX takes the one with the process's number on its machine. None: all where it has a machine to itself
+            it, it takes the one with the process's number on its machine. None: all where it has a machine to itself
             or sees one GPU alone.
         timeout_seconds: how long a silent process is believed to live, and how long one that has come to its end waits
             for the others'. JAX's own defaults are 100 and 300.
@@ -93,9 +93,7 @@ def initialize(
     connect(found, timeout_seconds=timeout_seconds, wait_seconds=wait_seconds)
 
 
-def connect(
-    processes: Processes, *, timeout_seconds: int = TIMEOUT_SECONDS, wait_seconds: int = WAIT_SECONDS
-) -> None:
+def connect(processes: Processes, *, timeout_seconds: int = TIMEOUT_SECONDS, wait_seconds: int = WAIT_SECONDS) -> None:
     """Waits for the others and joins them; `processes` are several. All else as `initialize`.
 
     Raises:
@@ -104,6 +102,7 @@ def connect(
     count, number, address, *_ = processes
     if address is not None:
         _check_address(address, serves=number == 0)
+    devices = [] if processes.all_devices else None if processes.device is None else [processes.device]
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _ctrl_c_at_once():
@@ -111,7 +110,7 @@ def connect(
                 address,
                 count,
                 number,
-                local_device_ids=[] if processes.all_devices else None,  # none named: none left out
+                local_device_ids=devices,  # none named: none left out
                 initialization_timeout=wait_seconds,
                 heartbeat_timeout_seconds=timeout_seconds,
                 shutdown_timeout_seconds=timeout_seconds,

@@ -168,7 +168,7 @@ def outcome(join_by: Callable[[Given], None], given: Given, asked: list[Any]) ->
         (STEP | {"CUDA_VISIBLE_DEVICES": "3"}, (None, 4, 0, [])),
         (STEP | {"SLURM_PROCID": "4"}, "refused"),
         (STEP | {"SLURM_NTASKS": "four"}, "refused"),
-        (open_mpi(1, 2, 61447), (None, 2, 1, None)),
+        (open_mpi(1, 2, 61447), (None, 2, 1, [1])),
         (open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, (None, 2, 1, [])),
         (OPEN_MPI_5, "refused"),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, (None, None, None, [])),
@@ -206,5 +206,3 @@ def test_a_process_takes_all_its_devices_or_leaves_it_to_jax(
     assert join(found, command="byol-jax train").startswith("process 0 of 1, started by SLURM; process 0 is at")
     assert told["given"] == (None, 2, 1)
     assert told["local_device_ids"] == ([] if all_devices else None)
-
-

@@ -39,16 +39,25 @@ def without(variables: dict[str, str], *names: str) -> dict[str, str]:
         (STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, Launch("SLURM", 4, 0)),
         (STEP | {"CUDA_VISIBLE_DEVICES": ""}, Launch("SLURM", 4, 0)),
         (STEP | {"CUDA_VISIBLE_DEVICES": "0"}, Launch("SLURM", 4, 0, all_devices=True)),
-        (open_mpi(1, 2, 61447) | {"CUDA_VISIBLE_DEVICES": "GPU-8a"}, Launch("Open MPI", 2, 1, all_devices=True)),
+        (
+            open_mpi(1, 2, 61447) | {"CUDA_VISIBLE_DEVICES": "GPU-8a"},
+            Launch("Open MPI", 2, 1, all_devices=True, device=1),
+        ),
         (without(STEP, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"), Launch("SLURM", 4, 0)),
         (STEP | {"SLURM_STEP_NUM_TASKS": "2"}, Launch("SLURM", 2, 0)),
         (slurm(0, 1, 61447), Launch("SLURM", 1, 0, all_devices=True)),
         (SHELL | {"SLURM_NTASKS": "1"}, Launch("SLURM", 1, 0, all_devices=True)),
         ({"SLURM_JOB_ID": "7"}, Launch("SLURM", 1, 0, all_devices=True)),
-        (open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
-        (open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Launch("Open MPI", 2, 1, all_devices=True)),
-        (without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri"), Launch("Open MPI", 2, 1, has_address=False)),
-        (STEP | open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1)),
+        (open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1, device=1)),
+        (
+            open_mpi(1, 2, 61447) | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"},
+            Launch("Open MPI", 2, 1, all_devices=True, device=1),
+        ),
+        (
+            without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri"),
+            Launch("Open MPI", 2, 1, has_address=False, device=1),
+        ),
+        (STEP | open_mpi(1, 2, 61447), Launch("Open MPI", 2, 1, device=1)),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, Launch("a TPU pod", None, None, all_devices=True)),
         ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, Launch("a TPU pod", None, None, all_devices=True)),
         (
@@ -189,6 +198,7 @@ def test_what_jax_is_told_by_its_own_variables_stands() -> None:
     assert find_processes(Given(2, 1, "b:1"), told) == Processes(2, 1, "b:1")
     version_5 = without(open_mpi(1, 2, 61447), "OMPI_MCA_orte_hnp_uri")
     assert find_processes(Given(), version_5 | told) == Processes(2, 1, None, "Open MPI")
+    assert find_processes(Given(None, None, ADDRESS), version_5) == Processes(2, 1, ADDRESS, "Open MPI", device=1)
 
 
 @pytest.mark.parametrize(
