@@ -89,6 +89,17 @@ def export_encoder(path: Path, encoder: Encoder, variables: Variables, *, say: C
     interop.save_state_dict(path, state_dict)
 
 
+def torch_difference(encoder: Encoder) -> str | None:
+    """What a torch network of the same names computes otherwise; None for nothing, or nothing that is known."""
+    if encoder.facts.padding in (None, "torch"):
+        return None
+    return (
+        "the network pads as TensorFlow does, torchvision's of the same names doesn't: unless an image's sides are 1"
+        " more than a multiple of 32, its features differ by a fifth or more; docs/recipes.md, The paper's recipe, has"
+        " what to put in front of its layers"
+    )
+
+
 def picture_views(path: Path, source: Any, learner_options: dict[str, Any], image_size: Any, key: jax.Array) -> None:
     """views.png: the first images and their two views, drawn as the first step would draw them."""
     if not isinstance(source, Dataset) or len(source.image_shape) != 3 or not parallel.is_writer():

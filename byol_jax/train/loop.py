@@ -14,7 +14,7 @@ from byol_jax.nets.remat import KEEP_BARRIERS
 from byol_jax.parallel.drivers import Step
 from byol_jax.parallel.placement import shard_in_place
 from byol_jax.runs import placement
-from byol_jax.runs.artifacts import ENCODER, export_encoder, keep_network
+from byol_jax.runs.artifacts import ENCODER, export_encoder, keep_network, torch_difference
 from byol_jax.runs.collapse_watch import CollapseWatch, likely_causes
 from byol_jax.runs.config import update_config
 from byol_jax.runs.health import HEALTH_EVERY, is_due, local_state, warning
@@ -242,6 +242,8 @@ def _finish(plan: Plan, state: TrainState) -> None:
         evaluated = plan.learner.evaluation_state(parallel.gather(here))
         export_encoder(plan.paths.exported / ENCODER, plan.encoder, encoder_variables(evaluated), say=plan.log.say)
         report.write_report(plan.paths.root)
+        if (difference := torch_difference(plan.encoder)) is not None:
+            plan.log.warn(f"of the weights in {plan.paths.exported}: {difference}")
         plan.log.say(
             f"done: {plan.source.total_steps} steps; weights in {plan.paths.exported}, report in {plan.paths.report}"
         )

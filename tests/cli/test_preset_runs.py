@@ -108,6 +108,9 @@ def test_imagenette_trains(photos, call, tmp_path):
     assert (learner["augment"], learner["moving_average_decay"]) == ("byol", 0.996)
     assert call("embed", run, "--data", photos, "--out", tmp_path / "features.npy").code == 0
     assert np.load(tmp_path / "features.npy").shape == (12, 512)
+    exported = call("export", run, "--out", tmp_path / "improved.pt")
+    assert exported.code == 0, exported.err
+    assert all("the network pads as TensorFlow does" in said.err for said in (answer, exported))
 
 
 @pytest.mark.slow

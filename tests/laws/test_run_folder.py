@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byol_jax import ConfigurationError, TrainState, checkpoint
+from byol_jax import ConfigurationError, TrainState, checkpoint, nets
+from byol_jax.runs.artifacts import torch_difference
 from byol_jax.runs.config import read_config
 from byol_jax.runs.environment import environment, hide_credentials
 from byol_jax.runs.folder import lock, prepare, run_paths
 from byol_jax.runs.metrics import append_metrics, read_metrics, truncate_metrics
+from byol_jax.types import EncoderFacts
 
 CONFIG = {
     "network": {"name": "resnet18", "num_classes": 1000},
@@ -298,3 +300,12 @@ def test_a_place_that_cannot_be_written(tmp_path):
         lock(tmp_path / "file/run"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "differs"), [({}, False), ({"padding": "torch"}, False), ({"padding": "same"}, True)]
+)
+def test_weights_for_a_network_that_pads_otherwise_are_said_to_be(options, differs):
+    encoder = nets.resnet((1,), width=8, **options)
+    assert (torch_difference(encoder) is not None) == differs
+    assert torch_difference(encoder._replace(facts=EncoderFacts())) is None

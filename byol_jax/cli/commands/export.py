@@ -60,10 +60,13 @@ def run(options: argparse.Namespace) -> int:
     """Writes the encoder's weights, or the learner's; prints the file's name, and on stderr what it takes."""
     import interop
     from byol_jax import encoder_variables
+    from byol_jax.runs.artifacts import torch_difference
     from byol_jax.runs.reopen import open_run
 
     opened = open_run(options.run, options.which)
     name, step = opened.config["network"]["name"], int(opened.state.step)
+    if (difference := torch_difference(opened.encoder)) is not None:
+        print(f"warning: {difference}", file=sys.stderr)
     if options.layout is not None:
         with folder_for(options.out):
             interop.save_byol_checkpoint(options.out, opened.state, layout=options.layout)
