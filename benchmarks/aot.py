@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.command import command_line, run_command
-from benchmarks.contenders import workload_learner
-from benchmarks.flops import step_flops, taps_inside
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import describe
-from benchmarks.workloads import RESNET_18, RESNET_50, Resnet, Workload
+from benchmarks.harness.command import command_line, run_command
+from benchmarks.harness.contenders import workload_learner
+from benchmarks.harness.flops import step_flops, taps_inside
+from benchmarks.harness.folder import check_new, write_results
+from benchmarks.harness.machine import describe
+from benchmarks.harness.workloads import RESNET_18, RESNET_50, Resnet, Workload
 from byol_jax import presets
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser

@@ -19,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import Contender, jax_device
-from benchmarks.machine import available_cores
-from benchmarks.rates import add_turns, measure_rates, read, report
-from benchmarks.table import rate_table
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import Contender, jax_device
+from benchmarks.harness.machine import available_cores
+from benchmarks.harness.rates import add_turns, measure_rates, read, report
+from benchmarks.harness.table import rate_table
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 

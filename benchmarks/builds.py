@@ -19,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.machine import ROOT, available_cores, describe
-from benchmarks.rates import add_turns, read, report
-from benchmarks.summary import order, ratio, summarise
-from benchmarks.table import markdown
+from benchmarks.harness.command import run_command
+from benchmarks.harness.machine import ROOT, available_cores, describe
+from benchmarks.harness.rates import add_turns, read, report
+from benchmarks.harness.summary import order, ratio, summarise
+from benchmarks.harness.table import markdown
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
@@ -121,7 +121,7 @@ def _measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _start(checkout: Path, job: dict[str, Any]) -> subprocess.Popen:
-    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "one_build.py"), json.dumps(job)]
+    command = [sys.executable, "-P", str(ROOT / "benchmarks" / "harness" / "one_build.py"), json.dumps(job)]
     surroundings = os.environ | {"PYTHONPATH": str(checkout), "JAX_ENABLE_COMPILATION_CACHE": "false"} | KEEP_MEMORY
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=checkout, env=surroundings, **pipes)

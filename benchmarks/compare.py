@@ -11,10 +11,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import CONTENDERS
-from benchmarks.summary import ratio, summarise
-from benchmarks.table import NAMES, flat, markdown
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import CONTENDERS
+from benchmarks.harness.summary import ratio, summarise
+from benchmarks.harness.table import NAMES, flat, markdown
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 

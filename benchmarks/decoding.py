@@ -23,12 +23,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import Contender
-from benchmarks.machine import available_cores
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import Contender
+from benchmarks.harness.machine import available_cores
+from benchmarks.harness.rates import measure_rates, report
+from benchmarks.harness.table import rate_table
 from benchmarks.pipeline import QUALITY, SIZE, Files, read_passes, write_photos
-from benchmarks.rates import measure_rates, report
-from benchmarks.table import rate_table
 
 __all__ = ["CONTENDERS", "available", "build", "main"]
 

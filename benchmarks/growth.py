@@ -19,12 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import Contender, jax_device, workload_learner
-from benchmarks.rates import add_turns, measure_rates, read, report
-from benchmarks.summary import summarise
-from benchmarks.table import flat, markdown
-from benchmarks.workloads import Resnet, Workload
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import Contender, jax_device, workload_learner
+from benchmarks.harness.rates import add_turns, measure_rates, read, report
+from benchmarks.harness.summary import summarise
+from benchmarks.harness.table import flat, markdown
+from benchmarks.harness.workloads import Resnet, Workload
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.report.curves import STYLE, line_chart

@@ -30,10 +30,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import command_line, run_command
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import ROOT, available_cores, describe
-from benchmarks.table import machine_line, markdown
+from benchmarks.harness.command import command_line, run_command
+from benchmarks.harness.folder import check_new, write_results
+from benchmarks.harness.machine import ROOT, available_cores, describe
+from benchmarks.harness.table import machine_line, markdown
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 
@@ -130,7 +130,7 @@ def open_once(place: str | None, kept: str = "", image_size: int = 1, workers: i
 
     With None nothing is opened: what the imports take.
     """
-    from benchmarks.worker import peak_memory_bytes
+    from benchmarks.harness.worker import peak_memory_bytes
     from byol_jax.data import Loader, open_dataset
     from byol_jax.data.file_list import list_images
     from byol_jax.data.shards.find import find_shards

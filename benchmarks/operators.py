@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import build_module, jax_step
-from benchmarks.table import markdown
-from benchmarks.workloads import WORKLOADS, Resnet
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import build_module, jax_step
+from benchmarks.harness.table import markdown
+from benchmarks.harness.workloads import WORKLOADS, Resnet
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 

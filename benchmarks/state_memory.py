@@ -17,8 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
 from benchmarks.aot import collectives
-from benchmarks.command import run_command
-from benchmarks.table import markdown
+from benchmarks.harness.command import run_command
+from benchmarks.harness.table import markdown
 from byol_jax.cli.parsing import Parser
 
 __all__ = ["COUNTS", "compiled_rows", "main", "state_rows"]

@@ -3,8 +3,8 @@
     python benchmarks/step.py            or: make bench, or: byol-jax bench
 
 Contenders: byol_jax, with a traced torch module and, for ResNets, with its own network; byol-pytorch, eager (NCHW, as
-in its README), in channels_last, and compiled by torch. `workloads.py` has the equal work, `coordinator.py` how they
-alternate. The floor is `flops.py` over a measured matrix-multiply peak.
+in its README), in channels_last, and compiled by torch. In `harness/`, `workloads.py` has the equal work and
+`coordinator.py` how they alternate. The floor is `flops.py` over a measured matrix-multiply peak.
 Writes a folder with command.txt, machine.json, raw.json (seconds of every step) and table.md, and prints the table.
 """
 
@@ -19,14 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
-from benchmarks.command import run_command
-from benchmarks.contenders import CONTENDERS, PEAKS, available
-from benchmarks.coordinator import measure
-from benchmarks.flops import counted_flops, step_flops, taps_inside, taps_with_padding
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import ROOT, available_cores, describe
-from benchmarks.table import heading, machine_line, workload_table
-from benchmarks.workloads import QUICK, WORKLOADS, Resnet, Workload
+from benchmarks.harness.command import run_command
+from benchmarks.harness.contenders import CONTENDERS, PEAKS, available
+from benchmarks.harness.coordinator import measure
+from benchmarks.harness.flops import counted_flops, step_flops, taps_inside, taps_with_padding
+from benchmarks.harness.folder import check_new, write_results
+from benchmarks.harness.machine import ROOT, available_cores, describe
+from benchmarks.harness.table import heading, machine_line, workload_table
+from benchmarks.harness.workloads import QUICK, WORKLOADS, Resnet, Workload
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError

@@ -29,7 +29,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.machine import ROOT, available_cores, describe
+from benchmarks.harness.machine import ROOT, available_cores, describe
 from benchmarks.zoo import BATCH, LIMIT, SMALLEST_SHARE, measure, verified_types
 from benchmarks.zoo_rows import ROWS, Row, build, row_named
 from benchmarks.zoo_table import page

@@ -150,9 +150,9 @@ def small_grey() -> Preset:
 
 
 _RESNET_50_224, _RESNET_18_128, _SMALL_CNN_28 = 62.85e9, 8.275e9, 38.1e6
-"""Operations for an image in a step: of ResNets in closed form (benchmarks/flops.py), without those for a padding's
-zeros, and with the 1 × 1 convolution of 64 channels that a ResNet-18's first block has by `shortcut="always"`: 0.067e9;
-of the small network as XLA counts them, element-wise ones included."""
+"""Operations for an image in a step: of ResNets in closed form (benchmarks/harness/flops.py), without those for a
+padding's zeros, and with the 1 × 1 convolution of 64 channels that a ResNet-18's first block has by
+`shortcut="always"`: 0.067e9; of the small network as XLA counts them, element-wise ones included."""
 
 
 class Known(NamedTuple):

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.command import run_command
-from benchmarks.machine import ROOT
+from benchmarks.harness.command import run_command
+from benchmarks.harness.machine import ROOT
 from benchmarks.proof.data import open_images
 from benchmarks.proof.items import SCALES, Item, chosen, of_scale
 from benchmarks.proof.page import page, plots

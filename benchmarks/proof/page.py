@@ -7,11 +7,11 @@ of those that there are.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.table import markdown
 from benchmarks.proof.ablations import VARIANTS
 from benchmarks.proof.chart import curve_chart, dot_chart, sheet
 from benchmarks.proof.items import EXPERIMENTS, LIMIT, RACES, SEEDS, SIDES, Item
 from benchmarks.proof.measure import PROTOCOL
-from benchmarks.table import markdown
 
 __all__ = ["direction", "page", "plots", "told"]
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.contenders import Stopwatch
-from benchmarks.machine import available_cores
+from benchmarks.harness.contenders import Stopwatch
+from benchmarks.harness.machine import available_cores
 from benchmarks.proof.data import Images, rgb
 from benchmarks.proof.measure import accuracies
 from byol_jax.data.order import batches_from

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.machine import ROOT, describe
+from benchmarks.harness.machine import ROOT, describe
 from benchmarks.proof.items import Item, facts
 from byol_jax.disk import write_atomically
 from byol_jax.errors import ConfigurationError, DataError

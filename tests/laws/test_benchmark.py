@@ -17,14 +17,14 @@ import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from benchmarks import augmentation, compare, decoding, growth, listing, operators, pipeline, precision
-from benchmarks.contenders import CONTENDERS, PEAKS, available, jax_step
-from benchmarks.coordinator import measure
-from benchmarks.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
-from benchmarks.machine import describe
+from benchmarks.harness.contenders import CONTENDERS, PEAKS, available, jax_step
+from benchmarks.harness.coordinator import measure
+from benchmarks.harness.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
+from benchmarks.harness.machine import describe
+from benchmarks.harness.summary import Summary, order, ratio, summarise
+from benchmarks.harness.table import workload_table
+from benchmarks.harness.workloads import QUICK, WORKLOADS, Resnet, from_json
 from benchmarks.step import main
-from benchmarks.summary import Summary, order, ratio, summarise
-from benchmarks.table import workload_table
-from benchmarks.workloads import QUICK, WORKLOADS, Resnet, from_json
 from byol_jax import nets
 from byol_jax.ops import conv
 from tests.source_code import ROOT
@@ -113,7 +113,9 @@ def test_only_resnets_are_run_in_their_native_form():
     assert available(["byol_jax", "traced"], WORKLOADS["convnext_atto"]) == ["traced"]
 
 
-@pytest.mark.parametrize("name", ["flops", "listing", "operators", "summary", "machine"])
+@pytest.mark.parametrize(
+    "name", ["listing", "operators", *(f"harness.{name}" for name in ("command", "flops", "machine", "summary"))]
+)
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert results.attempted > 0

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from benchmarks import deep_images, multichannel
+from benchmarks import multichannel
+from benchmarks.harness import deep_images
 from byol_jax.data import open_dataset
 
 

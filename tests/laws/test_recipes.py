@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import byol_jax
-from benchmarks.flops import step_flops, taps_inside
-from benchmarks.workloads import RESNET_18, RESNET_50, WORKLOADS
+from benchmarks.harness.flops import step_flops, taps_inside
+from benchmarks.harness.workloads import RESNET_18, RESNET_50, WORKLOADS
 from byol_jax import optim, presets, recipe, schedules
 from byol_jax.recipe import DEFAULT
 

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
+from benchmarks.harness.table import markdown
 from benchmarks.state_memory import state_rows
-from benchmarks.table import markdown
 from byol_jax import TrainState, accumulate, lars, parallel, with_batchnorm_groups, with_online_probe
 from byol_jax.ops.rows import cond_in_rows
 from byol_jax.tree import leaf_names

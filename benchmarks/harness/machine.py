@@ -13,7 +13,7 @@ __all__ = ["ROOT", "available_cores", "describe"]
 PACKAGES = ("byol-jax", "jax", "jaxlib", "optax", "numpy", "torch", "torchvision", "byol-pytorch")
 PACKAGES += ("pillow", "lightly")
 VARIABLES = ("XLA_FLAGS", "LD_PRELOAD", "GLIBC_TUNABLES", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "KMP_BLOCKTIME")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, PEAKS
-from benchmarks.summary import Summary, ratio, summarise
+from benchmarks.harness.contenders import CONTENDERS, PEAKS
+from benchmarks.harness.summary import Summary, ratio, summarise
 
 __all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "rate_table", "workload_table"]
 

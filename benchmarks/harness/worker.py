@@ -1,7 +1,7 @@
 """One contender alone in a process: built, warmed up, then run for as many steps as each line on stdin says.
 
-    python -m benchmarks.worker '{"builder": "benchmarks.contenders", "contender": "eager", "job": {...}, "threads": 2,
-                                  "keep_memory": true}'
+    python -m benchmarks.harness.worker '{"builder": "benchmarks.harness.contenders", "contender": "eager",
+                                          "job": {...}, "threads": 2, "keep_memory": true}'
 
 Each answer is a line of JSON: one when the contender is ready, then for each line on stdin the seconds of its steps,
 and at the end of the input the peak memory and the contender's facts. Everything else that prints goes to stderr.

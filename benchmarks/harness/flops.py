@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from benchmarks.contenders import build_module
-from benchmarks.workloads import Resnet, Workload
+from benchmarks.harness.contenders import build_module
+from benchmarks.harness.workloads import Resnet, Workload
 
 __all__ = ["Convolution", "convolutions", "counted_flops", "step_flops", "taps_inside", "taps_with_padding"]
 
@@ -43,7 +43,7 @@ def step_flops(workload: Workload, taps: Taps) -> int:
     times what one forward pass needs. `taps` is one of the two below.
 
     Example:
-        >>> from benchmarks.workloads import WORKLOADS
+        >>> from benchmarks.harness.workloads import WORKLOADS
         >>> step_flops(WORKLOADS["resnet50"], taps_inside) // 10**9
         160
     """

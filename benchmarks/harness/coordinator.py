@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import IO, Any, Protocol, cast
 
-from benchmarks.machine import ROOT
-from benchmarks.summary import order
+from benchmarks.harness.machine import ROOT
+from benchmarks.harness.summary import order
 from byol_jax.errors import ConfigurationError
 
 __all__ = ["Job", "measure"]
@@ -39,7 +39,7 @@ def measure(
     job: Job,
     names: Sequence[str],
     *,
-    builder: str = "benchmarks.contenders",
+    builder: str = "benchmarks.harness.contenders",
     rounds: int,
     chunk: int,
     threads: int,
@@ -88,7 +88,7 @@ def measure(
 @contextmanager
 def _worker(request: dict[str, Any], threads: int) -> Iterator[subprocess.Popen]:
     """A worker's process, ended on leaving."""
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(request)]
+    command = [sys.executable, "-m", "benchmarks.harness.worker", json.dumps(request)]
     surroundings = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share one GPU

@@ -10,7 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from benchmarks.workloads import LEARNING_RATE, Resnet, Workload, from_json
+from benchmarks.harness.workloads import LEARNING_RATE, Resnet, Workload, from_json
 
 __all__ = [
     "CONTENDERS",

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import command_line
-from benchmarks.coordinator import Job, measure
-from benchmarks.folder import check_new, write_results
-from benchmarks.machine import available_cores, describe
-from benchmarks.table import machine_line
+from benchmarks.harness.command import command_line
+from benchmarks.harness.coordinator import Job, measure
+from benchmarks.harness.folder import check_new, write_results
+from benchmarks.harness.machine import available_cores, describe
+from benchmarks.harness.table import machine_line
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 

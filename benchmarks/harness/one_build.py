@@ -1,6 +1,6 @@
 """A training step of one torch module by whatever byol_jax comes first on PYTHONPATH; `builds.py` is at the other end.
 
-    PYTHONPATH=CHECKOUT python -P benchmarks/one_build.py '{"library": "timm", "name": "convnext_atto", ...}'
+    PYTHONPATH=CHECKOUT python -P benchmarks/harness/one_build.py '{"library": "timm", "name": "convnext_atto", ...}'
 
 It imports nothing of this folder, and of byol_jax only the public calls, so that it runs with older versions. Answers
 are lines of JSON: one when the step is compiled, then for each line on stdin, a number of steps, their seconds.
