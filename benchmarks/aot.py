@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from benchmarks.harness.command import command_line, run_command
 from benchmarks.harness.contenders import workload_learner
 from benchmarks.harness.flops import step_flops, taps_inside
-from benchmarks.harness.folder import check_new, write_results
 from benchmarks.harness.machine import describe
+from benchmarks.harness.results_folder import check_new, write_results
 from benchmarks.harness.workloads import RESNET_18, RESNET_50, Resnet, Workload
 from byol_jax import presets
 from byol_jax.cli import values

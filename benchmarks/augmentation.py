@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device
 from benchmarks.harness.machine import available_cores
-from benchmarks.harness.rates import add_turns, measure_rates, read, report
-from benchmarks.harness.table import rate_table
+from benchmarks.harness.table import throughput_table
+from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 
@@ -71,7 +71,7 @@ def _options(words: list[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     names = SETS if options.set == "all" else [options.set]
     jobs = {name: Augmentation(name, options.image_size, options.batch_size) for name in names}
-    raw, machine = measure_rates(jobs, CONTENDERS, options, builder="benchmarks.augmentation")
+    raw, machine = measure_in_turns(jobs, CONTENDERS, options, builder="benchmarks.augmentation")
     facts = {"image_size": options.image_size, "batch_size": options.batch_size, "sets": raw}
     text = table(facts, time.strftime("%Y-%m-%d"))
     report(options, text, command=COMMAND, names=("set", "image_size", "batch_size"), raw=facts, machine=machine)
@@ -87,7 +87,7 @@ def table(facts: dict[str, Any], date: str) -> str:
         " minima / by medians."
     ]
     for name, results in facts["sets"].items():
-        parts += [f"## {SETS[name]}", rate_table(results, images=BATCHES * count, reference="byol_jax")]
+        parts += [f"## {SETS[name]}", throughput_table(results, images=BATCHES * count, reference="byol_jax")]
     return "\n\n".join(parts)
 
 

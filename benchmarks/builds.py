@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.harness.command import run_command
 from benchmarks.harness.machine import ROOT, available_cores, describe
-from benchmarks.harness.rates import add_turns, read, report
 from benchmarks.harness.summary import order, ratio, summarise
 from benchmarks.harness.table import markdown
+from benchmarks.harness.turns import add_turns, read, report
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError

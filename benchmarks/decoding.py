@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender
 from benchmarks.harness.machine import available_cores
-from benchmarks.harness.rates import measure_rates, report
-from benchmarks.harness.table import rate_table
+from benchmarks.harness.table import throughput_table
+from benchmarks.harness.turns import measure_in_turns, report
 from benchmarks.pipeline import QUALITY, SIZE, Files, read_passes, write_photos
 
 __all__ = ["CONTENDERS", "available", "build", "main"]
@@ -45,14 +45,14 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
         job = Files("photos", folder, options.files, options.image_size, options.batch_size)
-        raw, machine = measure_rates({"photos": job}, available(), options, builder="benchmarks.decoding")
+        raw, machine = measure_in_turns({"photos": job}, available(), options, builder="benchmarks.decoding")
     side, batch = _side(job), options.batch_size
     text = (
         f"# From JPEG files to squares, {time.strftime('%Y-%m-%d')}\n\n"
         f"{options.files} photos of {SIZE[1]} × {SIZE[0]} pixels, quality {QUALITY}; squares of {side} × {side} in"
         f" batches of {batch}; a step is a pass over all. {available_cores()} cores. Times: of seconds, by minima / by"
         " medians.\n\n"
-    ) + rate_table(raw["photos"], images=options.files, reference="byol_jax")
+    ) + throughput_table(raw["photos"], images=options.files, reference="byol_jax")
     report(options, text, command=COMMAND, names=("files", "image_size", "batch_size"), raw=raw, machine=machine)
     return 0
 

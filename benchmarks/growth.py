@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device, workload_learner
-from benchmarks.harness.rates import add_turns, measure_rates, read, report
 from benchmarks.harness.summary import summarise
 from benchmarks.harness.table import flat, markdown
+from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
 from benchmarks.harness.workloads import Resnet, Workload
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     raw, machine = {}, {}
     for name, axis in axes.items():
         points = [str(point) for point in axis.points]
-        own, machine = measure_rates({name: axis}, points, options, builder="benchmarks.growth")
+        own, machine = measure_in_turns({name: axis}, points, options, builder="benchmarks.growth")
         raw[name] = {"title": axis.title, "results": own[name]}
     text = table(raw, time.strftime("%Y-%m-%d"))
     report(options, text, command=COMMAND, names=["axis"], raw=raw, machine=machine)

@@ -31,8 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
 from benchmarks.harness.command import command_line, run_command
-from benchmarks.harness.folder import check_new, write_results
 from benchmarks.harness.machine import ROOT, available_cores, describe
+from benchmarks.harness.results_folder import check_new, write_results
 from benchmarks.harness.table import machine_line, markdown
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser

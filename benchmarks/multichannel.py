@@ -2,7 +2,7 @@
 
     python benchmarks/multichannel.py [--kind bands|cells|scan] [--steps N] [--seeds 0,1,2] [--images N] [--out DIR]
 
-Folders of TIFFs are written (harness/deep_images.py says of what), and the command line does the rest as a user's would:
+Folders of TIFFs are written (harness/deep_images.py says of what), and the command line does the rest as users do:
 `byol-jax train` a small_cnn on the images without labels, with `--augment multichannel`, `embed` what it wasn't trained
 on, and `evaluate`: kNN, k = 20, beside raw pixels and the same network untrained. Then with less of the same images:
 
@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.harness import deep_images
 from benchmarks.harness.command import run_command
 from benchmarks.harness.deep_images import RED_GREEN_BLUE, Parts
-from benchmarks.harness.folder import check_new, write_results
 from benchmarks.harness.machine import describe
+from benchmarks.harness.results_folder import check_new, write_results
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError

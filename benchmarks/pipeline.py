@@ -28,8 +28,8 @@ from benchmarks.augmentation import torchvision_default
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device
 from benchmarks.harness.machine import available_cores
-from benchmarks.harness.rates import add_turns, measure_rates, read, report
-from benchmarks.harness.table import rate_table
+from benchmarks.harness.table import throughput_table
+from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
@@ -89,14 +89,14 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
         job = Files("photos", folder, options.files, options.image_size, options.batch_size)
-        raw, machine = measure_rates({"photos": job}, available(), options, builder="benchmarks.pipeline")
+        raw, machine = measure_in_turns({"photos": job}, available(), options, builder="benchmarks.pipeline")
     side, batch = options.image_size, options.batch_size
     text = (
         f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}\n\n"
         f"{options.files} photos of {SIZE[1]} × {SIZE[0]} pixels, quality {QUALITY}; views of {side} × {side} in"
         f" batches of {batch}; a step is a pass over all. Images a second: both views of one photo count as one. Times:"
         " of seconds, by minima / by medians.\n\n"
-    ) + rate_table(raw["photos"], images=options.files, reference="byol_jax")
+    ) + throughput_table(raw["photos"], images=options.files, reference="byol_jax")
     names = ("files", "image_size", "batch_size")
     report(options, text, command=COMMAND, names=names, raw=raw, machine=machine)
     return 0

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device, jax_step
-from benchmarks.harness.rates import add_turns, measure_rates, read, report
 from benchmarks.harness.summary import ratio, summarise
 from benchmarks.harness.table import flat, markdown
+from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
 from benchmarks.harness.workloads import Workload, from_json
 from byol_jax.cli import values
 from byol_jax.cli.networks import any_network_name, find_network
@@ -95,7 +95,7 @@ def _sized(name: str, options: argparse.Namespace) -> Workload:
 
 def _run(options: argparse.Namespace) -> int:
     jobs = _jobs(options)
-    raw, machine = measure_rates(jobs, CONTENDERS, options, builder="benchmarks.precision")
+    raw, machine = measure_in_turns(jobs, CONTENDERS, options, builder="benchmarks.precision")
     facts = {name: {"title": jobs[name].title, "results": results} for name, results in raw.items()}
     machine["device"] = next(iter(next(iter(raw.values())).values()))["device"]
     names = [

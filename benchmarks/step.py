@@ -23,8 +23,8 @@ from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import CONTENDERS, PEAKS, available
 from benchmarks.harness.coordinator import measure
 from benchmarks.harness.flops import counted_flops, step_flops, taps_inside, taps_with_padding
-from benchmarks.harness.folder import check_new, write_results
 from benchmarks.harness.machine import ROOT, available_cores, describe
+from benchmarks.harness.results_folder import check_new, write_results
 from benchmarks.harness.table import heading, machine_line, workload_table
 from benchmarks.harness.workloads import QUICK, WORKLOADS, Resnet, Workload
 from byol_jax.cli import values

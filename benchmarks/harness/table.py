@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.harness.contenders import CONTENDERS, PEAKS
 from benchmarks.harness.summary import Summary, ratio, summarise
 
-__all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "rate_table", "workload_table"]
+__all__ = ["NAMES", "flat", "heading", "machine_line", "markdown", "throughput_table", "workload_table"]
 
 REFERENCES = ("byol_jax", "eager", "channels_last", "compiled")
 """Contenders that the others are compared to: our own network, which a traced one should equal; byol-pytorch as in its
@@ -79,7 +79,7 @@ def workload_table(title: str, results: dict[str, dict[str, Any]], flops: dict[s
     return "\n\n".join(parts)
 
 
-def rate_table(results: dict[str, dict[str, Any]], *, images: int, reference: str) -> str:
+def throughput_table(results: dict[str, dict[str, Any]], *, images: int, reference: str) -> str:
     """A line for each contender: images a second by the fastest step, seconds a step, and its time over `reference`'s.
 
     Args:

@@ -1,4 +1,4 @@
-"""What benchmarks of images a second have in common: options, machine, turns, results. `table.py` has their table."""
+"""What benchmarks whose contenders take turns have in common: options, machine, turns, results."""
 
 import argparse
 import json
@@ -10,13 +10,13 @@ from typing import Any
 
 from benchmarks.harness.command import command_line
 from benchmarks.harness.coordinator import Job, measure
-from benchmarks.harness.folder import check_new, write_results
 from benchmarks.harness.machine import available_cores, describe
+from benchmarks.harness.results_folder import check_new, write_results
 from benchmarks.harness.table import machine_line
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 
-__all__ = ["add_turns", "measure_rates", "read", "report"]
+__all__ = ["add_turns", "measure_in_turns", "read", "report"]
 
 
 def add_turns(parser: Parser, *, chunk: int, what: str) -> None:
@@ -36,7 +36,7 @@ def read(parser: Parser, words: list[str]) -> argparse.Namespace:
     return options
 
 
-def measure_rates(
+def measure_in_turns(
     jobs: Mapping[str, Job], contenders: Iterable[str], options: argparse.Namespace, *, builder: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The answers of `coordinator.measure` by job, and the machine."""
