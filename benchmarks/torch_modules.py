@@ -30,16 +30,16 @@ from typing import Any
 import jax
 
 from benchmarks.harness.machine import ROOT, available_cores, describe
-from benchmarks.zoo import BATCH, LIMIT, SMALLEST_SHARE, measure, verified_types
-from benchmarks.zoo_rows import ROWS, Row, build, row_named
-from benchmarks.zoo_table import page
+from benchmarks.zoo.measure import BATCH, LIMIT, SMALLEST_SHARE, measure, verified_types
+from benchmarks.zoo.page import page
+from benchmarks.zoo.rows import ROWS, Row, build, row_named
 from byol_jax.disk import write_atomically
 from interop.trace.verify import IN_FLOAT64_ALONE
 
 __all__ = ["RESULTS", "code_hash", "main", "stored_figures", "stored_rows", "table"]
 
 RESULTS = ROOT / "benchmarks" / "results" / "torch_modules"
-CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo.py")
+CODE = ("interop/trace/**/*.py", "byol_jax/ops/*.py", "benchmarks/zoo/measure.py")
 NOT_RUN = ("modules.py", "saved.py", "known_faults.py", "loops.py")
 """Files among those that the measurement doesn't run."""
 PACKAGES = ("jax", "timm", "torch", "torchvision")

@@ -18,8 +18,8 @@ from torch import nn
 
 from benchmarks import torch_modules
 from benchmarks.torch_modules import RESULTS, code_hash, stored_figures, stored_rows, table
-from benchmarks.zoo import LIMIT, measure
-from benchmarks.zoo_rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
+from benchmarks.zoo.measure import LIMIT, measure
+from benchmarks.zoo.rows import ROWS, SAMPLE, TIMM, TORCHVISION, build, row_named
 from byol_jax import ConfigurationError
 from interop.trace.ops import table as operators
 

@@ -57,7 +57,7 @@ def row_named(name: str) -> Row:
     """
     found = [row for row in ROWS if name in (row.name, row.name.partition(":")[2])]
     if len(found) != 1:
-        raise ConfigurationError(f"{name}: expected one of benchmarks/zoo_rows.py, such as torchvision:resnet18")
+        raise ConfigurationError(f"{name}: expected one of benchmarks/zoo/rows.py, such as torchvision:resnet18")
     return found[0]
 
 
