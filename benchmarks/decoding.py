@@ -2,16 +2,15 @@
 
     python benchmarks/decoding.py [--files N] [--image-size N] [--batch-size N] [--rounds N] [--out DIR]
 
-`pipeline.py`'s photos of 500 × 375 pixels become squares of 8/7 of the view, uint8, in batches: resized to cover it,
-the rest cut off, without augmentation. byol_jax decodes in threads, as many as cores and one. Pillow alone is a loop in
-one thread over what most people write, `Image.open`, `convert`, `ImageOps.fit`; "scaled" has libjpeg decode at 1/2,
-1/4 or 1/8 first, as byol_jax does. torch's DataLoader decodes with Pillow or with torchvision's `decode_jpeg`, in as
-many processes as there are cores, and so does lightly's dataset, with Pillow, where lightly is installed. A step is a
-pass over the folder; whatever works ahead begins anew with it. Nothing is kept of a decoded file.
+Photos of 500 × 375 pixels (`harness/photos.py`) become squares of 8/7 of the view, uint8, in batches: resized to cover
+it, the rest cut off, without augmentation. byol_jax decodes in threads, as many as cores and one. Pillow alone is a
+loop in one thread over what most people write, `Image.open`, `convert`, `ImageOps.fit`; "scaled" has libjpeg decode at
+1/2, 1/4 or 1/8 first, as byol_jax does. torch's DataLoader decodes with Pillow or with torchvision's `decode_jpeg`, in
+as many processes as there are cores, and so does lightly's dataset, with Pillow, where lightly is installed. A step is
+a pass over the folder; whatever works ahead begins anew with it. Nothing is kept of a decoded file.
 """
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 import time
@@ -26,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender
 from benchmarks.harness.machine import available_cores
+from benchmarks.harness.photos import QUALITY, SIZE, Files, available, dataloader, read_passes, write_photos
 from benchmarks.harness.table import throughput_table
 from benchmarks.harness.turns import measure_in_turns, report
-from benchmarks.pipeline import QUALITY, SIZE, Files, read_passes, write_photos
 
-__all__ = ["CONTENDERS", "available", "build", "main"]
+__all__ = ["CONTENDERS", "LIGHTLY", "build", "main"]
 
 COMMAND = "python benchmarks/decoding.py"
 
@@ -45,7 +44,8 @@ def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
         job = Files("photos", folder, options.files, options.image_size, options.batch_size)
-        raw, machine = measure_in_turns({"photos": job}, available(), options, builder="benchmarks.decoding")
+        present = available(CONTENDERS, lightly=LIGHTLY)
+        raw, machine = measure_in_turns({"photos": job}, present, options, builder="benchmarks.decoding")
     side, batch = _side(job), options.batch_size
     text = (
         f"# From JPEG files to squares, {time.strftime('%Y-%m-%d')}\n\n"
@@ -55,11 +55,6 @@ def _run(options: argparse.Namespace) -> int:
     ) + throughput_table(raw["photos"], images=options.files, reference="byol_jax")
     report(options, text, command=COMMAND, names=("files", "image_size", "batch_size"), raw=raw, machine=machine)
     return 0
-
-
-def available() -> list[str]:
-    """The contenders whose packages are installed."""
-    return [name for name in CONTENDERS if name != LIGHTLY or importlib.util.find_spec("lightly")]
 
 
 def _side(job: Files) -> int:
@@ -100,21 +95,6 @@ def _square(path: Path, side: int, *, scaled: bool) -> np.ndarray:
         return np.array(ImageOps.fit(photo.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
 
 
-def _loader(job: Files, photos: Any) -> Contender:
-    """torch's DataLoader over a dataset of torch's kind."""
-    import torch
-
-    workers = available_cores()
-    options: dict[str, Any] = {"shuffle": True, "num_workers": workers, "persistent_workers": True}
-    loader = torch.utils.data.DataLoader(photos, batch_size=job.batch_size, **options)
-
-    def step() -> None:
-        for _ in loader:
-            pass
-
-    return Contender(step, "cpu", dict)
-
-
 class _Photos:
     """A dataset of squares as torch wants it."""
 
@@ -129,7 +109,7 @@ class _Photos:
 
 
 def _with_pillow(job: Files) -> Contender:
-    return _loader(job, _Photos(job, lambda path: _square(path, _side(job), scaled=False)))
+    return dataloader(job, _Photos(job, lambda path: _square(path, _side(job), scaled=False)))
 
 
 def _with_decode_jpeg(job: Files) -> Contender:
@@ -137,7 +117,7 @@ def _with_decode_jpeg(job: Files) -> Contender:
     from torchvision.transforms import v2
 
     square = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job))])
-    return _loader(job, _Photos(job, lambda path: square(decode_jpeg(read_file(str(path))))))
+    return dataloader(job, _Photos(job, lambda path: square(decode_jpeg(read_file(str(path))))))
 
 
 def _with_lightly(job: Files) -> Contender:
@@ -145,7 +125,7 @@ def _with_lightly(job: Files) -> Contender:
     from torchvision.transforms import v2
 
     square: Any = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job)), v2.PILToTensor()])
-    return _loader(job, LightlyDataset(job.folder, transform=square))
+    return dataloader(job, LightlyDataset(job.folder, transform=square))
 
 
 LIGHTLY = "lightly's dataset"

@@ -11,16 +11,12 @@ whatever works ahead begins anew with it. Nothing is kept of a decoded file.
 """
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks` isn't found when this file is run
 
@@ -28,37 +24,13 @@ from benchmarks.augmentation import torchvision_default
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device
 from benchmarks.harness.machine import available_cores
+from benchmarks.harness.photos import QUALITY, SIZE, Files, available, dataloader, read_passes, write_photos
 from benchmarks.harness.table import throughput_table
-from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
-from byol_jax.cli import values
-from byol_jax.cli.parsing import Parser
-from byol_jax.errors import ConfigurationError
+from benchmarks.harness.turns import measure_in_turns, report
 
-__all__ = ["CONTENDERS", "QUALITY", "SIZE", "Files", "available", "build", "main", "read_passes", "write_photos"]
+__all__ = ["CONTENDERS", "LIGHTLY", "build", "main"]
 
 COMMAND = "python benchmarks/pipeline.py"
-USAGE = "[--files N] [--image-size N] [--batch-size N] [--rounds N] [--chunk N] [--out DIR] [--json]"
-SIZE, QUALITY = (375, 500), 90
-"""Height and width of the photos, and JPEG's quality."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """A pass over a folder of photos, in whole batches.
-
-    Attributes:
-        name: in lines of progress.
-        folder: holds `files` JPEG files.
-        files: how many.
-        image_size: side of the views in pixels.
-        batch_size: images.
-    """
-
-    name: str
-    folder: str
-    files: int
-    image_size: int
-    batch_size: int
 
 
 def main(words: list[str] | None = None) -> int:
@@ -67,29 +39,12 @@ def main(words: list[str] | None = None) -> int:
     return run_command(COMMAND, lambda words: _run(read_passes(COMMAND, about, words)), words)
 
 
-def read_passes(command: str, about: str, words: list[str]) -> argparse.Namespace:
-    """The options of a benchmark of passes over photos.
-
-    Raises:
-        ConfigurationError: a wrong one, or photos that are no whole batches.
-    """
-    parser = Parser(command, USAGE, about)
-    positive = {"type": values.positive_int, "metavar": "N"}
-    parser.add_argument("--files", **positive, default=256, help="photos (256)")
-    parser.add_argument("--image-size", **positive, default=64, help="side of the views in pixels (64)")
-    parser.add_argument("--batch-size", **positive, default=64, help="images (64)")
-    add_turns(parser, chunk=1, what="passes")
-    options = read(parser, words)
-    if options.files % options.batch_size:
-        raise ConfigurationError(f"--files {options.files}: not a multiple of --batch-size {options.batch_size}")
-    return options
-
-
 def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), options.files)
         job = Files("photos", folder, options.files, options.image_size, options.batch_size)
-        raw, machine = measure_in_turns({"photos": job}, available(), options, builder="benchmarks.pipeline")
+        present = available(CONTENDERS, lightly=LIGHTLY)
+        raw, machine = measure_in_turns({"photos": job}, present, options, builder="benchmarks.pipeline")
     side, batch = options.image_size, options.batch_size
     text = (
         f"# From JPEG files to two views, {time.strftime('%Y-%m-%d')}\n\n"
@@ -100,23 +55,6 @@ def _run(options: argparse.Namespace) -> int:
     names = ("files", "image_size", "batch_size")
     report(options, text, command=COMMAND, names=names, raw=raw, machine=machine)
     return 0
-
-
-def write_photos(folder: Path, count: int) -> None:
-    """`count` JPEG files: random cuts of scikit-image's colour photos, scaled to `SIZE`; the same for every call."""
-    import skimage.data
-    from PIL import Image
-
-    names = ("astronaut", "cat", "coffee", "rocket", "retina")
-    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
-    random = np.random.default_rng(0)
-    for number in range(count):
-        photo = photos[number % len(photos)]
-        scale = random.uniform(0.5, 1) * min(photo.width / SIZE[1], photo.height / SIZE[0])
-        width, height = scale * SIZE[1], scale * SIZE[0]
-        left, top = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
-        cut = photo.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
-        cut.convert("RGB").save(folder / f"{number:05d}.jpg", quality=QUALITY)
 
 
 def _byol_jax(job: Files) -> Contender:
@@ -143,37 +81,12 @@ def _byol_jax(job: Files) -> Contender:
     return Contender(step, jax_device(), dict)
 
 
-def available() -> list[str]:
-    """The contenders whose packages are installed."""
-    return [name for name in CONTENDERS if name != LIGHTLY or importlib.util.find_spec("lightly")]
-
-
 def _lightly(job: Files) -> Contender:
     """lightly's dataset and collate function, with the same views of the same square."""
     from lightly.data import LightlyDataset, MultiViewCollate
 
     views: Any = _Photos(job, whole=False).views
-    return _dataloader(job, LightlyDataset(job.folder, transform=views), collate_fn=MultiViewCollate())
-
-
-def _dataloader(job: Files, photos: Any, **options: Any) -> Contender:
-    """torch's DataLoader over a dataset of torch's kind."""
-    import torch
-
-    loader = torch.utils.data.DataLoader(
-        photos,
-        batch_size=job.batch_size,
-        shuffle=True,
-        num_workers=available_cores(),
-        persistent_workers=True,
-        **options,
-    )
-
-    def step() -> None:
-        for _ in loader:
-            pass
-
-    return Contender(step, "cpu", dict)
+    return dataloader(job, LightlyDataset(job.folder, transform=views), collate_fn=MultiViewCollate())
 
 
 class _Photos:
@@ -207,8 +120,8 @@ LIGHTLY = "lightly's dataset, the same square"
 
 CONTENDERS: dict[str, Callable[[Files], Contender]] = {
     "byol_jax": _byol_jax,
-    "torchvision, the same square": lambda job: _dataloader(job, _Photos(job, whole=False)),
-    "torchvision, whole photos": lambda job: _dataloader(job, _Photos(job, whole=True)),
+    "torchvision, the same square": lambda job: dataloader(job, _Photos(job, whole=False)),
+    "torchvision, whole photos": lambda job: dataloader(job, _Photos(job, whole=True)),
     LIGHTLY: _lightly,
 }
 

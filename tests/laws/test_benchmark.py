@@ -17,6 +17,7 @@ import torch
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from benchmarks import augmentation, compare, decoding, growth, listing, operators, pipeline, precision
+from benchmarks.harness import photos
 from benchmarks.harness.contenders import CONTENDERS, PEAKS, available, jax_step
 from benchmarks.harness.coordinator import measure
 from benchmarks.harness.flops import convolutions, counted_flops, step_flops, taps_inside, taps_with_padding
@@ -407,20 +408,22 @@ def test_the_benchmark_of_the_pipeline_runs(capsys) -> None:
     words = ["--files", "4", "--batch-size", "2", "--image-size", "16", "--rounds", "1", "--json"]
     assert pipeline.main(words) == 0
     raw = json.loads(capsys.readouterr().out)["photos"]
-    assert set(raw) == set(pipeline.available())
+    assert set(raw) == set(photos.available(pipeline.CONTENDERS, lightly=pipeline.LIGHTLY))
 
 
 @pytest.mark.long
 def test_the_benchmark_of_decoding_runs(capsys) -> None:
     words = ["--files", "4", "--batch-size", "2", "--image-size", "16", "--rounds", "1", "--json"]
     assert decoding.main(words) == 0
-    assert set(json.loads(capsys.readouterr().out)["photos"]) == set(decoding.available())
+    raw = json.loads(capsys.readouterr().out)["photos"]
+    assert set(raw) == set(photos.available(decoding.CONTENDERS, lightly=decoding.LIGHTLY))
 
 
 def test_contenders_without_their_package_are_left_out(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for benchmark in (decoding, pipeline):
-        assert [name for name in benchmark.CONTENDERS if name not in benchmark.available()] == [benchmark.LIGHTLY]
+        found = photos.available(benchmark.CONTENDERS, lightly=benchmark.LIGHTLY)
+        assert [name for name in benchmark.CONTENDERS if name not in found] == [benchmark.LIGHTLY]
 
 
 def test_a_pass_over_files_has_whole_batches(capsys) -> None:
