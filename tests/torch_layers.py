@@ -1,7 +1,7 @@
 """Every layer class of torch.nn that takes one tensor, made with plain arguments and put into a network to be traced.
 
 Classes are found by introspection, so that a newer torch's are found too: one that neither `TRACED` nor `REFUSED` has
-is a failing test. Both are a table in docs/operators.md, which `python -m tests.operator_table` writes.
+is a failing test. Both are a table in docs/operators.md, which `python -m tests.pages.operators` writes.
 """
 
 import inspect

@@ -1,6 +1,6 @@
 """Faults of jaxlib that give wrong numbers or end the process, in one table: which releases, where, and what they do.
 
-`byol-jax env` warns by it, and docs/compatibility.md is written from it (`python -m tests.compatibility_table`), with
+`byol-jax env` warns by it, and docs/compatibility.md is written from it (`python -m tests.pages.compatibility`), with
 what this package does about each. Only what was seen to happen stands here.
 """
 

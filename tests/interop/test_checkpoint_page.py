@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.checkpoint_cases import CASES, Networks, Recorded
-from tests.checkpoint_matrix import LIMIT, PAGE, measure, page
+from tests.pages.checkpoint_cases import CASES, Networks, Recorded
+from tests.pages.checkpoints import LIMIT, PAGE, measure, page
 
 TRANSFORMER = "vit_tiny_patch16_224"
 ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \| (\S+) \| (\S+) \|")
@@ -14,7 +14,7 @@ ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \| (\S+) \| (\S+) \|")
 def test_the_page_has_every_case_and_no_number_is_large():
     rows = [match for line in PAGE.read_text(encoding="utf-8").splitlines() if (match := ROW.fullmatch(line))][1:]
     assert [(row[1], row[2]) for row in rows] == [(case.source, case.network) for case in CASES]
-    assert PAGE.read_text(encoding="utf-8") == page([row[0] for row in rows]), "run python -m tests.checkpoint_matrix"
+    assert PAGE.read_text(encoding="utf-8") == page([row[0] for row in rows]), "run python -m tests.pages.checkpoints"
     for row, case in zip(rows, CASES, strict=True):
         read_only = not isinstance(case.kind, Networks) and getattr(case.kind, "layout", None) is None
         numbers = [float(row[3])] if read_only else [float(row[3]), float(row[4])]

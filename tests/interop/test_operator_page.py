@@ -1,7 +1,7 @@
 """docs/operators.md lists what the tables have, no more and no less."""
 
 from interop.trace.ops.table import OPERATORS
-from tests.operator_table import PAGE, families, page
+from tests.pages.operators import PAGE, families, page
 
 
 def test_every_operator_is_in_one_family() -> None:
@@ -9,4 +9,4 @@ def test_every_operator_is_in_one_family() -> None:
 
 
 def test_the_page_is_as_the_tables_are() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.operator_table writes it anew"
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.pages.operators writes it anew"

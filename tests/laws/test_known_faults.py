@@ -11,7 +11,7 @@ import pytest
 from byol_jax.cli.main import main
 from byol_jax.ops.known_faults import FAULTS, find_faults
 from byol_jax.runs import environment
-from tests.compatibility_table import PAGE, page, table
+from tests.pages.compatibility import PAGE, page, table
 
 UNIFORM, CHANNELS, AXES = (
     "product with a uniform constant",
@@ -66,4 +66,4 @@ def test_env_is_silent_about_a_release_without_faults(monkeypatch, capsys):
 def test_the_page_has_the_table():
     text = PAGE.read_text(encoding="utf-8")
     assert table() in text
-    assert page(text) == text, "python -m tests.compatibility_table writes it anew"
+    assert page(text) == text, "python -m tests.pages.compatibility writes it anew"

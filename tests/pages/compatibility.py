@@ -1,11 +1,11 @@
-"""docs/compatibility.md's table of known faults: python -m tests.compatibility_table. A test holds the page to it."""
+"""docs/compatibility.md's table of known faults: python -m tests.pages.compatibility. A test holds the page to it."""
 
 import sys
 from pathlib import Path
 
 from byol_jax.ops.known_faults import FAULTS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 HEAD = "| jaxlib | where | what goes wrong | known from |\n|---|---|---|---|\n"
 
 

@@ -1,4 +1,4 @@
-"""docs/long.md from the figures of `make long`: python tests/long_table.py FIGURES OUT. Run by the Makefile.
+"""docs/long.md from the figures of `make long`: python -m tests.pages.long FIGURES OUT. Run by the Makefile.
 
 Each row is what a long test measured, with the commit it ran on; nothing here judges.
 """

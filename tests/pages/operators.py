@@ -1,4 +1,4 @@
-"""docs/operators.md from the operators' tables: python -m tests.operator_table. A test holds the page to the tables."""
+"""docs/operators.md from the operators' tables: python -m tests.pages.operators. A test holds it to the tables."""
 
 import sys
 from pathlib import Path
@@ -8,14 +8,14 @@ from interop.trace.ops import table
 from interop.trace.ops.table import OPERATORS
 from tests.torch_layers import REFUSED, TRACED
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "operators.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "operators.md"
 HEAD = """# Operators of PyTorch that have a JAX counterpart
 
 {count} names, one small function each in `interop/trace/ops/`, compared with torch in values and gradients by
 `tests/interop/test_trace_ops.py`. A name stands for all its overloads, unless the overload has a line of its own. An
 operator that isn't here, and that torch itself makes of others (its `CompositeImplicitAutograd`), is taken apart into
 these. What a module uses beyond them is listed by `interop.missing_ops(module)` and added by
-`interop.register_op(name)`: [recipes](recipes.md). Written by `python -m tests.operator_table`.
+`interop.register_op(name)`: [recipes](recipes.md). Written by `python -m tests.pages.operators`.
 
 | family | operators |
 |---|---|

@@ -1,6 +1,6 @@
 """docs/checkpoints.md: every source of weights, read and written, and how far the outputs are apart.
 
-`python -m tests.checkpoint_matrix` measures all rows (a few minutes) and writes the page; `--only WORD` prints the rows
+`python -m tests.pages.checkpoints` measures all rows (a few minutes) and writes the page; `--only WORD` prints the rows
 with WORD in source or network, and writes nothing.
 """
 
@@ -18,13 +18,23 @@ import torch
 from torch import nn
 
 import interop
-from tests.checkpoint_cases import CASES, IMAGES, MANY_IMAGES, Case, Learners, Networks, Outputs, Recorded, torch_batch
 from tests.interop import deepmind_files
+from tests.pages.checkpoint_cases import (
+    CASES,
+    IMAGES,
+    MANY_IMAGES,
+    Case,
+    Learners,
+    Networks,
+    Outputs,
+    Recorded,
+    torch_batch,
+)
 from tests.parity.trajectory import QUICK, blank
 
 __all__ = ["LIMIT", "PAGE", "measure", "page", "row"]
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "checkpoints.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 LIMIT = 1e-9
 """The largest difference that a row in float64 may have; in float32 1e-4."""
 
@@ -45,7 +55,7 @@ is its own, and has to be traced: cut as in lightly's examples it loses the ReLU
 small checkpoints in its format, with the outputs of its own code. A test with the libraries themselves holds that
 training goes on with the same losses after reading and after writing: byol-pytorch 0.9.1, lightly 1.6.0 and solo-learn
 1.0.2, its latest release on PyPI (`tests/interop/test_original_learners.py`, `tests/parity/`). All
-rows are measured and written by `python -m tests.checkpoint_matrix`.
+rows are measured and written by `python -m tests.pages.checkpoints`.
 
 | source | network | read | written |
 |---|---|---:|---:|
@@ -174,7 +184,7 @@ def page(rows: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.checkpoint_matrix", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.pages.checkpoints", description=__doc__)
     parser.add_argument("--only", default="", metavar="WORD", help="only rows with this word; the page stays as it is")
     only = parser.parse_args().only
     rows = []
