@@ -252,6 +252,13 @@ def test_the_reading_order_fits_one_screen():
     assert max(map(len, lines)) <= 100
 
 
+def test_the_reading_order_names_every_folder_of_tests():
+    page = (ROOT / "docs" / "reading_order.md").read_text()
+    folders = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"]
+    absent = [name for name in folders if f"`{name}/`" not in page.partition("In `tests/`, ")[2]]
+    assert not absent, absent
+
+
 def test_every_path_that_a_document_names_is_there():
     faults = [f"{label(path)}: {one}" for path in documents() for one in absent_paths(path.read_text(), path.parent)]
     assert not faults, "\n".join(faults)
