@@ -123,6 +123,12 @@ def test_examples_in_docstrings(name):
     assert results.failed == 0, "see the captured output"
 
 
+def test_what_lies_beside_the_folders_is_run():
+    files = [path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "__init__.py"]
+    assert {"step.py", "torch_modules.py"} <= {path.name for path in files}
+    assert [path.name for path in files if 'if __name__ == "__main__":' not in path.read_text()] == []
+
+
 def made_up(seconds, **more):
     return {
         "seconds": [seconds[:2], seconds[2:]],
