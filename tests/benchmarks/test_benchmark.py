@@ -129,6 +129,15 @@ def test_what_lies_beside_the_folders_is_run():
     assert [path.name for path in files if 'if __name__ == "__main__":' not in path.read_text()] == []
 
 
+def test_the_page_names_the_files_without_results():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    commands = " ".join(path.read_text() for path in (ROOT / "benchmarks" / "results").glob("*/command.txt"))
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "compare", "state_memory"}
+    without = {name for name in files if not re.search(rf"benchmarks[./]{name}\b", commands)} - {"torch_modules"}
+    said = re.search(r"There is none yet of (.*?);", page, re.DOTALL)
+    assert without == set(re.findall(r"`(\w+)\.py`", said[1] if said else "")), "benchmarks/README.md, first lines"
+
+
 def made_up(seconds, **more):
     return {
         "seconds": [seconds[:2], seconds[2:]],
