@@ -85,7 +85,8 @@ def _without_command(words: list[str]) -> int:
             "commands:",
             *(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
             "",
-            "byol-jax COMMAND --help says more. Exit code: 0 done, 1 failed, 2 something to change on your side.",
+            "byol-jax COMMAND --help says more.",
+            "Exit code: 0 done, 1 failed, 2 something to change on your side, 130 stopped (Ctrl-C, train: or SIGTERM).",
         ]
     )
     if parser.read(words).version:

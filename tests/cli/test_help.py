@@ -69,9 +69,19 @@ def test_help_of_a_command(call, command):
     assert set(OPTIONS[command].split()) <= set(re.findall(r"--([a-z][a-z-]*)", answer.out))
 
 
+def test_help_of_train_says_the_programs_defaults(call):
+    from byol_jax.train.program import Program
+
+    text = " ".join(call("train", "--help").out.split())
+    for name in ("checkpoint_every", "log_every", "workers"):
+        option = f"--{name.replace('_', '-')} N"
+        assert re.search(rf"{option} [^()]*\({Program.__dataclass_fields__[name].default}\)", text), option
+
+
 def test_help_names_every_command(call):
     answer = call("--help")
     assert answer.code == 0
+    assert "Exit code: 0 done, 1 failed, 2 something to change on your side, 130 stopped" in answer.out
     assert all(re.search(rf"^  {name} ", answer.out, re.MULTILINE) for name in COMMANDS)
 
 

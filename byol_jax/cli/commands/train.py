@@ -36,7 +36,7 @@ USAGE = "DATA --out RUN (--steps N | --epochs N | --preset NAME) [options]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options; their meanings are in design and help."""
+    """Adds the options; what each means is in its help."""
     whole, positive = values.whole_number, values.positive_int
     parser.add_argument(
         "data",
@@ -71,8 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="spread target and optimiser state over the devices instead of keeping them whole on each: less memory",
     )
     run.add_argument("--seed", type=whole, default=0, metavar="N", help="decides everything random (0)")
-    run.add_argument("--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints")
-    run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl")
+    run.add_argument(
+        "--checkpoint-every", type=positive, metavar="N", help="steps between checkpoints; three are kept (1000)"
+    )
+    run.add_argument("--log-every", type=positive, metavar="N", help="steps between lines of metrics.jsonl (50)")
     run.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too (needs the extra [logs])")
     run.add_argument("--workers", type=positive, default=2, metavar="N", help="threads that decode images (2)")
     _add_watching(parser.add_argument_group("watching it"))
