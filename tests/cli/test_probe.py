@@ -1,6 +1,7 @@
 """train --probe: kNN and logistic regression of labelled images on the way, without influence on what is trained."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ from PIL import Image
 from byol_jax import make_learner, nets
 from byol_jax.runs.metrics import read_metrics
 from byol_jax.runs.probe import Probe, make_probe
+from tests.source_code import ROOT
 
 NETWORK = ["--network", "small_cnn", "--projection-size", "8", "--projection-hidden-size", "16", "--augment", "none"]
 LENGTH = ["--image-size", "16", "--batch-size", "8", "--log-every", "2", "--checkpoint-every", "2"]
@@ -40,6 +42,13 @@ def rows_of(run):
     return [row for row in rows if "probe_knn" in row], [row for row in rows if "loss" in row]
 
 
+def documented_keys():
+    """Of docs/recipes.md's table of metrics.jsonl. Alignment is measured with --health-every alone."""
+    section = (ROOT / "docs" / "recipes.md").read_text().partition("## What a run writes down")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line[:2] == "| "]
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
 def state_file(run, step):
     (found,) = (run / "checkpoints" / f"{step:08d}").glob("state-*")
     return found.name  # it has the hash of all leaves in it
@@ -64,6 +73,7 @@ def test_a_probed_run_is_the_run_and_its_curve_is_kept(world, call):
     same = [{name: row[name] for name in PROBED[:-1]} for row in rows]
     assert [{name: row[name] for name in PROBED[:-1]} for row in rows_of(two)[0]] == same
     assert not rows_of(plain)[0]
+    assert documented_keys() == set().union(*rows, *usual, ["alignment"]), "what a run writes down, in docs/recipes.md"
 
     log = (probed / "train.log").read_text()
     start, last = rows[0], rows[-1]
