@@ -50,7 +50,7 @@ check: .venv/.ready
 long: .venv/.ready
 	mkdir -p build && rm -f build/figures.jsonl
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --figures build/figures.jsonl
-	$(BIN)/python -m tests.pages.long build/figures.jsonl docs/long.md
+	$(BIN)/python -m tests.pages.long build/figures.jsonl
 
 tenth: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist load -m long --part 10 --durations 20

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.pages import long
 from tests.source_code import ROOT
 
 SMALL = {
@@ -257,6 +258,25 @@ def test_the_reading_order_names_every_folder_of_tests():
     folders = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"]
     absent = [name for name in folders if f"`{name}/`" not in page.partition("In `tests/`, ")[2]]
     assert not absent, absent
+
+
+def test_the_page_of_long_tests_names_those_without_a_row():
+    page = long.PAGE.read_text()
+    assert page == long.with_list(page), "python -m tests.pages.long writes it anew"
+    assert set() < long.recorded(page) <= set(long.measuring())
+
+
+def test_what_was_tried_and_has_no_row_of_figures_is_marked():
+    """In docs/reliability.md, of what `make long` alone runs."""
+    page = (ROOT / "docs" / "reliability.md").read_text().partition("## What was tried")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
+    recorded, marks = long.recorded(long.PAGE.read_text()), {}
+    for what, *_, in_full, _, where in rows[1:]:
+        names = re.findall(r"/?(test_\w+\.py(?:::\w+)?)", where)
+        if in_full:
+            marks[what] = "°" in in_full, not any(f"/{name}" in test for name in names for test in recorded)
+    assert [what for what, (marked, absent) in marks.items() if marked != absent] == []
+    assert len(marks) > 20
 
 
 def test_every_path_that_a_document_names_is_there():
