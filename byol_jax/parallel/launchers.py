@@ -2,7 +2,8 @@
 
 `byol-jax train` and `parallel.initialize` both ask here. Read are variables that SLURM, Open MPI, TPU pods and
 Kubernetes set, and on a TPU machine its metadata server. How the processes meet is left to jax.distributed, which knows
-the same four: see processes.py.
+the same four: see processes.py. Of MPICH, Intel MPI and torchrun, which it doesn't know, the numbers are taken, and
+where process 0 is has to be said.
 """
 
 import contextlib
@@ -28,6 +29,13 @@ jax-ml/jax."""
 
 OPEN_MPI_DEVICE = "OMPI_COMM_WORLD_LOCAL_RANK"
 """JAX takes the GPU of this number too, but not with Open MPI 5, which it doesn't see: there each would take all."""
+
+OTHERS = (
+    ("mpiexec of MPICH or Intel MPI", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    ("torchrun", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"),
+)
+"""What jax.distributed doesn't know, and its variables: how many processes there are, which this one is, and the same
+on this machine. As mpich 5.0.2's mpiexec and torch 2.14.1's torchrun set them."""
 
 JAX_ADDRESS, JAX_DEVICES = "JAX_COORDINATOR_ADDRESS", "JAX_LOCAL_DEVICE_IDS"
 """What jax.distributed takes before anything that a launcher says."""
@@ -187,7 +195,9 @@ def _check_agreement(given: Given, launch: Launch, spell: Callable[..., str]) ->
 
 
 def find_launch(environ: Mapping[str, str]) -> Launch | None:
-    """What started this process with others, in the order in which jax.distributed looks; None: nothing that is known.
+    """What started this process with others; None: nothing that is known.
+
+    Looked for in the order in which jax.distributed looks, and then what that doesn't know.
 
     Raises:
         ConfigurationError: its variables aren't numbers.
@@ -196,7 +206,7 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
         >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}).count
         2
     """
-    for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes):
+    for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes, _others):
         launch = look(environ)
         if launch is not None:
             return launch._replace(all_devices=False, device=None) if environ.get(JAX_DEVICES) else launch
@@ -285,6 +295,21 @@ def _kubernetes(environ: Mapping[str, str]) -> Launch | None:
             "Kubernetes", 1, 0, remark="a pod of an indexed job trains alone without the package kubernetes: jax[k8s]"
         )
     return Launch("Kubernetes", None, None)
+
+
+def _others(environ: Mapping[str, str]) -> Launch | None:
+    """Launchers that say how many processes there are and which this one is, and leave it to a library to meet."""
+    for name, count, number, local_count, device in OTHERS:
+        if {count, number} <= environ.keys() and _integer(environ, count) > 1:
+            return Launch(
+                name,
+                _integer(environ, count),
+                _integer(environ, number),
+                has_address=bool(environ.get(JAX_ADDRESS)),
+                all_devices=environ.get(local_count) == "1" or _is_shown_one_gpu(environ),
+                device=_integer(environ, device) if device in environ else None,
+            )
+    return None
 
 
 def _integer(environ: Mapping[str, str], name: str) -> int:

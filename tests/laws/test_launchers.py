@@ -22,6 +22,11 @@ STEP = slurm(0, 4, 61447) | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
 """srun -n 4, on two nodes."""
 
 
+HYDRA_NAME = "mpiexec of MPICH or Intel MPI"
+HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}
+TORCHRUN = {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+
+
 def without(variables: dict[str, str], *names: str) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name not in names}
 
@@ -65,6 +70,13 @@ def without(variables: dict[str, str], *names: str) -> dict[str, str]:
             Launch("a TPU pod", None, None, all_devices=True),
         ),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (HYDRA, Launch(HYDRA_NAME, 4, 3, has_address=False, device=1)),
+        (HYDRA | {"MPI_LOCALNRANKS": "1"}, Launch(HYDRA_NAME, 4, 3, has_address=False, all_devices=True, device=1)),
+        (STEP | HYDRA, Launch("SLURM", 4, 0)),
+        (HYDRA | {"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
+        (TORCHRUN, Launch("torchrun", 8, 5, has_address=False, device=1)),
+        (TORCHRUN | {"JAX_COORDINATOR_ADDRESS": "a:1"}, Launch("torchrun", 8, 5, device=1)),
+        ({"WORLD_SIZE": "2"}, None),
     ],
 )
 def test_what_started_a_process(variables: dict[str, str], launch: Launch | None) -> None:
@@ -208,6 +220,11 @@ def test_what_jax_is_told_by_its_own_variables_stands() -> None:
         (Given(None, 0), Launch("SLURM", 2, 1), "process_id=0, but SLURM says 1"),
         (Given(2, 2), Launch("SLURM", 2, 1), "process_id=2 must be below num_processes=2"),
         (Given(), Launch("Open MPI", 2, 1, has_address=False), "Open MPI started 2 processes and doesn't say where"),
+        (
+            Given(),
+            find_launch(TORCHRUN),
+            "torchrun started 8 processes and doesn't say where process 0 is: give all of",
+        ),
         (Given(2), None, "num_processes=2 needs process_id and coordinator_address"),
         (Given(2, 0), Launch("SLURM", 1, 0), "num_processes=2 needs coordinator_address"),
         (Given(None, 0), None, "process_id needs num_processes"),
