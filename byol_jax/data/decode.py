@@ -31,6 +31,7 @@ from byol_jax.data import tiff
 from byol_jax.data.fit import FITS
 from byol_jax.data.foreign import LONGEST, describe_foreign
 from byol_jax.data.member import Member
+from byol_jax.data.unusable import UnreadLayoutError, UnusableImageError, open_without_waiting
 from byol_jax.errors import one_line
 
 __all__ = [
@@ -38,12 +39,9 @@ __all__ = [
     "EXTENSIONS",
     "OTHER_EXTENSIONS",
     "Depth",
-    "UnreadLayoutError",
-    "UnusableImageError",
     "ValueRange",
     "check_header",
     "count_colours",
-    "open_without_waiting",
     "picture_pixels",
     "read_image",
     "uniform_warnings",
@@ -114,19 +112,6 @@ class Depth(enum.IntEnum):
     """16 bits, of which Pillow gives the upper 8: CMYK, LAB, grey with alpha, premultiplied colour."""
     MEASURED = 4
     """Numbers that float32 holds: signed, of 32 bits, or floating."""
-
-
-class UnusableImageError(Exception):
-    """This file gives no image; the text is the reason, one line without the file's name."""
-
-
-class UnreadLayoutError(UnusableImageError):
-    """A TIFF that Pillow would read in part, wrongly or not at all; it may be whole, and another reader may take it."""
-
-
-def open_without_waiting(path: str, flags: int) -> int:
-    """A named pipe would block until somebody writes; a regular file ignores the flag."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open_bytes(path: Path | Member) -> BinaryIO:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data.dataset import Dataset, row_numbers
-from byol_jax.data.decode import UnusableImageError, uniform_warnings
+from byol_jax.data.decode import uniform_warnings
 from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, check_kind, extensions_of, is_image_name, list_images
@@ -25,6 +25,7 @@ from byol_jax.data.order import epoch_order
 from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.data.verdict import Verdict, encode_verdict, identity_of, judge, load_verdict, save_verdict
 from byol_jax.errors import DataError
 from byol_jax.file_names import describe_data

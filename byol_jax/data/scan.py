@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["scan"]
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.file_list import Files, Listing, is_image_name, is_row_name, size_and_time
 from byol_jax.data.order import Blocks
 from byol_jax.data.readers.open import READERS
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 

@@ -8,8 +8,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from byol_jax.data.decode import UnusableImageError, check_header, read_image
+from byol_jax.data.decode import check_header, read_image
 from byol_jax.data.fit import load_size
+from byol_jax.data.unusable import UnusableImageError
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.shards import find, parquet, records, tar
 from byol_jax.data.shards.find import Shard, Shards, check_lost
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.data.verdict import Verdict
 from tests.shard_files import (
     example,

@@ -10,7 +10,8 @@ from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset, survey, tiff
-from byol_jax.data.decode import UnusableImageError, check_header, read_image, uniform_warnings
+from byol_jax.data.decode import check_header, read_image, uniform_warnings
+from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)
 SIDES = (24, 40)

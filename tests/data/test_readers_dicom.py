@@ -6,9 +6,9 @@ from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.open import image_of, open_file
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.unusable import UnusableImageError
 
 pydicom = pytest.importorskip("pydicom")
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from byol_jax import ConfigurationError, DataError
 from byol_jax.data import open_dataset, survey
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.fit import FITS
 from byol_jax.data.ranges import estimate_range
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers import open as open_module
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)
 STACK = NUMBERS.integers(0, 65536, (3, 20, 20), np.uint16)

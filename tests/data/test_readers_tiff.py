@@ -9,9 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from byol_jax.data.decode import UnusableImageError, read_image
+from byol_jax.data.decode import read_image
 from byol_jax.data.readers.open import image_of, open_file
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)
 SIDES = (24, 40)
@@ -372,9 +373,9 @@ def test_without_imagecodecs_a_compressed_file_names_the_extra(tmp_path):
 import sys
 sys.modules["imagecodecs"] = None
 from pathlib import Path
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.open import image_of, open_file
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.unusable import UnusableImageError
 reading = make_reading(1)
 file = open_file("tiff", Path(sys.argv[1]), reading, most_pixels=None)
 try:

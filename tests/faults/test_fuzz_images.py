@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.reading import make_reading
+from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)
 STACK = NUMBERS.integers(0, 65536, (3, 24, 20), np.uint16)

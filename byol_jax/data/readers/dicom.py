@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.reading import Contents, Opened, Reading
 from byol_jax.data.readers.rescale import AS_STORED, find_rescale
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import one_line
 
 __all__ = ["open_dicom"]

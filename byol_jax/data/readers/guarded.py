@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.member import Member
 from byol_jax.data.readers.open import READERS, image_of, open_file
 from byol_jax.data.readers.reading import Contents, Reading
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["Workers", "column_sizes", "look", "read"]
 

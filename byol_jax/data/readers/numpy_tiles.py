@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.reading import Contents, Opened, Reading
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["open_npy"]
 

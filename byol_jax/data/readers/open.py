@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.dicom import open_dicom
 from byol_jax.data.readers.numpy_tiles import open_npy
 from byol_jax.data.readers.pixels import fill_gaps, resize_channels, with_dtype
 from byol_jax.data.readers.reading import Opened, Reading, check_contents, choose_channels
 from byol_jax.data.readers.tiff_series import open_tiff
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import one_line
 
 __all__ = [

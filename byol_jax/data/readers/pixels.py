@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.fit import FITS, contained_box, resize_plane
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["fill_gaps", "resize_channels", "with_dtype"]
 

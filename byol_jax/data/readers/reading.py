@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import ConfigurationError
 
 __all__ = [

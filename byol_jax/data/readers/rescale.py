@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["AS_STORED", "Rescale", "find_rescale"]
 

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.open import image_of, open_file
 from byol_jax.data.readers.reading import Opened, Reading
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import one_line
 
 __all__ = ["main"]

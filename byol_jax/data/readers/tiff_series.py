@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from byol_jax.data import tiff
-from byol_jax.data.decode import UnusableImageError
 from byol_jax.data.readers.reading import CHANNEL_AXES, Contents, Opened, Reading
+from byol_jax.data.unusable import UnusableImageError
 
 __all__ = ["open_tiff"]
 
