@@ -27,10 +27,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
-from byol_jax.data import tiff
 from byol_jax.data.fit import FITS
 from byol_jax.data.foreign import LONGEST, describe_foreign
 from byol_jax.data.member import Member
+from byol_jax.data.readers import tiff_tags
 from byol_jax.data.unusable import UnreadLayoutError, UnusableImageError, open_without_waiting
 from byol_jax.errors import one_line
 
@@ -156,8 +156,9 @@ def _check_pixels(image: Image.Image) -> None:
 def _failure(error: Exception, file: BinaryIO) -> UnusableImageError:
     """Why an image couldn't be opened or decoded."""
     unidentified = isinstance(error, Image.UnidentifiedImageError)
-    pages = tiff.pages(file) if unidentified or not isinstance(error, OSError) else []  # others: cut short, a bad disk
-    layout = (tiff.unread(pages[0]) or tiff.complaint(pages)) if pages else None
+    may_be_tiff = unidentified or not isinstance(error, OSError)  # others: cut short, a bad disk
+    pages = tiff_tags.pages(file) if may_be_tiff else []
+    layout = (tiff_tags.unread(pages[0]) or tiff_tags.complaint(pages)) if pages else None
     if layout is not None:
         return UnreadLayoutError(layout)
     if unidentified:
@@ -207,7 +208,7 @@ def _raw_mode(arguments: Any) -> str:
 
 
 def _check_layout(image: ImageFile.ImageFile) -> None:
-    wrong = tiff.complaint(tiff.pages(_file(image))) if image.format == "TIFF" else None
+    wrong = tiff_tags.complaint(tiff_tags.pages(_file(image))) if image.format == "TIFF" else None
     if wrong is not None:
         raise UnreadLayoutError(wrong)
     if image.format == "PNG" and image.info.get(DRAWN[0]) == DRAWN[1]:

@@ -9,8 +9,9 @@ import tifffile
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.data import open_dataset, survey, tiff
+from byol_jax.data import open_dataset, survey
 from byol_jax.data.decode import check_header, read_image, uniform_warnings
+from byol_jax.data.readers import tiff_tags
 from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)
@@ -365,14 +366,14 @@ def test_tags_of_any_bytes_end_in_a_list(tmp_path):
             content[int(generator.choice([generator.integers(len(content)), generator.integers(64)]))] = int(
                 generator.integers(256)
             )
-        pages = tiff.pages(io.BytesIO(content))
+        pages = tiff_tags.pages(io.BytesIO(content))
         assert len(pages) <= 3
-        tiff.complaint(pages)
+        tiff_tags.complaint(pages)
     start = struct.unpack_from("<I", whole, 4)[0]
     count = struct.unpack_from("<H", whole, start)[0]
     looped = bytearray(whole)
     struct.pack_into("<I", looped, start + 2 + 12 * count, start)  # the page after the first is the first
-    assert len(tiff.pages(io.BytesIO(looped))) == 1
+    assert len(tiff_tags.pages(io.BytesIO(looped))) == 1
     many = save(tmp_path / "many.tif", np.zeros((1200, 1, 1), np.uint8), contiguous=False, rowsperstrip=1)
     assert refusal(many).startswith("a TIFF of 1000 or more pages")
 

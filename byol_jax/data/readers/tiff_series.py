@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from byol_jax.data import tiff
+from byol_jax.data.readers import tiff_tags
 from byol_jax.data.readers.reading import CHANNEL_AXES, Contents, Opened, Reading
 from byol_jax.data.unusable import UnusableImageError
 
@@ -47,9 +47,9 @@ def open_tiff(path: Path, reading: Reading) -> Opened:
     import tifffile
 
     with path.open("rb") as raw:
-        pages = tiff.pages(raw)
+        pages = tiff_tags.pages(raw)
     if not pages or pages[-1].is_cut:
-        raise UnusableImageError(tiff.complaint(pages) or "a TIFF whose tags can't be read: save it again")
+        raise UnusableImageError(tiff_tags.complaint(pages) or "a TIFF whose tags can't be read: save it again")
     file = tifffile.TiffFile(path)
     try:
         stacks = [_Stack(series, reading.tiff_axes or CHANNEL_AXES) for series in file.series if _is_whole(series)]
