@@ -1,6 +1,6 @@
 """What a file is that somebody gives as data and that is none, by its name alone: words for a message.
 
-byol_jax/data/foreign.py knows by their content those that are named as images.
+byol_jax/data/readers/foreign.py knows by their content those that are named as images.
 """
 
 import os

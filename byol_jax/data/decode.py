@@ -28,9 +28,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from byol_jax.data.fit import FITS
-from byol_jax.data.foreign import LONGEST, describe_foreign
 from byol_jax.data.member import Member
 from byol_jax.data.readers import tiff_tags
+from byol_jax.data.readers.foreign import LONGEST, describe_foreign
 from byol_jax.data.unusable import UnreadLayoutError, UnusableImageError, open_without_waiting
 from byol_jax.errors import one_line
 

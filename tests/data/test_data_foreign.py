@@ -15,7 +15,7 @@ from byol_jax.cli.values import data_source
 from byol_jax.data import open_dataset
 from byol_jax.data.decode import check_header
 from byol_jax.data.file_list import ANY_EXTENSIONS
-from byol_jax.data.foreign import LONGEST, describe_foreign
+from byol_jax.data.readers.foreign import LONGEST, describe_foreign
 from byol_jax.data.readers.open import READERS
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.file_names import describe_data
