@@ -16,7 +16,7 @@ _DATA: tuple[tuple[str, str], ...] = (
     ("safetensors", f"a file of weights, no images: of tensors that are images {_TENSORS}"),
     ("h5 hdf5 mat", f"an HDF5 or MATLAB file, which isn't read: {_TENSORS}"),
 )
-"""Endings of names, and what such a file is. Those of images are decode's and the readers', which load NumPy."""
+"""Endings of names, and what such a file is. Those of images are the readers', which load NumPy."""
 
 
 def describe_data(name: str) -> str | None:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.decode import EXTENSIONS, OTHER_EXTENSIONS
 from byol_jax.data.member import shard_kind
 from byol_jax.data.readers.open import READERS
+from byol_jax.data.readers.pillow import EXTENSIONS, OTHER_EXTENSIONS
 from byol_jax.data.scan import scan
 from byol_jax.data.unusable import UnusableImageError, open_without_waiting
 from byol_jax.errors import DataError

@@ -5,7 +5,7 @@
 `none`     nothing is cut off or added: each side is resized by itself, to a shape that the folder's pictures have in
            common. Where all are of one shape nothing is distorted.
 
-Which pixels a file has is decode.py's work. Resizing is Pillow's, antialiased, bilinear, in one step.
+Which pixels a file has is the work of readers/. Resizing is Pillow's, antialiased, bilinear, in one step.
 """
 
 import math

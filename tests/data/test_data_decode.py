@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from byol_jax.data.decode import check_header, read_image
 from byol_jax.data.fit import load_size
+from byol_jax.data.readers.pillow import check_header, read_image
 from byol_jax.data.unusable import UnusableImageError
 
 
@@ -191,7 +191,7 @@ def test_strips_make_the_whole(tmp_path, picture, monkeypatch, mode):
     for channels in (1, 3):
         whole = read_image(path, size=None, num_channels=channels)
         with monkeypatch.context() as patch:
-            patch.setattr("byol_jax.data.decode._STRIP", 2 * 80 + 5)
+            patch.setattr("byol_jax.data.readers.pillow._STRIP", 2 * 80 + 5)
             np.testing.assert_array_equal(read_image(path, size=None, num_channels=channels), whole)
         expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(60, 80, channels)
         if mode in ("1", "L", "P", "RGB", "CMYK"):

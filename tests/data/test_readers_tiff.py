@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from byol_jax.data.decode import read_image
 from byol_jax.data.readers.open import image_of, open_file
+from byol_jax.data.readers.pillow import read_image
 from byol_jax.data.readers.reading import make_reading
 from byol_jax.data.unusable import UnusableImageError
 

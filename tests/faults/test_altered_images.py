@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byol_jax.data.decode import read_image, uniform_warnings
+from byol_jax.data.readers.pillow import read_image, uniform_warnings
 from byol_jax.data.unusable import UnusableImageError
 
 FORMATS = {

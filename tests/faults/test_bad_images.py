@@ -11,7 +11,6 @@ from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import Loader, open_dataset
-from byol_jax.data import decode as decode_module
 
 
 def write(folder, name, value=100, shape=(20, 20)):
@@ -120,13 +119,13 @@ def test_any_name_that_a_file_system_allows(folder, tmp_path, name):
 
 def test_a_file_that_vanishes_between_listing_and_reading_is_skipped(folder, monkeypatch):
     write(folder, "early.png")
-    whole = decode_module.Image.open
+    whole = Image.open
 
     def remove_then_open(*args, **options):
         (folder / "good/05.png").unlink(missing_ok=True)
         return whole(*args, **options)
 
-    monkeypatch.setattr(decode_module.Image, "open", remove_then_open)
+    monkeypatch.setattr(Image, "open", remove_then_open)
     dataset = open_dataset(folder, image_size=16, workers=1)
     assert dataset.skipped == (("good/05.png", "no longer there"),)
 

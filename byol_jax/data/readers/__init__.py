@@ -1,1 +1,1 @@
-"""Files of measured images: TIFF by tifffile, DICOM by pydicom, .npy. Pictures that Pillow decodes are in decode.py."""
+"""Image files, one to pixels: pictures by Pillow; measured images, TIFF by tifffile, DICOM by pydicom, and .npy."""
