@@ -7,7 +7,6 @@ import heapq
 import itertools
 import json
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,27 +15,30 @@ from typing import NamedTuple
 
 import numpy as np
 
+from byol_jax.data.image_names import (
+    EXTENSIONS,
+    OTHER_EXTENSIONS,
+    extension_of,
+    extensions_of,
+    is_image_name,
+    last_part,
+    say_unread,
+)
 from byol_jax.data.member import shard_kind
 from byol_jax.data.readers.open import READERS
-from byol_jax.data.readers.pillow import EXTENSIONS, OTHER_EXTENSIONS
 from byol_jax.data.scan import scan
 from byol_jax.data.unusable import UnusableImageError, open_without_waiting
 from byol_jax.errors import DataError
 
 __all__ = [
-    "ANY_EXTENSIONS",
     "LEFT_OUT_ARRAYS",
     "RUN_FORMAT",
     "Files",
     "Listing",
     "check_kind",
     "extensions_in",
-    "extensions_of",
     "files_of",
-    "is_image_name",
-    "is_row_name",
     "is_run_folder",
-    "is_unread_name",
     "list_images",
     "size_and_time",
 ]
@@ -55,14 +57,6 @@ _MOST_CONFIG = 2**20
 
 _LARGEST = 2**63 - 1
 """What an array of int64 holds."""
-
-JPEG_EXTENSIONS = (".jfif", ".jpe", ".jif")
-
-_KINDS = (EXTENSIONS, READERS["dicom"].extensions, READERS["npy"].extensions)
-"""What a folder may hold: pictures and TIFFs; where there are none DICOM; where there is none of these .npy. Beside
-pictures an .npy may hold labels, say."""
-
-ANY_EXTENSIONS = frozenset[str]().union(*_KINDS)
 
 LEFT_OUT_ARRAYS = ".npy files"
 """What stands in a file's place where many are left out in one line."""
@@ -141,10 +135,10 @@ def list_images(root: Path, *, workers: int = 1) -> Listing:
     found = sorted(_among(groups, extensions))
     files, reasons = _look_at(root, found, workers)
     skipped = refused | reasons
-    skipped |= {name: _unread(name) for name in _among(groups, OTHER_EXTENSIONS - extensions)}
+    skipped |= {name: say_unread(name) for name in _among(groups, OTHER_EXTENSIONS - extensions)}
     hidden = _among(groups, EXTENSIONS | OTHER_EXTENSIONS, hidden=True)
     # "._name" is what macOS leaves beside a file on other systems' disks: its attributes, never the image.
-    skipped |= {name: "a hidden file: rename it to use it" for name in hidden if not _last_part(name).startswith("._")}
+    skipped |= {name: "a hidden file: rename it to use it" for name in hidden if not last_part(name).startswith("._")}
     rest = [
         name for (ending, is_hidden), some in groups.items() if is_hidden or ending not in extensions for name in some
     ]
@@ -159,7 +153,7 @@ _Groups = Mapping[tuple[str, bool], list[str]]
 def _by_extension(names: Iterable[str]) -> _Groups:
     groups: dict[tuple[str, bool], list[str]] = {}
     for name in names:
-        groups.setdefault((_extension(name), _last_part(name).startswith(".")), []).append(name)
+        groups.setdefault((extension_of(name), last_part(name).startswith(".")), []).append(name)
     return groups
 
 
@@ -182,8 +176,9 @@ def _look_at(root: Path, names: list[str], workers: int) -> tuple[Files, dict[st
 
 def _left_out_arrays(groups: _Groups, extensions: frozenset[str]) -> dict[str, str]:
     """A line on .npy files that aren't read, where they are more than the images; else they are labels, say."""
-    arrays, images = (len(_among(groups, kind)) for kind in (_KINDS[-1], extensions))
-    if extensions == _KINDS[-1] or arrays <= images:
+    named = READERS["npy"].extensions
+    arrays, images = (len(_among(groups, kind)) for kind in (named, extensions))
+    if extensions == named or arrays <= images:
         return {}
     others = f"{images} other image{'s' * (images != 1)}"
     return {LEFT_OUT_ARRAYS: f"{arrays} .npy files aren't read beside {others}: give them a folder of their own"}
@@ -217,63 +212,6 @@ def _left_out_shards(groups: _Groups, images: int) -> dict[str, str]:
     return {
         "shards": f"{len(shards)} shards, {min(shards)!r} for one, aren't read beside {images} images: give them alone"
     }
-
-
-def extensions_of(names: Iterable[str]) -> frozenset[str]:
-    """The extensions that make files of these names a folder's images: of its pictures, else of DICOM, else of .npy.
-
-    Example:
-        >>> sorted(extensions_of(["scans/1.dcm", "labels.npy"]))
-        ['.dcm', '.dicom']
-    """
-    names = list(names)
-    kinds = (kind for kind in _KINDS if any(is_image_name(name, kind) for name in names))
-    return next(kinds, EXTENSIONS)
-
-
-def is_image_name(name: str, extensions: Collection[str] = EXTENSIONS) -> bool:
-    """Whether a path's last part has one of these extensions and isn't hidden.
-
-    Example:
-        >>> is_image_name("cats/1.JPG"), is_image_name("cats/.1.jpg"), is_image_name("cats/1.heic")
-        (True, False, False)
-    """
-    return _has_extension(name, extensions) and not _last_part(name).startswith(".")
-
-
-def is_row_name(name: str) -> bool:
-    """Whether a name is that of a part of a shard, by its number: "train.parquet#17".
-
-    Example:
-        >>> is_row_name("train.parquet#17"), is_row_name("train.parquet")
-        (True, False)
-    """
-    return re.search(r"#\d+\Z", name) is not None
-
-
-def is_unread_name(name: str) -> bool:
-    """Whether a path's last part is named as an image of a kind that isn't read, and isn't hidden."""
-    return _has_extension(name, OTHER_EXTENSIONS) and not _last_part(name).startswith(".")
-
-
-def _has_extension(name: str, extensions: Collection[str]) -> bool:
-    return _extension(name) in extensions
-
-
-def _extension(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit("/")[-1]
-
-
-def _unread(name: str) -> str:
-    extension = _extension(name)
-    advice = "rename it to .jpg" if extension in JPEG_EXTENSIONS else "convert it to .png, .tif or .jpg"
-    if extension in READERS["dicom"].extensions:
-        return "DICOM files aren't read beside pictures: give them a folder of their own"
-    return f"images named {extension} aren't read: {advice}"
 
 
 def size_and_time(path: str | Path) -> tuple[int, int]:

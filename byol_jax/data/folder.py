@@ -18,8 +18,9 @@ import numpy as np
 from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, check_kind, extensions_of, is_image_name, list_images
+from byol_jax.data.file_list import Listing, check_kind, list_images
 from byol_jax.data.fit import common_shape, load_size
+from byol_jax.data.image_names import extensions_of, is_image_name
 from byol_jax.data.order import epoch_order
 from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.pillow import uniform_warnings

@@ -36,8 +36,6 @@ from byol_jax.errors import one_line
 
 __all__ = [
     "DRAWN",
-    "EXTENSIONS",
-    "OTHER_EXTENSIONS",
     "Depth",
     "ValueRange",
     "check_header",
@@ -48,19 +46,6 @@ __all__ = [
     "upright_size",
     "value_range",
 ]
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""Names that end so, in either case, are taken for images."""
-
-OTHER_EXTENSIONS = frozenset(
-    f".{name}"
-    for names in (
-        "jfif jpe jif jp2 j2k jpx jxl avif heic heif ppm pgm pbm pnm tga dib ico pcx psd svg eps dds exr hdr",
-        "dng cr2 cr3 nef arw orf rw2 raf raw dcm dicom nii mha nrrd fits czi nd2 lif lsm svs ndpi",
-    )
-    for name in names.split()
-)
-"""Names of images that aren't read: beside others they are left out, and that is said."""
 
 DRAWN = ("byol_jax", "views")
 """A text in the PNGs that we draw of other images, its keyword and itself: they are no images to train on."""

@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Files, Listing, is_image_name, is_unread_name, size_and_time
+from byol_jax.data.file_list import Files, Listing, size_and_time
+from byol_jax.data.image_names import is_image_name, is_unread_name
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
 from byol_jax.data.shards.tar_index import COLUMNS, ShardIndex, Stamp, encode_indices, read_indices
 from byol_jax.data.unusable import UnusableImageError
