@@ -23,7 +23,7 @@ from byol_jax.data.fit import common_shape, load_size
 from byol_jax.data.image_names import extensions_of, is_image_name
 from byol_jax.data.order import epoch_order
 from byol_jax.data.readers.picture import WHOLE
-from byol_jax.data.readers.pillow import uniform_warnings
+from byol_jax.data.readers.pillow_header import uniform_warnings
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
 from byol_jax.data.unusable import UnusableImageError

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from byol_jax.data.readers.pillow import DRAWN
+from byol_jax.data.readers.pillow_header import DRAWN
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 from byol_jax.views import sample_views

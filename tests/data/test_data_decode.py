@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image, ImageOps
 
 from byol_jax.data.fit import load_size
-from byol_jax.data.readers.pillow import check_header, read_image
+from byol_jax.data.readers.pillow import read_image
+from byol_jax.data.readers.pillow_header import check_header
 from byol_jax.data.unusable import UnusableImageError
 
 

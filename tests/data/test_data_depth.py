@@ -11,7 +11,8 @@ from byol_jax import ConfigurationError, DataError
 from byol_jax.data import Loader, evaluation_images, open_dataset
 from byol_jax.data.fit import FITS
 from byol_jax.data.ranges import estimate_range, levels_of_eight_bits, parse_rule
-from byol_jax.data.readers.pillow import Depth, check_header, read_image
+from byol_jax.data.readers.pillow import read_image
+from byol_jax.data.readers.pillow_header import Depth, check_header
 from byol_jax.data.sources import ImageWarning
 
 SIDES = (40, 60)

@@ -16,7 +16,7 @@ from byol_jax.data import open_dataset
 from byol_jax.data.image_names import ANY_EXTENSIONS
 from byol_jax.data.readers.foreign import LONGEST, describe_foreign
 from byol_jax.data.readers.open import READERS
-from byol_jax.data.readers.pillow import check_header
+from byol_jax.data.readers.pillow_header import check_header
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.file_names import describe_data
 

@@ -11,7 +11,8 @@ from PIL import Image
 from byol_jax import DataError
 from byol_jax.data import open_dataset, survey
 from byol_jax.data.readers import tiff_tags
-from byol_jax.data.readers.pillow import check_header, read_image, uniform_warnings
+from byol_jax.data.readers.pillow import read_image
+from byol_jax.data.readers.pillow_header import check_header, uniform_warnings
 from byol_jax.data.unusable import UnusableImageError
 
 NUMBERS = np.random.default_rng(0)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byol_jax.data.readers.pillow import read_image, uniform_warnings
+from byol_jax.data.readers.pillow import read_image
+from byol_jax.data.readers.pillow_header import uniform_warnings
 from byol_jax.data.unusable import UnusableImageError
 
 FORMATS = {

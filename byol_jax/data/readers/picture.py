@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from byol_jax.data.member import Member
-from byol_jax.data.readers.pillow import Depth, check_header, count_colours, read_image, upright_size
+from byol_jax.data.readers.pillow import read_image
+from byol_jax.data.readers.pillow_header import Depth, check_header, count_colours, upright_size
 from byol_jax.data.readers.reading import Contents, Reading, check_contents, choose_channels
 
 __all__ = ["WHOLE", "check_picture", "read_picture"]

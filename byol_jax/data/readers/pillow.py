@@ -1,58 +1,32 @@
-"""One image file to one array of pixels, or the reason why not. Nothing here knows of folders or batches.
+"""A picture that Pillow decodes, as one array of pixels, or the reason why not. Nothing here knows of folders.
 
 What a file's pixels become, so that channels are never silently wrong:
 - in uint16: grey of 16 bits and RGB of 16, transparent or not, keep their numbers; grey of 12 bits is scaled to 16;
   anything else is read in 8 bits and multiplied by 257, 16-bit CMYK, LAB, grey with alpha and premultiplied colour too;
 - in uint8: grey of 12 or 16 bits is scaled to 8 (rounded); of 16-bit colour the upper 8 bits are taken;
 - 32-bit and signed numbers are refused, since their range isn't known;
-- TIFFs of several pages or pictures, of more samples than colour and transparency need, of signed numbers, and planar
-  ones of 16 bits are refused when a folder is looked through (`check_header`): Pillow reads them in part, or wrongly;
+- TIFFs that Pillow would read in part, or wrongly, are refused when a folder is looked through (pillow_header.py);
 - transparency: composited on white, the page that such pictures are drawn for; where a PNG of 16-bit colour makes one
   colour transparent, it is refused likewise: only the colours' upper bytes are known;
 - palette, bilevel, CMYK, YCbCr, LAB: converted to RGB by Pillow; colour profiles are ignored;
 - grey wanted: ITU-R 601 luminance of the above; animations: the first frame; EXIF orientation: applied.
 """
 
-import enum
 import math
-import os
-import stat
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from byol_jax.data.fit import FITS
 from byol_jax.data.member import Member
-from byol_jax.data.readers import tiff_tags
-from byol_jax.data.readers.foreign import LONGEST, describe_foreign
-from byol_jax.data.unusable import UnreadLayoutError, UnusableImageError, open_without_waiting
+from byol_jax.data.readers.pillow_header import Depth, depth_of, is_turned, open_image, packing_of, raw_mode
+from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import one_line
 
-__all__ = [
-    "DRAWN",
-    "Depth",
-    "ValueRange",
-    "check_header",
-    "count_colours",
-    "picture_pixels",
-    "read_image",
-    "uniform_warnings",
-    "upright_size",
-    "value_range",
-]
-
-DRAWN = ("byol_jax", "views")
-"""A text in the PNGs that we draw of other images, its keyword and itself: they are no images to train on."""
-
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""The only decoders that are tried; Pillow's others aren't needed, and the one for EPS runs a program. JPEG includes
-MPO."""
+__all__ = ["ValueRange", "picture_pixels", "read_image", "value_range"]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,170 +44,13 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0 tags
 _STEPS = {"L;2": 85, "L;4": 17, "L": 1}
 """Packings of grey in a PNG, and what one level of theirs is in 8 bits."""
 
-_WHOLE_COLOURS = frozenset(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "BLN")
-"""Packings of 16-bit colour: big-endian, little-endian, the machine's own. Of each Pillow unpacks one byte of two."""
-
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-"""Pillow's modes of one colour, beside those of 16 bits."""
 
 _RED, _GREEN, _BLUE = 19595, 38470, 7471
 """ITU-R 601's weights of luminance as parts of 65,536, Pillow's."""
 
 _STRIP = 2**20
 """Pixels converted at a time."""
-
-
-class Depth(enum.IntEnum):
-    """What a file holds a channel, as far as its pixels can be had: 8 bits count as false."""
-
-    EIGHT = 0
-    GREY = 1
-    """12 or 16 bits of grey."""
-    COLOUR = 2
-    """16 bits of RGB, with alpha or without; or of any other channels, where they are taken as they are stored."""
-    LOST = 3
-    """16 bits, of which Pillow gives the upper 8: CMYK, LAB, grey with alpha, premultiplied colour."""
-    MEASURED = 4
-    """Numbers that float32 holds: signed, of 32 bits, or floating."""
-
-
-def _open_bytes(path: Path | Member) -> BinaryIO:
-    if not isinstance(path, Path):
-        return path.open()
-    file = open(path, "rb", opener=open_without_waiting)  # noqa: SIM115, closed by who asked for it
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise UnusableImageError("not a regular file")
-
-
-@contextmanager
-def _open_image(path: Path | Member) -> Iterator[ImageFile.ImageFile]:
-    """An image whose header is read and whose pixels aren't; all that goes wrong inside is an `UnusableImageError`."""
-    try:
-        with _open_bytes(path) as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                raise UnusableImageError("empty file")
-            file.seek(0)
-            try:
-                with Image.open(file, formats=_FORMATS) as image:
-                    _check_pixels(image)
-                    yield image
-            except UnusableImageError:
-                raise
-            except Exception as error:  # decoders raise whatever a damaged file leads them to
-                raise _failure(error, file) from error
-    except FileNotFoundError as error:
-        raise UnusableImageError("no longer there") from error
-    except OSError as error:
-        raise UnusableImageError(error.strerror or one_line(error, at_most=200)) from error
-
-
-def _check_pixels(image: Image.Image) -> None:
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise UnusableImageError(
-            f"{image.width} × {image.height} pixels, above the limit of {Image.MAX_IMAGE_PIXELS} pixels"
-        )
-
-
-def _failure(error: Exception, file: BinaryIO) -> UnusableImageError:
-    """Why an image couldn't be opened or decoded."""
-    unidentified = isinstance(error, Image.UnidentifiedImageError)
-    may_be_tiff = unidentified or not isinstance(error, OSError)  # others: cut short, a bad disk
-    pages = tiff_tags.pages(file) if may_be_tiff else []
-    layout = (tiff_tags.unread(pages[0]) or tiff_tags.complaint(pages)) if pages else None
-    if layout is not None:
-        return UnreadLayoutError(layout)
-    if unidentified:
-        file.seek(0)
-        return UnusableImageError(describe_foreign(file.read(LONGEST)) or "not an image, or damaged at its start")
-    return UnusableImageError(getattr(error, "strerror", None) or one_line(error, at_most=200))
-
-
-@contextmanager
-def uniform_warnings() -> Iterator[None]:
-    """Silences Pillow's remarks on odd metadata, and turns its bomb warning into an error, whatever the filters are.
-
-    So the verdict on a file is always the same. Python's filters hold for the whole process: use this around the work
-    before training, never in a thread.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def check_header(path: Path | Member) -> Depth:
-    """Opens an image without decoding it; how many bits a channel it has.
-
-    Raises:
-        UnusableImageError: not a regular file, empty, not one of the known formats, too many pixels; or a TIFF that
-            Pillow would read in part, or wrongly.
-    """
-    with _open_image(path) as image:
-        _check_layout(image)
-        return _depth(image)
-
-
-def _depth(image: ImageFile.ImageFile) -> Depth:
-    """Of an image that isn't loaded yet."""
-    if image.mode.startswith("I;16"):
-        return Depth.GREY
-    packings = {_raw_mode(tile[3]) for tile in image.tile}
-    if not any(packing.endswith((";16B", ";16L", ";16N")) for packing in packings):  # a BMP's BGR;16 is 5, 6 and 5 bits
-        return Depth.EIGHT
-    return Depth.COLOUR if packings <= _WHOLE_COLOURS else Depth.LOST
-
-
-def _raw_mode(arguments: Any) -> str:
-    """How a decoder finds the pixels packed, in Pillow's words: "RGB;16B"."""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _check_layout(image: ImageFile.ImageFile) -> None:
-    wrong = tiff_tags.complaint(tiff_tags.pages(_file(image))) if image.format == "TIFF" else None
-    if wrong is not None:
-        raise UnreadLayoutError(wrong)
-    if image.format == "PNG" and image.info.get(DRAWN[0]) == DRAWN[1]:
-        raise UnusableImageError("a picture that byol_jax drew of images and their views: not used")
-    if _packing(image) == "RGB;16B" and "transparency" in image.info:
-        raise UnusableImageError(
-            "a PNG of 16-bit colour in which one colour is transparent (tRNS), which Pillow misreads: save it with an"
-            " alpha channel, or with 8 bits a channel"
-        )
-
-
-def _file(image: ImageFile.ImageFile) -> BinaryIO:
-    return cast(BinaryIO, image.fp)
-
-
-def upright_size(path: Path | Member) -> tuple[int, int]:
-    """(height, width) of an image as `read_image` gives it with `size=None`; nothing is decoded.
-
-    Raises:
-        UnusableImageError: as `check_header`.
-    """
-    with _open_image(path) as image:
-        _check_layout(image)
-        return (image.width, image.height) if _is_turned(image) else (image.height, image.width)
-
-
-def count_colours(path: Path | Member) -> int:
-    """1 for a picture of grey, with transparency or without, and 3 for any other; nothing is decoded.
-
-    Raises:
-        UnusableImageError: as `check_header`.
-    """
-    with _open_image(path) as image:
-        _check_layout(image)
-        return 1 if image.mode in _GREY_MODES or image.mode.startswith("I;16") else 3
-
-
-def _is_turned(image: ImageFile.ImageFile) -> bool:
-    """Whether its sides change places when it is put upright, and haven't yet: Pillow does it for TIFFs by itself."""
-    return image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 class ValueRange(NamedTuple):
@@ -259,7 +76,7 @@ def value_range(path: Path | Member) -> ValueRange:
     Raises:
         UnusableImageError: as `read_image`.
     """
-    with _open_image(path) as image:
+    with open_image(path) as image:
         highest = _highest(image)
         image.load()
         if image.mode.startswith("I;16"):
@@ -277,11 +94,6 @@ def _highest(image: Image.Image) -> int:
 
 def _tags(image: Image.Image) -> Any:
     return image.tag_v2 if image.format == "TIFF" else {}  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _packing(image: ImageFile.ImageFile) -> str | None:
-    """How a PNG that isn't loaded yet packs its pixels, in Pillow's words: "L;4", "I;16B", "RGB"; None for others."""
-    return str(image.tile[0].args) if image.format == "PNG" and image.tile else None
 
 
 def _scale_key(image: ImageFile.ImageFile, packing: str | None) -> None:
@@ -360,13 +172,13 @@ def read_image(
     """
     scale = FITS[fit].scale
     is_deep = np.dtype(dtype) == np.uint16
-    with _open_image(path) as image:
-        if is_deep and (depth := _depth(image)) in (Depth.GREY, Depth.COLOUR):
+    with open_image(path) as image:
+        if is_deep and (depth := depth_of(image)) in (Depth.GREY, Depth.COLOUR):
             return _read_deep(image, path, depth, size=size, num_channels=num_channels, fit=fit)
         if size is not None:
-            twice = 2 * scale(image.width, image.height, (size[1], size[0]) if _is_turned(image) else size)
+            twice = 2 * scale(image.width, image.height, (size[1], size[0]) if is_turned(image) else size)
             image.draft(None, (math.ceil(image.width * twice), math.ceil(image.height * twice)))
-        packing = _packing(image)
+        packing = packing_of(image)
         image.load()
         _scale_key(image, packing)
         # Asked after loading: Pillow turns a TIFF upright by itself there, and PNG may hold its EXIF after the pixels.
@@ -464,7 +276,7 @@ def _colour_planes(image: ImageFile.ImageFile, path: Path | Member) -> tuple[lis
     Pillow has no mode for such colour and keeps the upper byte of each number. So the file is decoded once more as if
     its numbers lay in the other order of bytes: then the lower bytes are kept.
     """
-    with _open_image(path) as again:
+    with open_image(path) as again:
         again.tile = [tile._replace(args=_with_other_order(tile.args)) for tile in again.tile]
         again.load()
         image.load()
@@ -490,7 +302,7 @@ def _on_white(numbers: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _with_other_order(arguments: Any) -> Any:
     """A decoder's arguments, in which "RGB;16B" becomes "RGB;16L"."""
-    packing = _raw_mode(arguments)
+    packing = raw_mode(arguments)
     swapped = packing[:-1] + _OTHER_ORDER[packing[-1]]
     return (swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped
 
