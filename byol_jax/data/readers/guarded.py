@@ -78,7 +78,7 @@ def read(
 
 
 def column_sizes(path: Path) -> list[list[tuple[str, int]]]:
-    """What shards/parquet.py's `column_sizes` gives of a Parquet file.
+    """What parquet_footer.py's `column_sizes` gives of a Parquet file.
 
     Raises:
         UnusableImageError: it can't be opened, or took the process that looked at it with it.

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from byol_jax.data.readers.open import image_of, open_file
+from byol_jax.data.readers.parquet_footer import column_sizes
 from byol_jax.data.readers.reading import Opened, Reading
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import one_line
@@ -77,8 +78,6 @@ def _answer(request: dict[str, Any], files: OrderedDict[Any, Opened]) -> tuple[d
 def _columns(path: str) -> list[list[tuple[str, int]]]:
     try:
         from pyarrow.parquet import ParquetFile
-
-        from byol_jax.data.shards.parquet import column_sizes
 
         with ParquetFile(path) as file:
             return column_sizes(file.metadata)

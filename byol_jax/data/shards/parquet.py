@@ -28,12 +28,13 @@ from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, files_of
 from byol_jax.data.order import Blocks
 from byol_jax.data.readers import guarded
+from byol_jax.data.readers.parquet_footer import column_sizes
 from byol_jax.data.shards.find import Shard, Shards, check_lost, row_name
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
-__all__ = ["column_sizes", "parquet_images"]
+__all__ = ["parquet_images"]
 
 POOL_BYTES = 2**28
 """Encoded images that are shuffled together: 2,600 photographs of 100 kB."""
@@ -100,17 +101,6 @@ def parquet_images(shards: Shards) -> EncodedImages:
     if not listing.files:
         raise DataError(f"{shards.place}: no rows in {len(tables)} Parquet files: give others")
     return EncodedImages(rows, listing, rows.read_labels, "parquet", blocks=rows.blocks)
-
-
-def column_sizes(metadata: Any) -> list[list[tuple[str, int]]]:
-    """Of each row group the names of its columns, and their bytes when they are decompressed.
-
-    Args:
-        metadata: pyarrow's, which ends its process where some parts of a file's end are damaged.
-    """
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    found = ([group.column(number) for number in range(group.num_columns)] for group in groups)
-    return [[(one.path_in_schema, one.total_uncompressed_size) for one in columns] for columns in found]
 
 
 def _open_tables(shards: Shards) -> tuple[list[_Table], list[tuple[str, str]]]:
