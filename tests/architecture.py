@@ -18,6 +18,11 @@ def room(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
+def inner_room(module: str) -> str:
+    """The folder of a room that a module lies in, `byol_jax.data.readers` for one, or a module beside such folders."""
+    return ".".join(module.split(".")[:3])
+
+
 def arrows(root: Path = ROOT, node=room) -> dict[str, set[str]]:
     """{room: the rooms that it imports}; with another `node`, the same for files or packages."""
     graph = {node(module): set() for module in modules(root) if module not in PACKAGES}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.architecture import room
+from tests.architecture import inner_room, room
 from tests.source_code import PACKAGES, ROOT, functions, imports, modules, parsed
 
 FLOORS = {
@@ -115,7 +115,7 @@ def cycles(graph):
     return found
 
 
-@pytest.mark.parametrize("node", [lambda module: module, room], ids=["files", "rooms"])
+@pytest.mark.parametrize("node", [lambda module: module, inner_room, room], ids=["files", "inner rooms", "rooms"])
 def test_no_cycles(node):
     """Over all imports, those inside functions too: a cycle is a cycle in the reader's head."""
     graph = {node(module): set() for module in modules()}
