@@ -1,20 +1,41 @@
 """Encoded images by name, wherever they lie: what a folder, tar shards and Parquet files have in common.
 
-All that is done with a folder's files (looked through, decoded, left out, labelled, remembered) is done with these.
+All that is done with a folder's files is done with these: they are looked through once, left out, labelled and
+remembered; as a `Dataset` they are decoded when they are asked for.
+
+A file may fail although it was looked at before training: it vanished or changed since, or the folder was so large
+that only headers were read. Then the next file in order replaces it, of the same class where there are labels. The
+same file always gets the same replacement, whoever asks and when.
 """
 
+import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.file_list import Listing
+from byol_jax.data.dataset import Dataset, row_numbers
+from byol_jax.data.decoder import Decoder, FileImages
+from byol_jax.data.file_list import Listing, check_kind
+from byol_jax.data.fit import common_shape, load_size
 from byol_jax.data.member import Root
-from byol_jax.data.order import Blocks
-from byol_jax.data.verdict import Verdict
+from byol_jax.data.order import Blocks, epoch_order
+from byol_jax.data.readers.picture import WHOLE
+from byol_jax.data.readers.pillow_header import uniform_warnings
+from byol_jax.data.readers.reading import Reading
+from byol_jax.data.survey import Survey
+from byol_jax.data.unusable import UnusableImageError
+from byol_jax.data.verdict import Verdict, encode_verdict, identity_of, judge, load_verdict, save_verdict
+from byol_jax.errors import DataError
+from byol_jax.image_size import image_sides
 
-__all__ = ["EncodedImages"]
+__all__ = ["EncodedImages", "Taker", "evaluation_crop", "open_encoded"]
+
+ANY_RANGE = "float32 of any range: give what becomes [0, 1], value_range=(low, high) or --value-range auto"
 
 
 def _no_blocks(names: Sequence[str]) -> None:
@@ -43,3 +64,246 @@ class EncodedImages(NamedTuple):
     blocks: Callable[[Sequence[str]], Blocks | None] = _no_blocks
     remarks: tuple[str, ...] = ()
     kept: Mapping[str, bytes] = MappingProxyType({})
+
+
+def open_encoded(
+    source: EncodedImages,
+    *,
+    image_size: int | tuple[int, int] | None,
+    fit: str,
+    reading: Reading,
+    with_labels: bool | None,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+    verdict_path: Path | None,
+    scan_limit: int,
+    cache_bytes: int,
+    dtype: str | None,
+) -> Dataset:
+    """Images by name as a dataset; `open_dataset` documents the arguments."""
+    beside = source.kept  # of the source only this is held on to
+    root, listing, added, reasons, touched = source.root, source.listing, (), {}, np.zeros(0, np.int64)
+    kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
+    if kept is not None:
+        added = kept.additions(listing)
+        listing = Listing(kept.files, kept.skipped, ())
+        touched = kept.touched(source.listing)
+    elif source.kind == "folder":
+        check_kind(root, listing)
+    names, channels = listing.files.names, reading.num_channels
+
+    read_by = {} if kept is None else kept.read_by
+    survey = Survey(root, names, reading, read_by=read_by, workers=workers, progress=progress)
+    doubts, mixture, notes, gaps, unused = (), (), (), (), ()
+    with uniform_warnings():
+        if kept is None:
+            reasons = survey.look_ahead()
+        measured = kept is None and dtype is None and survey.is_measured(reasons)
+        used = (
+            kept.dtype
+            if kept is not None
+            else dtype or ("float32" if measured else _dtype(is_deep=survey.first_depth(reasons) in WHOLE))
+        )
+        is_grey = kept is not None and kept.is_grey
+        spoilt = survey.look_again(touched, used)
+        reasons |= {} if kept is not None else survey.strangers(used)  # these give a folder no shape
+        wanted = size = None if image_size is None else load_size(image_size)
+        sizes: dict[int, Sequence[tuple[int, int]]] = {}
+        if wanted is not None and fit == "none":
+            if kept is None or kept.shape is None:
+                sizes = survey.sizes()
+            size = (kept and kept.shape) or common_shape(_flat(sizes), wanted)
+        shape = (*(size if size is not None else survey.first_size(reasons)), channels)
+        images = FileImages(root, names, survey.counts, survey.readers, reading)
+        options = {"fit": None if size is None else fit, "cache_bytes": cache_bytes}
+        decode = Decoder(images, shape, dtype=used, **options)
+        if kept is None:
+            reasons = survey.failures(decode.file if len(images) <= scan_limit else None, reasons)
+            used, before = dtype or ("float32" if measured else _dtype(is_deep=survey.is_deep(reasons))), used
+            reasons |= survey.strangers(used)
+            is_grey = used == "uint16" and survey.is_grey(reasons)
+            doubts, mixture = survey.doubts(reasons, dtype=used), survey.mixture(reasons, used)
+            notes, gaps, unused = survey.notes(reasons), decode.say_gaps(reasons), survey.unused()
+            if used != before:  # the first file's depth isn't the folder's: the others are decoded again when asked for
+                decode = Decoder(images, shape, dtype=used, **options)
+        if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
+            size = common_shape(_flat({file: some for file, some in sizes.items() if file not in reasons}), wanted)
+            if (*size, channels) != shape:
+                shape = (*size, channels)
+                decode = Decoder(images, shape, dtype=used, **options)
+    if kept is not None and len(touched):
+        kept = kept.at_times_of(source.listing, np.setdiff1d(touched, [*spoilt]))
+        notes = (
+            f"{len(touched)} of {len(names)} files were changed or copied since the first start, and have the size"
+            " that they had: looked at again",
+        )
+    verdict = kept or judge(root, listing, reasons)._replace(
+        shape=size if fit == "none" else None,
+        dtype=used,
+        is_grey=is_grey,
+        read_by=survey.read_by(reasons),
+    )
+    image_names, numbers = verdict.image_names, images.without(reasons)
+    verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
+    labels, class_names, without = _read_labels(source, verdict, wanted=with_labels)
+    if kept is None and verdict_path is not None:
+        save_verdict(verdict_path, verdict, beside=beside)
+
+    taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
+    taker.leave_out({image: reason for file, reason in spoilt.items() for image in images.of_file(file)})
+    return Dataset(
+        take=taker.take,
+        count=len(numbers),
+        image_shape=shape,
+        identity=identity_of(verdict, kind=source.kind),
+        labels=labels,
+        class_names=class_names,
+        names=image_names,
+        evaluation_crop=None if image_size is None else evaluation_crop(image_size, fit, shape),
+        remarks=(*source.remarks, *unused, *gaps, *(doubts if used == "uint8" else mixture)),
+        dtype=used,
+        range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
+        narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
+        notes=(*notes, *without),
+        order=epoch_order if verdict.blocks is None else verdict.blocks.order(),
+        list_skipped=lambda: (
+            *verdict.skipped,
+            *added,
+            *((image_names[index], reason) for index, reason in taker.failures().items()),
+        ),
+        kept=lambda: {".json": encode_verdict(verdict), **beside},
+    )
+
+
+def _read_labels(
+    source: EncodedImages, verdict: Verdict, *, wanted: bool | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]]:
+    """Labels and the classes' names; where they are wanted if any (None), also a line on why there are none."""
+    if wanted is False:
+        return None, None, ()
+    try:
+        return *source.read_labels(verdict), ()
+    except DataError as error:
+        if wanted is not None:
+            raise
+        return None, None, (f"no labels: {error}",)
+
+
+def _dtype(*, is_deep: bool) -> str:
+    return "uint16" if is_deep else "uint8"
+
+
+def _flat(sizes: Mapping[int, Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+    return list(itertools.chain.from_iterable(sizes.values()))
+
+
+def evaluation_crop(image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]) -> tuple[int, int] | None:
+    """The centre crop of an evaluation: 7/8 of what covers the view; of a contained picture nothing is cut off."""
+    if fit == "contain":
+        return None
+    (height, width), loaded = image_sides(image_size), load_size(image_size)
+    scale = min(shape[0] / loaded[0], shape[1] / loaded[1])  # 1 but for a long shape, which is smaller
+    return round(height * scale), round(width * scale)
+
+
+class Taker:
+    """The `take` of a folder, which remembers the files that failed.
+
+    Args:
+        decode: `decode(number) -> [h, w, C]`, raises `UnusableImageError`.
+        numbers: int64 [count], the number that `decode` knows each image by.
+        labels: int32 [count] or None; a replacement has the same label.
+        shape: (h, w, C). dtype: "uint8", "uint16" or "float32".
+        workers: threads, where the caller gives no number.
+
+    Attributes:
+        failed: reason by image number; grows.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[int], np.ndarray],
+        numbers: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        shape: tuple[int, int, int],
+        dtype: str,
+        workers: int,
+    ) -> None:
+        self.decode, self.numbers, self.labels, self.workers = decode, numbers, labels, workers
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.failed: dict[int, str] = {}
+        self.lock = threading.Lock()
+
+    def replacements(self, index: int) -> np.ndarray:
+        """The images that may replace one, in the order of trying: later ones, then from the start again."""
+        same = np.arange(len(self.numbers))
+        if self.labels is not None:
+            same = np.flatnonzero(self.labels == self.labels[index])
+        return np.roll(same, -int(np.searchsorted(same, index)))[1:]
+
+    def attempt(self, index: int) -> np.ndarray | None:
+        """One image, or None where its file fails.
+
+        Raises:
+            DataError: by now over half of the files have failed.
+        """
+        if index in self.failed:
+            return None
+        try:
+            return self.decode(int(self.numbers[index]))
+        except UnusableImageError as error:
+            self.leave_out({index: str(error)})
+        return None
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Remembers that these images can't be used.
+
+        Raises:
+            DataError: by now that are over half of them.
+        """
+        with self.lock:
+            self.failed |= reasons
+        if 2 * len(self.failed) > len(self.numbers):
+            raise DataError(
+                f"{len(self.failed)} of {len(self.numbers)} images could be used at first and can't be now "
+                f"(the last: {[*reasons.values()][-1]}): is the folder still there?"
+            )
+
+    def read(self, index: int) -> np.ndarray:
+        """One image or its replacement.
+
+        Raises:
+            DataError: nothing can replace it.
+        """
+        image = self.attempt(index)
+        if image is not None:
+            return image
+        for other in self.replacements(index):
+            image = self.attempt(int(other))
+            if image is not None:
+                return image
+        raise DataError(f"image {index} can't be used ({self.failed[index]}), and no other of its class can")
+
+    def take(self, indices: Any, *, workers: int | None = None) -> np.ndarray:
+        """Images by number, decoded by `workers` threads: [n, h, w, C]."""
+        wanted = row_numbers(indices, len(self.numbers))
+        images = np.empty((len(wanted), *self.shape), self.dtype)  # [n, h, w, C]
+
+        def fill(row: int) -> None:
+            images[row] = self.read(int(wanted[row]))
+
+        threads = min(self.workers if workers is None else workers, len(wanted))
+        if threads <= 1:
+            for row in range(len(wanted)):
+                fill(row)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(fill, range(len(wanted))):
+                    pass
+        return images
+
+    def failures(self) -> dict[int, str]:
+        """`failed`, in the order of the images; a copy."""
+        with self.lock:
+            return dict(sorted(self.failed.items()))
