@@ -22,6 +22,7 @@ from byol_jax.data.dataset import Dataset, row_numbers
 from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.file_list import Listing, check_kind
 from byol_jax.data.fit import common_shape, load_size
+from byol_jax.data.kept_list import KeptList, encode_kept_list, identity_of, judge, load_kept_list, save_kept_list
 from byol_jax.data.member import Root
 from byol_jax.data.order import Blocks, epoch_order
 from byol_jax.data.readers.picture import WHOLE
@@ -29,7 +30,6 @@ from byol_jax.data.readers.pillow_header import uniform_warnings
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
 from byol_jax.data.unusable import UnusableImageError
-from byol_jax.data.verdict import Verdict, encode_verdict, identity_of, judge, load_verdict, save_verdict
 from byol_jax.errors import DataError
 from byol_jax.image_size import image_sides
 
@@ -48,7 +48,7 @@ class EncodedImages(NamedTuple):
     Attributes:
         root: `root / name` is an image's file, or a `Member`.
         listing: the names, sorted, with sizes, and what can't be used.
-        read_labels: of the names that a verdict uses, labels [count] int32 and the classes' names, where they have any.
+        read_labels: of the names that a list uses, labels [count] int32 and the classes' names, where they have any.
             Raises DataError where there are no labels.
         kind: the word for it in a dataset's identity.
         blocks: of the names that are used, the blocks without which none of their images can be read; None where each
@@ -59,7 +59,7 @@ class EncodedImages(NamedTuple):
 
     root: Root
     listing: Listing
-    read_labels: Callable[[Verdict], tuple[np.ndarray, tuple[str, ...] | None]]
+    read_labels: Callable[[KeptList], tuple[np.ndarray, tuple[str, ...] | None]]
     kind: str
     blocks: Callable[[Sequence[str]], Blocks | None] = _no_blocks
     remarks: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ def open_encoded(
     """Images by name as a dataset; `open_dataset` documents the arguments."""
     beside = source.kept  # of the source only this is held on to
     root, listing, added, reasons, touched = source.root, source.listing, (), {}, np.zeros(0, np.int64)
-    kept = load_verdict(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
+    kept = load_kept_list(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
     if kept is not None:
         added = kept.additions(listing)
         listing = Listing(kept.files, kept.skipped, ())
@@ -147,7 +147,7 @@ def open_encoded(
     verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
     labels, class_names, without = _read_labels(source, verdict, wanted=with_labels)
     if kept is None and verdict_path is not None:
-        save_verdict(verdict_path, verdict, beside=beside)
+        save_kept_list(verdict_path, verdict, beside=beside)
 
     taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
     taker.leave_out({image: reason for file, reason in spoilt.items() for image in images.of_file(file)})
@@ -171,12 +171,12 @@ def open_encoded(
             *added,
             *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
-        kept=lambda: {".json": encode_verdict(verdict), **beside},
+        kept=lambda: {".json": encode_kept_list(verdict), **beside},
     )
 
 
 def _read_labels(
-    source: EncodedImages, verdict: Verdict, *, wanted: bool | None
+    source: EncodedImages, verdict: KeptList, *, wanted: bool | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]]:
     """Labels and the classes' names; where they are wanted if any (None), also a line on why there are none."""
     if wanted is False:

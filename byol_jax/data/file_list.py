@@ -1,6 +1,6 @@
 """Which files of a folder are named as images, how large they are, and when they were last changed.
 
-No image is opened here; what becomes of the list, and how it is kept: verdict.py.
+No image is opened here; what becomes of the list, and how it is kept: kept_list.py.
 """
 
 import heapq

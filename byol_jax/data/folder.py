@@ -8,7 +8,7 @@ import numpy as np
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import list_images
 from byol_jax.data.image_names import extensions_of, is_image_name
-from byol_jax.data.verdict import Verdict
+from byol_jax.data.kept_list import KeptList
 from byol_jax.errors import DataError
 from byol_jax.file_names import describe_data
 
@@ -37,17 +37,17 @@ def folder_images(root: Path, *, workers: int) -> EncodedImages:
     return EncodedImages(root, listing, partial(_labels, root=root), "folder")
 
 
-def _labels(verdict: Verdict, *, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labels(kept: KeptList, *, root: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels from the first-level folders; a class counts even where none of its images is usable."""
-    outside = [name for name in verdict.files.names if "/" not in name]
+    outside = [name for name in kept.files.names if "/" not in name]
     if outside:
         raise DataError(
             f"{root}: labels come from its sub-folders, and {len(outside)} images lie outside of them "
             f"(the first: {outside[0]!r}): move them into a folder named after their class"
         )
-    names = [*verdict.files.names, *(name for name, _ in verdict.skipped)]
-    extensions = extensions_of(verdict.files.names)
+    names = [*kept.files.names, *(name for name, _ in kept.skipped)]
+    extensions = extensions_of(kept.files.names)
     paths = [name for name in names if is_image_name(name, extensions) and "/" in name]
     class_names = tuple(sorted({path.split("/")[0] for path in paths}))
     number = {name: label for label, name in enumerate(class_names)}
-    return np.array([number[name.split("/")[0]] for name in verdict.image_names], np.int32), class_names
+    return np.array([number[name.split("/")[0]] for name in kept.image_names], np.int32), class_names

@@ -4,7 +4,7 @@ Pictures are Pillow's. TIFFs that Pillow doesn't take whole, DICOM and .npy file
 looked at first, since one file of theirs may hold several images, and numbers that only float32 holds.
 
 A doubt is about images that are used: of those with 16 bits a channel, 12-bit data for instance, few grey levels are
-left in 8 bits, and in 16 they are dark. The list that comes of it, and how it is kept: verdict.py.
+left in 8 bits, and in 16 they are dark. The list that comes of it, and how it is kept: kept_list.py.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Survey:
 
     Args:
         root, names: the files. reading: how they are read.
-        read_by: what an earlier look found, as a verdict keeps it: readers and numbers of images by name.
+        read_by: what an earlier look found, as the list keeps it: readers and numbers of images by name.
         workers: threads. progress: `progress(done, total)`, called from this thread.
 
     Attributes:
@@ -71,7 +71,7 @@ class Survey:
                 self.readers[file], self.counts[file] = read_by[name]
 
     def read_by(self, failed: Collection[int]) -> dict[str, tuple[str, int]]:
-        """What a verdict keeps of it: of each file that isn't Pillow's its reader, and how many images it holds."""
+        """What the list keeps of it: of each file that isn't Pillow's its reader, and how many images it holds."""
         used = {file: reader for file, reader in sorted(self.readers.items()) if file not in failed}
         return {self.names[file]: (reader, int(self.counts[file])) for file, reader in used.items()}
 

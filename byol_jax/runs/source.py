@@ -17,9 +17,9 @@ from byol_jax.data.file_list import LEFT_OUT_ARRAYS
 from byol_jax.data.image_names import ANY_EXTENSIONS, is_image_name, is_row_name, is_unread_name
 from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
+from byol_jax.data.kept_list import write_kept
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
-from byol_jax.data.verdict import write_kept
 from byol_jax.errors import ConfigurationError
 from byol_jax.runs.progress import progress_bar
 

@@ -14,8 +14,8 @@ from PIL import Image
 from byol_jax import DataError
 from byol_jax.data import open_dataset, survey
 from byol_jax.data.file_list import Files, Listing, list_images
+from byol_jax.data.kept_list import KeptList, encode_kept_list, load_kept_list
 from byol_jax.data.scan import scan
-from byol_jax.data.verdict import Verdict, encode_verdict, load_verdict
 from byol_jax.runs.source import Length, open_source
 
 OPTIONS = {"image_size": 14, "num_channels": 1, "workers": 1}
@@ -74,23 +74,23 @@ def test_a_list_of_any_names_sizes_and_times_comes_back(tmp_path_factory, files,
     path = tmp_path_factory.mktemp("kept") / "images.json"
     columns = np.array([files[name] for name in sorted(files)], np.int64)
     listed = Files(tuple(sorted(files)), columns[:, 0], columns[:, 1] if knows_times else None)
-    verdict = Verdict(listed, tuple(sorted(skipped)))
-    path.write_bytes(encode_verdict(verdict))
-    again = load_verdict(path, Listing(listed, (), ()), folder="a folder")
-    assert (again.files.names, again.skipped) == (listed.names, verdict.skipped)
+    made = KeptList(listed, tuple(sorted(skipped)))
+    path.write_bytes(encode_kept_list(made))
+    again = load_kept_list(path, Listing(listed, (), ()), folder="a folder")
+    assert (again.files.names, again.skipped) == (listed.names, made.skipped)
     np.testing.assert_array_equal(again.files.sizes, listed.sizes)
     assert (again.files.times is None) is not knows_times
     assert again.touched(Listing(listed, (), ())).tolist() == []
-    assert encode_verdict(again) == path.read_bytes()
+    assert encode_kept_list(again) == path.read_bytes()
     assert json.loads(path.read_bytes())["files"] == [[name, files[name][0]] for name in sorted(files)]
 
 
 def test_pieces_that_are_written_one_by_one_are_one_list(monkeypatch):
     files = Files(tuple("abcdefg"), np.arange(7), np.arange(7))
-    whole = encode_verdict(Verdict(files, ()))
+    whole = encode_kept_list(KeptList(files, ()))
     for piece in (1, 3, 7, 8):
-        monkeypatch.setattr("byol_jax.data.verdict._PIECE", piece)
-        assert encode_verdict(Verdict(files, ())) == whole
+        monkeypatch.setattr("byol_jax.data.kept_list._PIECE", piece)
+        assert encode_kept_list(KeptList(files, ())) == whole
 
 
 @pytest.mark.parametrize("also", ["nothing", "one added", "one gone"])

@@ -7,10 +7,10 @@ import pytest
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
+from byol_jax.data.kept_list import KeptList
 from byol_jax.data.shards import find, parquet, records, tar
 from byol_jax.data.shards.find import Shard, Shards, check_lost
 from byol_jax.data.unusable import UnusableImageError
-from byol_jax.data.verdict import Verdict
 from tests.shard_files import (
     example,
     parts,
@@ -105,4 +105,4 @@ def test_labels_that_cannot_be_read_are_said_in_one_line(tmp_path, monkeypatch, 
     encoded = (tar.tar_images if kind == "tar" else records.record_images)(find.find_shards(root))
     monkeypatch.setattr(module, "open_slice", fail)
     with pytest.raises(DataError, match=r"can't be read \(.*Input/output error"):
-        encoded.read_labels(Verdict(encoded.listing.files, ()))
+        encoded.read_labels(KeptList(encoded.listing.files, ()))

@@ -49,7 +49,7 @@ READERS = {
     "dicom": Reader(frozenset({".dcm", ".dicom"}), open_dicom, "pydicom", "dicom"),
     "npy": Reader(frozenset({".npy"}), open_npy),
 }
-"""By the words that a verdict keeps."""
+"""By the words that the list of images keeps (kept_list.py)."""
 
 
 def reader_of(name: str) -> str | None:

@@ -120,7 +120,7 @@ def _failure(error: Exception, file: BinaryIO) -> UnusableImageError:
 def uniform_warnings() -> Iterator[None]:
     """Silences Pillow's remarks on odd metadata, and turns its bomb warning into an error, whatever the filters are.
 
-    So the verdict on a file is always the same. Python's filters hold for the whole process: use this around the work
+    So what is said of a file is always the same. Python's filters hold for the whole process: use this around the work
     before training, never in a thread.
     """
     with warnings.catch_warnings():

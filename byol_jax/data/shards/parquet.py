@@ -26,12 +26,12 @@ import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, files_of
+from byol_jax.data.kept_list import KeptList
 from byol_jax.data.order import Blocks
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.parquet_footer import column_sizes
 from byol_jax.data.shards.find import Shard, Shards, check_lost, row_name
 from byol_jax.data.unusable import UnusableImageError
-from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["parquet_images"]
@@ -271,7 +271,7 @@ class _Rows:
         starts = [0, *(row for row in range(1, len(groups)) if groups[row] != groups[row - 1]), len(groups)]
         return Blocks(tuple(np.diff(starts).tolist()), self._pool)
 
-    def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    def read_labels(self, kept: KeptList) -> tuple[np.ndarray, tuple[str, ...] | None]:
         """The column of labels, and the classes' names where datasets wrote them.
 
         Raises:
@@ -286,7 +286,7 @@ class _Rows:
         columns = [self._label_column(table, label) for table in self._tables]
         names = self._columns.class_names
         found = []
-        for name in verdict.files.names:
+        for name in kept.files.names:
             group, row = self._find(name)
             number = None if group is None else columns[group.file][group.first + row]
             if number is None or not 0 <= number < 2**31:

@@ -21,9 +21,9 @@ import numpy as np
 
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Listing, files_of
+from byol_jax.data.kept_list import KeptList
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice, row_name
 from byol_jax.data.unusable import UnusableImageError
-from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["record_images"]
@@ -243,14 +243,14 @@ class _Records:
             for number, size in enumerate(file.sizes):
                 yield row_name(shard, number), size
 
-    def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
+    def read_labels(self, kept: KeptList) -> tuple[np.ndarray, None]:
         """The whole number of each Example.
 
         Raises:
             DataError: a record has none, or can't be read.
         """
         labels = []
-        for name in verdict.files.names:
+        for name in kept.files.names:
             record = self / name
             try:
                 label = None if record.file is None else _label(record.file.read(record.number))

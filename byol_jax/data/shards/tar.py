@@ -26,10 +26,10 @@ import numpy as np
 from byol_jax.data.encoded import EncodedImages
 from byol_jax.data.file_list import Files, Listing, size_and_time
 from byol_jax.data.image_names import is_image_name, is_unread_name
+from byol_jax.data.kept_list import KeptList
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
 from byol_jax.data.shards.tar_index import COLUMNS, ShardIndex, Stamp, encode_indices, read_indices
 from byol_jax.data.unusable import UnusableImageError
-from byol_jax.data.verdict import Verdict
 from byol_jax.errors import DataError, one_line
 
 __all__ = ["Entry", "read_entries", "tar_images"]
@@ -306,13 +306,13 @@ class _Members:
                 " in which every sample has one"
             )
 
-    def read_labels(self, verdict: Verdict) -> tuple[np.ndarray, None]:
+    def read_labels(self, kept: KeptList) -> tuple[np.ndarray, None]:
         """The whole numbers in the samples' .cls, or .json.
 
         Raises:
             DataError: some sample has none, or something else is in it.
         """
-        names = verdict.files.names
+        names = kept.files.names
         self._check_labelled(names, [name for name in names if not self._has_label(name)])  # before any is read
         with ThreadPoolExecutor(_LABELS_AT_ONCE) as pool:
             found = dict(zip(names, pool.map(self.label, names), strict=True))

@@ -1,7 +1,7 @@
 """What is used of a folder's images, or of shards': judged once, before training, and remembered beside the run.
 
 A resumed run uses the list that the first start made, so it sees the same images whatever was added since. The file
-that keeps a verdict is JSON: every usable name with its size in bytes, every other name with the reason; of a folder
+that keeps the list is JSON: every usable name with its size in bytes, every other name with the reason; of a folder
 also when each file was last changed, so that one that was touched since is looked at again; of images that lie in
 blocks also these, since an epoch's order depends on them.
 """
@@ -24,7 +24,7 @@ from byol_jax.data.unusable import UnusableImageError
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["Verdict", "encode_verdict", "identity_of", "judge", "load_verdict", "save_verdict", "write_kept"]
+__all__ = ["KeptList", "encode_kept_list", "identity_of", "judge", "load_kept_list", "save_kept_list", "write_kept"]
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"
@@ -34,7 +34,7 @@ _PIECE = 10_000
 """Files whose pairs are in memory at once while they are written: all would take four times what is written."""
 
 
-class Verdict(NamedTuple):
+class KeptList(NamedTuple):
     """What is used of a folder, and what isn't.
 
     Attributes:
@@ -65,14 +65,14 @@ class Verdict(NamedTuple):
         )
 
     def additions(self, listing: Listing) -> tuple[tuple[str, str], ...]:
-        """(name, reason) of each file that was added to the folder after the verdict, and so isn't used."""
+        """(name, reason) of each file that was added to the folder after the list was made, and so isn't used."""
         if listing.files.names == self.files.names:
             return ()
         known = {*self.files.names, *(name for name, _ in self.skipped)}
         return tuple((name, "added after the first start") for name in listing.files.names if name not in known)
 
     def touched(self, listing: Listing) -> np.ndarray:
-        """The rows of the files that were changed, or copied, after the verdict, and have the size that they had."""
+        """The rows of the files that were changed, or copied, since, and have the size that they had."""
         then, now = self.files.times, listing.files.times
         if then is None or now is None:
             return np.zeros(0, np.int64)
@@ -80,7 +80,7 @@ class Verdict(NamedTuple):
         there = np.flatnonzero(rows >= 0)
         return there[now[rows[there]] != then[there]]
 
-    def at_times_of(self, listing: Listing, rows: np.ndarray) -> "Verdict":
+    def at_times_of(self, listing: Listing, rows: np.ndarray) -> "KeptList":
         """The same with the times that the files of these rows have now."""
         assert self.files.times is not None
         assert listing.files.times is not None
@@ -102,7 +102,7 @@ def rows_of(wanted: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return np.fromiter((row.get(name, -1) for name in wanted), np.int64, len(wanted))
 
 
-def judge(folder: object, listing: Listing, reasons: Mapping[int, str]) -> Verdict:
+def judge(folder: object, listing: Listing, reasons: Mapping[int, str]) -> KeptList:
     """A listing without the files that failed.
 
     Raises:
@@ -118,47 +118,47 @@ def judge(folder: object, listing: Listing, reasons: Mapping[int, str]) -> Verdi
             f"{folder}: {len(bad)} of {len(files) + len(bad)} images can't be used ({some}"
             f"{'; …' if len(bad) > 3 else ''}): remove, repair or convert them, or give another folder"
         )
-    return Verdict(files, skipped)
+    return KeptList(files, skipped)
 
 
-def identity_of(verdict: Verdict, *, kind: str = "folder") -> dict[str, object]:
+def identity_of(kept: KeptList, *, kind: str = "folder") -> dict[str, object]:
     """What distinguishes one folder of images from another, or shards: the used names and their sizes, not their place.
 
     Example:
-        >>> identity_of(Verdict(Files(("a.png",), np.array([80])), ()))["count"]
+        >>> identity_of(KeptList(Files(("a.png",), np.array([80])), ()))["count"]
         1
     """
     digest, count = hashlib.sha256(), 0
-    for name, size in zip(verdict.files.names, verdict.files.sizes.tolist(), strict=True):
-        images = verdict.read_by.get(name, ("", 1))[1]
+    for name, size in zip(kept.files.names, kept.files.sizes.tolist(), strict=True):
+        images = kept.read_by.get(name, ("", 1))[1]
         digest.update(os.fsencode(name) + b"\0%d\0" % size + (b"%d images\0" % images if images > 1 else b""))
         count += images
-    deep = {"dtype": verdict.dtype} if verdict.dtype != "uint8" else {}  # earlier folders have no such key
+    deep = {"dtype": kept.dtype} if kept.dtype != "uint8" else {}  # earlier folders have no such key
     return {"kind": kind, "count": count, "sha256": digest.hexdigest(), **deep}
 
 
-def encode_verdict(verdict: Verdict) -> bytes:
-    """A verdict as a file keeps it, which `load_verdict` reads: about 55 bytes for a file of a folder.
+def encode_kept_list(kept: KeptList) -> bytes:
+    """A list as a file keeps it, which `load_kept_list` reads: about 55 bytes for a file of a folder.
 
     Example:
-        >>> json.loads(encode_verdict(Verdict(Files(("a.png",), np.array([80])), ())))["files"]
+        >>> json.loads(encode_kept_list(KeptList(Files(("a.png",), np.array([80])), ())))["files"]
         [['a.png', 80]]
     """
-    return b"".join(text.encode("ascii") for text in _texts(verdict))
+    return b"".join(text.encode("ascii") for text in _texts(kept))
 
 
-def _texts(verdict: Verdict) -> Iterator[str]:
-    """The parts of a verdict's JSON."""
-    files = verdict.files
-    shape = {} if verdict.shape is None else {"shape": verdict.shape}
-    deep = {} if verdict.dtype == "uint8" else {"dtype": verdict.dtype, "is_grey": verdict.is_grey}
-    others = {"read_by": dict(verdict.read_by)} if verdict.read_by else {}  # of pictures alone the file is what it was
-    others |= {} if verdict.blocks is None else {"blocks": verdict.blocks._asdict()}
-    kind = _FORMAT_READ_BY if verdict.read_by else _FORMAT
+def _texts(kept: KeptList) -> Iterator[str]:
+    """The parts of a list's JSON."""
+    files = kept.files
+    shape = {} if kept.shape is None else {"shape": kept.shape}
+    deep = {} if kept.dtype == "uint8" else {"dtype": kept.dtype, "is_grey": kept.is_grey}
+    others = {"read_by": dict(kept.read_by)} if kept.read_by else {}  # of pictures alone the file is what it was
+    others |= {} if kept.blocks is None else {"blocks": kept.blocks._asdict()}
+    kind = _FORMAT_READ_BY if kept.read_by else _FORMAT
     yield f'{{"format": {json.dumps(kind)}, "files": ['
     rows = [slice(start, start + _PIECE) for start in range(0, len(files), _PIECE)]
     yield from _joined([*zip(files.names[some], files.sizes[some].tolist(), strict=True)] for some in rows)
-    yield "], " + json.dumps({"skipped": verdict.skipped, **shape, **deep, **others})[1:-1]
+    yield "], " + json.dumps({"skipped": kept.skipped, **shape, **deep, **others})[1:-1]
     if files.times is not None:
         yield ', "times": ['
         yield from _joined(files.times[some].tolist() for some in rows)
@@ -172,17 +172,17 @@ def _joined(lists: Iterable[list]) -> Iterator[str]:
         yield (", " if number else "") + json.dumps(piece)[1:-1]
 
 
-def save_verdict(path: Path, verdict: Verdict, *, beside: Mapping[str, bytes]) -> None:
-    """Writes a verdict, and by their endings what else is kept beside it; each file appears whole or not at all.
+def save_kept_list(path: Path, kept: KeptList, *, beside: Mapping[str, bytes]) -> None:
+    """Writes a list, and by their endings what else is kept beside it; each file appears whole or not at all.
 
     Raises:
         DataError: it can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_kept(path, {**beside, ".json": encode_verdict(verdict)})
+        write_kept(path, {**beside, ".json": encode_kept_list(kept)})
     except OSError as error:
-        raise DataError(f"{path}: the verdict on the images can't be written ({error.strerror})") from error
+        raise DataError(f"{path}: the list of usable images can't be written ({error.strerror})") from error
 
 
 def write_kept(path: Path, kept: Mapping[str, bytes]) -> None:
@@ -250,10 +250,10 @@ def _unlisted(folder: object, name: str) -> int:
         return -1
 
 
-def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
-    """The verdict of an earlier start, for the folder that it was made of.
+def load_kept_list(path: Path, listing: Listing, *, folder: object) -> KeptList:
+    """The list of an earlier start, for the folder that it was made of.
 
-    Its list is used as it is, in the dtype and in the blocks that it says; one without a dtype is of a version that had
+    It is used as it is, in the dtype and in the blocks that it says; one without a dtype is of a version that had
     8 bits alone, one without times of a version that kept none. Files that are gone by now are replaced when they are
     met, new ones are left out. Files that `list_images` passes over today, and didn't in an earlier version, are used.
 
@@ -271,19 +271,19 @@ def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
             raise ValueError("another dtype")
         files, skipped = _files(content), _pairs(content["skipped"], (str, str))
         blocks = _blocks(content["blocks"], len(files)) if "blocks" in content else None
-        verdict = Verdict(files, skipped, shape, dtype, is_grey, _read_by(content.get("read_by", {})), blocks)
+        kept = KeptList(files, skipped, shape, dtype, is_grey, _read_by(content.get("read_by", {})), blocks)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: this list of usable images can't be read: delete it, and it is made again") from error
     if files.names == listing.files.names:
-        verdict = verdict._replace(files=Files(listing.files.names, files.sizes, files.times))  # names once in memory
+        kept = kept._replace(files=Files(listing.files.names, files.sizes, files.times))  # names once in memory
     rows = rows_of(files.names, listing.files.names)
     now = np.where(rows >= 0, listing.files.sizes[rows], -1) if len(listing.files) else np.full(len(files), -1)
     for row in np.flatnonzero(rows < 0):
         now[row] = _unlisted(folder, files.names[row])
-    count, kept = len(files), int((now >= 0).sum())
-    if 2 * kept < count or not kept:
+    count, there = len(files), int((now >= 0).sum())
+    if 2 * there < count or not there:
         raise DataError(
-            f"{folder}: holds only {kept} of the {count} images that {path} lists: "
+            f"{folder}: holds only {there} of the {count} images that {path} lists: "
             f"give the folder that the run was started with, or delete that file"
         )
     changed = np.flatnonzero((now >= 0) & (now != files.sizes))
@@ -294,4 +294,4 @@ def load_verdict(path: Path, listing: Listing, *, folder: object) -> Verdict:
             f" the first start (the first: {files.names[first]!r}, {files.sizes[first]} bytes then, {now[first]} now):"
             " put back the images that the run was started with, or start a new run"
         )
-    return verdict
+    return kept
