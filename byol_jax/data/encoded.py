@@ -66,6 +66,125 @@ class EncodedImages(NamedTuple):
     kept: Mapping[str, bytes] = MappingProxyType({})
 
 
+class _Wanted(NamedTuple):
+    """How images are wanted, whether it is a first look or a later one; `open_dataset` documents the arguments."""
+
+    image_size: int | tuple[int, int] | None
+    fit: str
+    reading: Reading
+    workers: int
+    progress: Callable[[int, int], None] | None
+    cache_bytes: int
+
+    @property
+    def takes_common_shape(self) -> bool:
+        """Whether images get a shape that they have in common."""
+        return self.fit == "none" and self.image_size is not None
+
+    def size_of(self, sizes: Mapping[int, Sequence[tuple[int, int]]]) -> tuple[int, int] | None:
+        """(height, width) that images get; None where they keep their own.
+
+        Args:
+            sizes: that they have, by file; looked at only where they get a common shape.
+        """
+        size = None if self.image_size is None else load_size(self.image_size)
+        if size is None or not self.takes_common_shape:
+            return size
+        return common_shape(list(itertools.chain.from_iterable(sizes.values())), size)
+
+    def survey(self, root: Root, names: Sequence[str], read_by: Mapping[str, tuple[str, int]]) -> Survey:
+        """A look at files."""
+        return Survey(root, names, self.reading, read_by=read_by, workers=self.workers, progress=self.progress)
+
+    def decoder(self, survey: Survey, size: tuple[int, int], dtype: str) -> Decoder:
+        """The pixels of the files that a survey knows."""
+        images = FileImages(survey.root, survey.names, survey.counts, survey.readers, self.reading)
+        shape, fit = (*size, self.reading.num_channels), None if self.image_size is None else self.fit
+        return Decoder(images, shape, dtype=dtype, fit=fit, cache_bytes=self.cache_bytes)
+
+
+class _Look(NamedTuple):
+    """What a look at images comes to.
+
+    Attributes:
+        kept: the list of what is used.
+        decode: gives pixels; its files are those of the listing, or those of a list of an earlier start.
+        failed: why files that `decode` has aren't on the list, by their numbers.
+        spoilt: why files that are on the list can't be used now, by their numbers.
+        added: (name, reason) of files that are there now, and aren't on the list.
+        remarks, notes, narrow: as a `Dataset` has them.
+    """
+
+    kept: KeptList
+    decode: Decoder
+    failed: Mapping[int, str] = MappingProxyType({})
+    spoilt: Mapping[int, str] = MappingProxyType({})
+    added: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    narrow: str | None = None
+
+
+def _first_look(source: EncodedImages, wanted: _Wanted, *, dtype: str | None, scan_limit: int) -> _Look:
+    """Looks through all images: which can be used, in which dtype and size, and what is to be said of them."""
+    if source.kind == "folder":
+        check_kind(source.root, source.listing)
+    survey = wanted.survey(source.root, source.listing.files.names, {})
+    with uniform_warnings():
+        reasons = survey.look_ahead()
+        measured = dtype is None and survey.is_measured(reasons)
+        guess = dtype or ("float32" if measured else _dtype(is_deep=survey.first_depth(reasons) in WHOLE))
+        reasons |= survey.strangers(guess)  # these give a folder no shape
+        sizes = survey.sizes() if wanted.takes_common_shape else {}
+        size = wanted.size_of(sizes) or survey.first_size(reasons)
+        decode = wanted.decoder(survey, size, guess)
+
+        reasons = survey.failures(decode.file if len(decode.images) <= scan_limit else None, reasons)
+        used = dtype or ("float32" if measured else _dtype(is_deep=survey.is_deep(reasons)))
+        reasons |= survey.strangers(used)
+        is_grey = used == "uint16" and survey.is_grey(reasons)
+        doubts, mixture = survey.doubts(reasons, dtype=used), survey.mixture(reasons, used)
+        notes, gaps, unused = survey.notes(reasons), decode.say_gaps(reasons), survey.unused()
+        size = wanted.size_of({file: some for file, some in sizes.items() if file not in reasons}) or size
+        if (used, size) != (decode.dtype.name, decode.shape[:2]):  # all are decoded again when they are asked for
+            decode = wanted.decoder(survey, size, used)
+    kept = judge(source.root, source.listing, reasons)._replace(
+        shape=size if wanted.takes_common_shape else None, dtype=used, is_grey=is_grey, read_by=survey.read_by(reasons)
+    )
+    return _Look(
+        kept,
+        decode,
+        failed=reasons,
+        remarks=(*unused, *gaps, *(doubts if used == "uint8" else mixture)),
+        notes=notes,
+        narrow=next(iter(doubts), None) if used == "uint16" else None,
+    )
+
+
+def _look_again(source: EncodedImages, wanted: _Wanted, kept: KeptList) -> _Look:
+    """Takes the images, their dtype, their common size and their readers from the list that an earlier start made.
+
+    They aren't looked through. Of files that were touched since then, and have the size in bytes that they had, headers
+    are read; the list gets their times, but for those that can't be used now.
+    """
+    touched = kept.touched(source.listing)
+    survey = wanted.survey(source.root, kept.files.names, kept.read_by)
+    with uniform_warnings():
+        spoilt = survey.look_again(touched, kept.dtype)
+        known = kept.shape if wanted.takes_common_shape else None  # an earlier start may have had another fit
+        sizes = survey.sizes() if wanted.takes_common_shape and known is None else {}
+        size = known or wanted.size_of(sizes) or survey.first_size({})
+        decode = wanted.decoder(survey, size, kept.dtype)
+    added, notes = kept.additions(source.listing), ()
+    if len(touched):
+        kept = kept.at_times_of(source.listing, np.setdiff1d(touched, [*spoilt]))
+        notes = (
+            f"{len(touched)} of {len(kept.files)} files were changed or copied since the first start, and have the size"
+            " that they had: looked at again",
+        )
+    return _Look(kept, decode, spoilt=spoilt, added=added, notes=notes)
+
+
 def open_encoded(
     source: EncodedImages,
     *,
@@ -81,108 +200,54 @@ def open_encoded(
     dtype: str | None,
 ) -> Dataset:
     """Images by name as a dataset; `open_dataset` documents the arguments."""
+    wanted = _Wanted(image_size, fit, reading, workers, progress, cache_bytes)
+    earlier = verdict_path if verdict_path is not None and verdict_path.exists() else None
+    if earlier is None:
+        look = _first_look(source, wanted, dtype=dtype, scan_limit=scan_limit)
+    else:
+        look = _look_again(source, wanted, load_kept_list(earlier, source.listing, folder=source.root))
     beside = source.kept  # of the source only this is held on to
-    root, listing, added, reasons, touched = source.root, source.listing, (), {}, np.zeros(0, np.int64)
-    kept = load_kept_list(verdict_path, listing, folder=root) if verdict_path and verdict_path.exists() else None
-    if kept is not None:
-        added = kept.additions(listing)
-        listing = Listing(kept.files, kept.skipped, ())
-        touched = kept.touched(source.listing)
-    elif source.kind == "folder":
-        check_kind(root, listing)
-    names, channels = listing.files.names, reading.num_channels
+    kept, decode, added = look.kept, look.decode, look.added
+    used, image_names, numbers = kept.dtype, kept.image_names, decode.images.without(look.failed)
+    kept = kept if kept.blocks is not None else kept._replace(blocks=source.blocks(image_names))
+    labels, class_names, without = _read_labels(source, kept, wanted=with_labels)
+    if verdict_path is not None and earlier is None:
+        save_kept_list(verdict_path, kept, beside=beside)
 
-    read_by = {} if kept is None else kept.read_by
-    survey = Survey(root, names, reading, read_by=read_by, workers=workers, progress=progress)
-    doubts, mixture, notes, gaps, unused = (), (), (), (), ()
-    with uniform_warnings():
-        if kept is None:
-            reasons = survey.look_ahead()
-        measured = kept is None and dtype is None and survey.is_measured(reasons)
-        used = (
-            kept.dtype
-            if kept is not None
-            else dtype or ("float32" if measured else _dtype(is_deep=survey.first_depth(reasons) in WHOLE))
-        )
-        is_grey = kept is not None and kept.is_grey
-        spoilt = survey.look_again(touched, used)
-        reasons |= {} if kept is not None else survey.strangers(used)  # these give a folder no shape
-        wanted = size = None if image_size is None else load_size(image_size)
-        sizes: dict[int, Sequence[tuple[int, int]]] = {}
-        if wanted is not None and fit == "none":
-            if kept is None or kept.shape is None:
-                sizes = survey.sizes()
-            size = (kept and kept.shape) or common_shape(_flat(sizes), wanted)
-        shape = (*(size if size is not None else survey.first_size(reasons)), channels)
-        images = FileImages(root, names, survey.counts, survey.readers, reading)
-        options = {"fit": None if size is None else fit, "cache_bytes": cache_bytes}
-        decode = Decoder(images, shape, dtype=used, **options)
-        if kept is None:
-            reasons = survey.failures(decode.file if len(images) <= scan_limit else None, reasons)
-            used, before = dtype or ("float32" if measured else _dtype(is_deep=survey.is_deep(reasons))), used
-            reasons |= survey.strangers(used)
-            is_grey = used == "uint16" and survey.is_grey(reasons)
-            doubts, mixture = survey.doubts(reasons, dtype=used), survey.mixture(reasons, used)
-            notes, gaps, unused = survey.notes(reasons), decode.say_gaps(reasons), survey.unused()
-            if used != before:  # the first file's depth isn't the folder's: the others are decoded again when asked for
-                decode = Decoder(images, shape, dtype=used, **options)
-        if wanted is not None and reasons.keys() & sizes.keys():  # of pictures that aren't used no shape is taken
-            size = common_shape(_flat({file: some for file, some in sizes.items() if file not in reasons}), wanted)
-            if (*size, channels) != shape:
-                shape = (*size, channels)
-                decode = Decoder(images, shape, dtype=used, **options)
-    if kept is not None and len(touched):
-        kept = kept.at_times_of(source.listing, np.setdiff1d(touched, [*spoilt]))
-        notes = (
-            f"{len(touched)} of {len(names)} files were changed or copied since the first start, and have the size"
-            " that they had: looked at again",
-        )
-    verdict = kept or judge(root, listing, reasons)._replace(
-        shape=size if fit == "none" else None,
-        dtype=used,
-        is_grey=is_grey,
-        read_by=survey.read_by(reasons),
-    )
-    image_names, numbers = verdict.image_names, images.without(reasons)
-    verdict = verdict if verdict.blocks is not None else verdict._replace(blocks=source.blocks(image_names))
-    labels, class_names, without = _read_labels(source, verdict, wanted=with_labels)
-    if kept is None and verdict_path is not None:
-        save_kept_list(verdict_path, verdict, beside=beside)
-
-    taker = Taker(decode, numbers, labels, shape=shape, dtype=used, workers=workers)
-    taker.leave_out({image: reason for file, reason in spoilt.items() for image in images.of_file(file)})
+    taker = Taker(decode, numbers, labels, shape=decode.shape, dtype=used, workers=workers)
+    taker.leave_out({image: reason for file, reason in look.spoilt.items() for image in decode.images.of_file(file)})
     return Dataset(
         take=taker.take,
         count=len(numbers),
-        image_shape=shape,
-        identity=identity_of(verdict, kind=source.kind),
+        image_shape=decode.shape,
+        identity=identity_of(kept, kind=source.kind),
         labels=labels,
         class_names=class_names,
         names=image_names,
-        evaluation_crop=None if image_size is None else evaluation_crop(image_size, fit, shape),
-        remarks=(*source.remarks, *unused, *gaps, *(doubts if used == "uint8" else mixture)),
+        evaluation_crop=None if image_size is None else evaluation_crop(image_size, fit, decode.shape),
+        remarks=(*source.remarks, *look.remarks),
         dtype=used,
-        range_is_known=used == "uint8" or (used == "uint16" and not is_grey and not reading.is_as_stored),
-        narrow=ANY_RANGE if used == "float32" else next(iter(doubts), None) if used == "uint16" else None,
-        notes=(*notes, *without),
-        order=epoch_order if verdict.blocks is None else verdict.blocks.order(),
+        range_is_known=used == "uint8" or (used == "uint16" and not kept.is_grey and not reading.is_as_stored),
+        narrow=ANY_RANGE if used == "float32" else look.narrow,
+        notes=(*look.notes, *without),
+        order=epoch_order if kept.blocks is None else kept.blocks.order(),
         list_skipped=lambda: (
-            *verdict.skipped,
+            *kept.skipped,
             *added,
             *((image_names[index], reason) for index, reason in taker.failures().items()),
         ),
-        kept=lambda: {".json": encode_kept_list(verdict), **beside},
+        kept=lambda: {".json": encode_kept_list(kept), **beside},
     )
 
 
 def _read_labels(
-    source: EncodedImages, verdict: KeptList, *, wanted: bool | None
+    source: EncodedImages, kept: KeptList, *, wanted: bool | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None, tuple[str, ...]]:
     """Labels and the classes' names; where they are wanted if any (None), also a line on why there are none."""
     if wanted is False:
         return None, None, ()
     try:
-        return *source.read_labels(verdict), ()
+        return *source.read_labels(kept), ()
     except DataError as error:
         if wanted is not None:
             raise
@@ -191,10 +256,6 @@ def _read_labels(
 
 def _dtype(*, is_deep: bool) -> str:
     return "uint16" if is_deep else "uint8"
-
-
-def _flat(sizes: Mapping[int, Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
-    return list(itertools.chain.from_iterable(sizes.values()))
 
 
 def evaluation_crop(image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]) -> tuple[int, int] | None:
