@@ -2,26 +2,20 @@
 
 All that is done with a folder's files is done with these: they are looked through once, left out, labelled and
 remembered; as a `Dataset` they are decoded when they are asked for.
-
-A file may fail although it was looked at before training: it vanished or changed since, or the folder was so large
-that only headers were read. Then the next file in order replaces it, of the same class where there are labels. The
-same file always gets the same replacement, whoever asks and when.
 """
 
 import itertools
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.dataset import Dataset, row_numbers
+from byol_jax.data.dataset import Dataset
 from byol_jax.data.decoder import Decoder, FileImages
 from byol_jax.data.file_list import Listing, check_kind
-from byol_jax.data.fit import common_shape, load_size
+from byol_jax.data.fit import common_shape, evaluation_crop, load_size
 from byol_jax.data.kept_list import KeptList, encode_kept_list, identity_of, judge, load_kept_list, save_kept_list
 from byol_jax.data.member import Root
 from byol_jax.data.order import Blocks, epoch_order
@@ -29,11 +23,10 @@ from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.pillow_header import uniform_warnings
 from byol_jax.data.readers.reading import Reading
 from byol_jax.data.survey import Survey
-from byol_jax.data.unusable import UnusableImageError
+from byol_jax.data.taker import Taker
 from byol_jax.errors import DataError
-from byol_jax.image_size import image_sides
 
-__all__ = ["EncodedImages", "Taker", "evaluation_crop", "open_encoded"]
+__all__ = ["EncodedImages", "open_encoded"]
 
 ANY_RANGE = "float32 of any range: give what becomes [0, 1], value_range=(low, high) or --value-range auto"
 
@@ -256,115 +249,3 @@ def _read_labels(
 
 def _dtype(*, is_deep: bool) -> str:
     return "uint16" if is_deep else "uint8"
-
-
-def evaluation_crop(image_size: int | tuple[int, int], fit: str, shape: tuple[int, int, int]) -> tuple[int, int] | None:
-    """The centre crop of an evaluation: 7/8 of what covers the view; of a contained picture nothing is cut off."""
-    if fit == "contain":
-        return None
-    (height, width), loaded = image_sides(image_size), load_size(image_size)
-    scale = min(shape[0] / loaded[0], shape[1] / loaded[1])  # 1 but for a long shape, which is smaller
-    return round(height * scale), round(width * scale)
-
-
-class Taker:
-    """The `take` of a folder, which remembers the files that failed.
-
-    Args:
-        decode: `decode(number) -> [h, w, C]`, raises `UnusableImageError`.
-        numbers: int64 [count], the number that `decode` knows each image by.
-        labels: int32 [count] or None; a replacement has the same label.
-        shape: (h, w, C). dtype: "uint8", "uint16" or "float32".
-        workers: threads, where the caller gives no number.
-
-    Attributes:
-        failed: reason by image number; grows.
-    """
-
-    def __init__(
-        self,
-        decode: Callable[[int], np.ndarray],
-        numbers: np.ndarray,
-        labels: np.ndarray | None,
-        *,
-        shape: tuple[int, int, int],
-        dtype: str,
-        workers: int,
-    ) -> None:
-        self.decode, self.numbers, self.labels, self.workers = decode, numbers, labels, workers
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        self.failed: dict[int, str] = {}
-        self.lock = threading.Lock()
-
-    def replacements(self, index: int) -> np.ndarray:
-        """The images that may replace one, in the order of trying: later ones, then from the start again."""
-        same = np.arange(len(self.numbers))
-        if self.labels is not None:
-            same = np.flatnonzero(self.labels == self.labels[index])
-        return np.roll(same, -int(np.searchsorted(same, index)))[1:]
-
-    def attempt(self, index: int) -> np.ndarray | None:
-        """One image, or None where its file fails.
-
-        Raises:
-            DataError: by now over half of the files have failed.
-        """
-        if index in self.failed:
-            return None
-        try:
-            return self.decode(int(self.numbers[index]))
-        except UnusableImageError as error:
-            self.leave_out({index: str(error)})
-        return None
-
-    def leave_out(self, reasons: Mapping[int, str]) -> None:
-        """Remembers that these images can't be used.
-
-        Raises:
-            DataError: by now that are over half of them.
-        """
-        with self.lock:
-            self.failed |= reasons
-        if 2 * len(self.failed) > len(self.numbers):
-            raise DataError(
-                f"{len(self.failed)} of {len(self.numbers)} images could be used at first and can't be now "
-                f"(the last: {[*reasons.values()][-1]}): is the folder still there?"
-            )
-
-    def read(self, index: int) -> np.ndarray:
-        """One image or its replacement.
-
-        Raises:
-            DataError: nothing can replace it.
-        """
-        image = self.attempt(index)
-        if image is not None:
-            return image
-        for other in self.replacements(index):
-            image = self.attempt(int(other))
-            if image is not None:
-                return image
-        raise DataError(f"image {index} can't be used ({self.failed[index]}), and no other of its class can")
-
-    def take(self, indices: Any, *, workers: int | None = None) -> np.ndarray:
-        """Images by number, decoded by `workers` threads: [n, h, w, C]."""
-        wanted = row_numbers(indices, len(self.numbers))
-        images = np.empty((len(wanted), *self.shape), self.dtype)  # [n, h, w, C]
-
-        def fill(row: int) -> None:
-            images[row] = self.read(int(wanted[row]))
-
-        threads = min(self.workers if workers is None else workers, len(wanted))
-        if threads <= 1:
-            for row in range(len(wanted)):
-                fill(row)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(fill, range(len(wanted))):
-                    pass
-        return images
-
-    def failures(self) -> dict[int, str]:
-        """`failed`, in the order of the images; a copy."""
-        with self.lock:
-            return dict(sorted(self.failed.items()))

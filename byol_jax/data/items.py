@@ -20,9 +20,9 @@ from PIL import Image
 
 from byol_jax.data.arrays import array_dataset, check_images, is_channels_first, to_numpy
 from byol_jax.data.dataset import Dataset
-from byol_jax.data.encoded import Taker, evaluation_crop
-from byol_jax.data.fit import load_size
+from byol_jax.data.fit import evaluation_crop, load_size
 from byol_jax.data.readers.pillow import picture_pixels
+from byol_jax.data.taker import Taker
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import ConfigurationError, DataError, one_line
 
