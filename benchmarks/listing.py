@@ -132,7 +132,7 @@ def open_once(place: str | None, kept: str = "", image_size: int = 1, workers: i
     """
     from benchmarks.harness.worker import peak_memory_bytes
     from byol_jax.data import Loader, open_dataset
-    from byol_jax.data.file_list import list_images
+    from byol_jax.data.files.file_list import list_images
     from byol_jax.data.shards.find import find_shards
 
     if place is None:

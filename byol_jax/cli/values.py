@@ -214,8 +214,8 @@ def first_level(source: str) -> tuple[list[str], list[str]]:
 
     Images are of the kind that the whole folder has: an .npy beside folders of pictures may hold labels.
     """
-    from byol_jax.data.file_list import extensions_in, is_run_folder
-    from byol_jax.data.image_names import ANY_EXTENSIONS, is_image_name
+    from byol_jax.data.files.file_list import extensions_in, is_run_folder
+    from byol_jax.data.files.image_names import ANY_EXTENSIONS, is_image_name
     from byol_jax.data.shards.find import find_shards
 
     if not is_folder(source) or find_shards(source) is not None:

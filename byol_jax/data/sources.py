@@ -12,9 +12,9 @@ import numpy as np
 from byol_jax.data.arrays import LAYOUTS, array_dataset, read_array_file
 from byol_jax.data.dataset import Dataset
 from byol_jax.data.embedded import FASHION_MNIST_CLASSES, fashion_mnist
-from byol_jax.data.encoded import EncodedImages, open_encoded
+from byol_jax.data.files.encoded import EncodedImages, open_encoded
+from byol_jax.data.files.folder import folder_images
 from byol_jax.data.fit import check_fit
-from byol_jax.data.folder import folder_images
 from byol_jax.data.items import gives_images, item_dataset
 from byol_jax.data.readers.reading import make_reading
 from byol_jax.data.shards.find import Shards, find_shards

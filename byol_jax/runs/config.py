@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from byol_jax import disk
-from byol_jax.data.file_list import RUN_FORMAT
+from byol_jax.data.files.file_list import RUN_FORMAT
 from byol_jax.errors import ConfigurationError
 from byol_jax.tree import flatten
 

@@ -13,11 +13,11 @@ import jax
 
 from byol_jax import data, parallel
 from byol_jax.accumulation import check_parts
-from byol_jax.data.file_list import LEFT_OUT_ARRAYS
-from byol_jax.data.image_names import ANY_EXTENSIONS, is_image_name, is_row_name, is_unread_name
+from byol_jax.data.files.file_list import LEFT_OUT_ARRAYS
+from byol_jax.data.files.image_names import ANY_EXTENSIONS, is_image_name, is_row_name, is_unread_name
+from byol_jax.data.files.kept_list import write_kept
 from byol_jax.data.items import gives_images
 from byol_jax.data.iterables import Begun
-from byol_jax.data.kept_list import write_kept
 from byol_jax.data.loader import check_at_least
 from byol_jax.data.sources import ImageWarning
 from byol_jax.errors import ConfigurationError

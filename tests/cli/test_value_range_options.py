@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_its_own_numbers_bit_for_bit(train, world, monkeypatc
 def test_a_run_of_an_earlier_version_goes_on_in_eight_bits(train, world, monkeypatch):
     """Its images.json and config.json say nothing of depth or range."""
     with monkeypatch.context() as patch:
-        patch.setattr("byol_jax.data.encoded._dtype", lambda is_deep: "uint8")
+        patch.setattr("byol_jax.data.files.encoded._dtype", lambda is_deep: "uint8")
         assert train("old", "--steps", "3").code == 0
         assert train("old parts", "--steps", "1").code == 0
     facts = config(world, "old parts")

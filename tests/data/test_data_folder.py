@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image
 
 from byol_jax import ConfigurationError, DataError
-from byol_jax.data import evaluation_images, open_dataset, survey
+from byol_jax.data import evaluation_images, open_dataset
+from byol_jax.data.files import survey
 from byol_jax.data.readers import picture as picture_module
 from byol_jax.runs.config import encode_config
 from byol_jax.runs.pictures import views_grid

@@ -13,7 +13,7 @@ from PIL import Image, features
 from byol_jax import DataError
 from byol_jax.cli.values import data_source
 from byol_jax.data import open_dataset
-from byol_jax.data.image_names import ANY_EXTENSIONS
+from byol_jax.data.files.image_names import ANY_EXTENSIONS
 from byol_jax.data.readers.foreign import LONGEST, describe_foreign
 from byol_jax.data.readers.open import READERS
 from byol_jax.data.readers.pillow_header import check_header

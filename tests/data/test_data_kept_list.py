@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.data import open_dataset, survey
-from byol_jax.data.file_list import Files, Listing, list_images
-from byol_jax.data.kept_list import KeptList, encode_kept_list, load_kept_list
-from byol_jax.data.scan import scan
+from byol_jax.data import open_dataset
+from byol_jax.data.files import survey
+from byol_jax.data.files.file_list import Files, Listing, list_images
+from byol_jax.data.files.kept_list import KeptList, encode_kept_list, load_kept_list
+from byol_jax.data.files.scan import scan
 from byol_jax.runs.source import Length, open_source
 
 OPTIONS = {"image_size": 14, "num_channels": 1, "workers": 1}
@@ -89,7 +90,7 @@ def test_pieces_that_are_written_one_by_one_are_one_list(monkeypatch):
     files = Files(tuple("abcdefg"), np.arange(7), np.arange(7))
     whole = encode_kept_list(KeptList(files, ()))
     for piece in (1, 3, 7, 8):
-        monkeypatch.setattr("byol_jax.data.kept_list._PIECE", piece)
+        monkeypatch.setattr("byol_jax.data.files.kept_list._PIECE", piece)
         assert encode_kept_list(KeptList(files, ())) == whole
 
 

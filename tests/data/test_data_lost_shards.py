@@ -7,7 +7,7 @@ import pytest
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
-from byol_jax.data.kept_list import KeptList
+from byol_jax.data.files.kept_list import KeptList
 from byol_jax.data.shards import find, parquet, records, tar
 from byol_jax.data.shards.find import Shard, Shards, check_lost
 from byol_jax.data.unusable import UnusableImageError

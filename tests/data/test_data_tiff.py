@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image
 
 from byol_jax import DataError
-from byol_jax.data import open_dataset, survey
+from byol_jax.data import open_dataset
+from byol_jax.data.files import survey
 from byol_jax.data.readers import tiff_tags
 from byol_jax.data.readers.pillow import read_image
 from byol_jax.data.readers.pillow_header import check_header, uniform_warnings

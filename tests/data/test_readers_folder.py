@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from byol_jax import ConfigurationError, DataError
-from byol_jax.data import open_dataset, survey
+from byol_jax.data import open_dataset
+from byol_jax.data.files import survey
 from byol_jax.data.fit import FITS
 from byol_jax.data.ranges import estimate_range
 from byol_jax.data.readers import guarded

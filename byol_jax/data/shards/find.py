@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from byol_jax.data.image_names import ANY_EXTENSIONS, is_image_name
+from byol_jax.data.files.image_names import ANY_EXTENSIONS, is_image_name
 from byol_jax.data.member import SHARDS, shard_kind
 from byol_jax.data.readers.open import READERS
 from byol_jax.errors import DataError, MissingDependencyError, one_line

@@ -24,9 +24,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, files_of
-from byol_jax.data.kept_list import KeptList
+from byol_jax.data.files.encoded import EncodedImages
+from byol_jax.data.files.file_list import Listing, files_of
+from byol_jax.data.files.kept_list import KeptList
 from byol_jax.data.order import Blocks
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.parquet_footer import column_sizes

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Listing, files_of
-from byol_jax.data.kept_list import KeptList
+from byol_jax.data.files.encoded import EncodedImages
+from byol_jax.data.files.file_list import Listing, files_of
+from byol_jax.data.files.kept_list import KeptList
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice, row_name
 from byol_jax.data.unusable import UnusableImageError
 from byol_jax.errors import DataError, MissingDependencyError, one_line

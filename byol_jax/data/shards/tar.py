@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import Files, Listing, size_and_time
-from byol_jax.data.image_names import is_image_name, is_unread_name
-from byol_jax.data.kept_list import KeptList
+from byol_jax.data.files.encoded import EncodedImages
+from byol_jax.data.files.file_list import Files, Listing, size_and_time
+from byol_jax.data.files.image_names import is_image_name, is_unread_name
+from byol_jax.data.files.kept_list import KeptList
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
 from byol_jax.data.shards.tar_index import COLUMNS, ShardIndex, Stamp, encode_indices, read_indices
 from byol_jax.data.unusable import UnusableImageError

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from byol_jax.data.files.scan import scan
 from byol_jax.data.member import Root
 from byol_jax.data.readers import guarded
 from byol_jax.data.readers.open import check_installed, install_hint, is_installed, reader_of
@@ -20,7 +21,6 @@ from byol_jax.data.readers.picture import WHOLE, check_picture, read_picture
 from byol_jax.data.readers.pillow import ValueRange, value_range
 from byol_jax.data.readers.pillow_header import Depth, upright_size
 from byol_jax.data.readers.reading import ROUNDED, Contents, Reading, output_dtype
-from byol_jax.data.scan import scan
 from byol_jax.data.unusable import UnreadLayoutError, UnusableImageError
 
 __all__ = ["Survey"]

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.file_list import Files, Listing, size_and_time
-from byol_jax.data.image_names import is_image_name, is_row_name
+from byol_jax.data.files.file_list import Files, Listing, size_and_time
+from byol_jax.data.files.image_names import is_image_name, is_row_name
 from byol_jax.data.order import Blocks
 from byol_jax.data.readers.open import READERS
 from byol_jax.data.unusable import UnusableImageError

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byol_jax.data.image_names import (
+from byol_jax.data.files.image_names import (
     EXTENSIONS,
     OTHER_EXTENSIONS,
     extension_of,
@@ -24,9 +24,9 @@ from byol_jax.data.image_names import (
     last_part,
     say_unread,
 )
+from byol_jax.data.files.scan import scan
 from byol_jax.data.member import shard_kind
 from byol_jax.data.readers.open import READERS
-from byol_jax.data.scan import scan
 from byol_jax.data.unusable import UnusableImageError, open_without_waiting
 from byol_jax.errors import DataError
 

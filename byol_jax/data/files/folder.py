@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from byol_jax.data.encoded import EncodedImages
-from byol_jax.data.file_list import list_images
-from byol_jax.data.image_names import extensions_of, is_image_name
-from byol_jax.data.kept_list import KeptList
+from byol_jax.data.files.encoded import EncodedImages
+from byol_jax.data.files.file_list import list_images
+from byol_jax.data.files.image_names import extensions_of, is_image_name
+from byol_jax.data.files.kept_list import KeptList
 from byol_jax.errors import DataError
 from byol_jax.file_names import describe_data
 

@@ -13,16 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from byol_jax.data.dataset import Dataset
-from byol_jax.data.decoder import Decoder, FileImages
-from byol_jax.data.file_list import Listing, check_kind
+from byol_jax.data.files.decoder import Decoder, FileImages
+from byol_jax.data.files.file_list import Listing, check_kind
+from byol_jax.data.files.kept_list import KeptList, encode_kept_list, identity_of, judge, load_kept_list, save_kept_list
+from byol_jax.data.files.survey import Survey
 from byol_jax.data.fit import common_shape, evaluation_crop, load_size
-from byol_jax.data.kept_list import KeptList, encode_kept_list, identity_of, judge, load_kept_list, save_kept_list
 from byol_jax.data.member import Root
 from byol_jax.data.order import Blocks, epoch_order
 from byol_jax.data.readers.picture import WHOLE
 from byol_jax.data.readers.pillow_header import uniform_warnings
 from byol_jax.data.readers.reading import Reading
-from byol_jax.data.survey import Survey
 from byol_jax.data.taker import Taker
 from byol_jax.errors import DataError
 
