@@ -24,7 +24,16 @@ from byol_jax.data.unusable import UnusableImageError
 from byol_jax.disk import write_atomically
 from byol_jax.errors import DataError
 
-__all__ = ["KeptList", "encode_kept_list", "identity_of", "judge", "load_kept_list", "save_kept_list", "write_kept"]
+__all__ = [
+    "KeptList",
+    "encode_kept_list",
+    "identity_of",
+    "judge",
+    "load_kept_list",
+    "rows_of",
+    "save_kept_list",
+    "write_kept",
+]
 
 _FORMAT = "byol_jax verdict on a folder of images, 1"
 _FORMAT_READ_BY = "byol_jax verdict on a folder of images, 2"

@@ -26,7 +26,7 @@ import numpy as np
 from byol_jax.data.files.encoded import EncodedImages
 from byol_jax.data.files.file_list import Files, Listing, size_and_time
 from byol_jax.data.files.image_names import is_image_name, is_unread_name
-from byol_jax.data.files.kept_list import KeptList
+from byol_jax.data.files.kept_list import KeptList, rows_of
 from byol_jax.data.shards.find import Shard, Shards, check_lost, open_slice
 from byol_jax.data.shards.tar_index import COLUMNS, ShardIndex, Stamp, encode_indices, read_indices
 from byol_jax.data.unusable import UnusableImageError
@@ -272,17 +272,14 @@ class _Members:
     def files(self) -> Files:
         return Files(self.names, self._places[:, 1])
 
-    def label(self, name: str) -> int | None:
-        """What its .cls or .json says; None where there is neither, or a .json without a label.
+    def _label(self, row: int) -> int | None:
+        """What an image's .cls or .json says; None where that is a .json without a label.
 
         Raises:
             DataError: it can't be read, or says something else than a whole number.
         """
-        row = self._row(name)
-        if row is None or self._labels[row, 0] < 0:
-            return None
         is_json = bool(self._labels[row, 2])
-        member = f"{self._place}: the {'.json' if is_json else '.cls'} beside {name!r}"
+        member = f"{self._place}: the {'.json' if is_json else '.cls'} beside {self.names[row]!r}"
         try:
             with self._at(row, self._labels).open() as file:
                 text = file.read(_LONGEST_JSON if is_json else _LONGEST_CLS)
@@ -293,10 +290,6 @@ class _Members:
             return found
         wanted = 'a whole number, 0 or more, as its "label"' if is_json else "a whole number, 0 or more, as text"
         raise DataError(f"{member} holds {one_line(repr(found), at_most=80)}: expected {wanted}")
-
-    def _has_label(self, name: str) -> bool:
-        row = self._row(name)
-        return row is not None and self._labels[row, 0] >= 0
 
     def _check_labelled(self, names: Sequence[str], without: Sequence[str]) -> None:
         if without:
@@ -312,12 +305,13 @@ class _Members:
         Raises:
             DataError: some sample has none, or something else is in it.
         """
-        names = kept.files.names
-        self._check_labelled(names, [name for name in names if not self._has_label(name)])  # before any is read
+        names, rows = kept.files.names, rows_of(kept.files.names, self.names)
+        has_label = (rows >= 0) & (self._labels[rows, 0] >= 0)
+        self._check_labelled(names, [*itertools.compress(names, ~has_label)])  # before any is read
         with ThreadPoolExecutor(_LABELS_AT_ONCE) as pool:
-            found = dict(zip(names, pool.map(self.label, names), strict=True))
-        self._check_labelled(names, [name for name, label in found.items() if label is None])
-        return np.array(list(found.values()), np.int32), None
+            labels = [*pool.map(self._label, rows.tolist())]
+        self._check_labelled(names, [name for name, label in zip(names, labels, strict=True) if label is None])
+        return np.array(labels, np.int32), None
 
 
 _LABELS_AT_ONCE = 8
