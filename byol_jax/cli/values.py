@@ -212,19 +212,29 @@ def is_folder(source: str) -> bool:
 def first_level(source: str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the images that lie in a folder of images; none of other sources.
 
-    Images are of the kind that the whole folder has: an .npy beside folders of pictures may hold labels.
+    Images are of the kind that the whole folder has: an .npy beside folders of pictures may hold labels. The folders
+    are looked into only where that can't be known otherwise.
     """
-    from byol_jax.data.files.file_list import extensions_in, is_run_folder
+    from byol_jax.data.files.file_list import extensions_in, is_run_folder, leads_to_folder
     from byol_jax.data.files.image_names import ANY_EXTENSIONS, is_image_name
     from byol_jax.data.shards.find import find_shards
 
     if not is_folder(source) or find_shards(source) is not None:
         return [], []
-    entries = sorted(entry for entry in Path(source).iterdir() if not entry.name.startswith("."))
-    folders = [entry.name for entry in entries if entry.is_dir() and not is_run_folder(entry)]
-    images = [entry.name for entry in entries if is_image_name(entry.name, ANY_EXTENSIONS) and not entry.is_dir()]
-    extensions = extensions_in(Path(source)) if folders and images else ANY_EXTENSIONS
-    return folders, [name for name in images if is_image_name(name, extensions)]
+    folders, images = [], []
+    with os.scandir(source) as entries:  # a flat folder may hold a million: no file is asked for anything
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if leads_to_folder(entry):
+                folders += [] if is_run_folder(Path(entry.path)) else [entry.name]
+            elif is_image_name(entry.name, ANY_EXTENSIONS):
+                images.append(entry.name)
+    pictures = [name for name in images if is_image_name(name)]
+    if folders and images and not pictures:  # some may lie in the folders
+        extensions = extensions_in(Path(source))
+        images = [name for name in images if is_image_name(name, extensions)]
+    return sorted(folders), sorted(pictures or images)
 
 
 def existing_file(word: str) -> Path:

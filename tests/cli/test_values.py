@@ -11,6 +11,7 @@ from byol_jax.cli import common, values
 from byol_jax.cli.commands import embed
 from byol_jax.cli.parsing import Parser, wrong_words
 from byol_jax.data import arrays, fit
+from byol_jax.data.files import file_list
 from byol_jax.runs import reopen
 from byol_jax.runs.config import encode_config
 
@@ -71,6 +72,14 @@ def test_a_folder_of_folders_has_classes(tmp_path):
     (tmp_path / "flat" / "run").mkdir(parents=True)
     (tmp_path / "flat" / "run" / "config.json").write_bytes(encode_config({}))
     assert not embed.has_labels(str(tmp_path / "flat"))
+
+
+def test_folders_beside_pictures_are_not_looked_into(tmp_path, monkeypatch):
+    (tmp_path / "cats").mkdir()
+    for name in ("b.png", "a.PNG", "labels.npy", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(file_list, "_walk", None)
+    assert values.first_level(str(tmp_path)) == (["cats"], ["a.PNG", "b.png"])
 
 
 def test_the_folder_above_may_be_missing_too(tmp_path):

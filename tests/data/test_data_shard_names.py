@@ -9,6 +9,7 @@ import pytest
 
 from byol_jax import DataError
 from byol_jax.data import open_dataset
+from byol_jax.data.shards import find
 from byol_jax.data.shards.find import find_shards
 from tests.shard_files import pictures, write_parquet, write_tars, write_tfrecords
 
@@ -101,6 +102,14 @@ def test_arrays_beside_fewer_shards_are_not_silently_left_out(tmp_path):
     with pytest.raises(DataError, match=r"holds 4 .npy files beside 2 shards \('backup.tar' for one\), and"):
         open_dataset(tmp_path)
     assert names_in(tmp_path / "*.tar") == ["backup.tar"]
+
+
+def test_the_first_image_ends_the_search_for_shards(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"{number}.png" for number in range(9)))
+    asked, is_image_name = [], find.is_image_name
+    monkeypatch.setattr(find, "is_image_name", lambda name, kind: asked.append(name) or is_image_name(name, kind))
+    assert find_shards(tmp_path) is None
+    assert len(asked) == 1
 
 
 def test_a_link_to_nothing_and_a_folder_are_refused_by_name(tmp_path):

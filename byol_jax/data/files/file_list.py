@@ -39,6 +39,7 @@ __all__ = [
     "extensions_in",
     "files_of",
     "is_run_folder",
+    "leads_to_folder",
     "list_images",
     "size_and_time",
 ]
@@ -276,7 +277,7 @@ def _entries(folder: Path) -> tuple[list[str], dict[str, bool]]:
     folders: dict[str, bool] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not _is_folder(entry) or is_image_name(entry.name):
+            if not leads_to_folder(entry) or is_image_name(entry.name):
                 names.append(entry.name)
             else:
                 folders[entry.name] = entry.is_symlink()
@@ -296,7 +297,8 @@ def is_run_folder(folder: Path) -> bool:
         return False
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def leads_to_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link loop

@@ -113,11 +113,10 @@ def _in_folder(folder: str) -> list[str]:
     paths, folders, arrays = [], [folder], 0
     while folders:
         try:
-            with os.scandir(folders.pop()) as scan:
-                entries = [entry for entry in scan if not entry.name.startswith(".")]
+            entries = _entries(folders.pop())
         except OSError:  # one that can't be read: of a folder of images that is said later
             continue
-        if any(is_image_name(entry.name, _IMAGES) for entry in entries):
+        if entries is None:
             return []
         folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         arrays += sum(is_image_name(entry.name, READERS["npy"].extensions) for entry in entries)
@@ -131,6 +130,18 @@ def _in_folder(folder: str) -> list[str]:
             " each"
         )
     return paths
+
+
+def _entries(folder: str) -> list[os.DirEntry] | None:
+    """What lies in a folder, but for what is hidden; None once an image is met, of a million at the first."""
+    entries = []
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            if is_image_name(entry.name, _IMAGES):
+                return None
+            if not entry.name.startswith("."):
+                entries.append(entry)
+    return entries
 
 
 def _is_named_as_shard(name: str) -> bool:
