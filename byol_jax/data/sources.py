@@ -179,11 +179,13 @@ def _shard_images(
     shards: Shards, workers: int, progress: Callable[[int, int], None] | None, verdict_path: str | Path | None
 ) -> EncodedImages:
     if shards.kind == "parquet":
-        return parquet_images(shards)
-    if shards.kind in ("tfrecord", "array_record"):
-        return record_images(shards, workers=workers, progress=progress)
-    known = None if verdict_path is None else Path(verdict_path).with_suffix(".index")
-    return tar_images(shards, workers=workers, progress=progress, known=known)
+        images = parquet_images(shards)
+    elif shards.kind == "tar":
+        known = None if verdict_path is None else Path(verdict_path).with_suffix(".index")
+        images = tar_images(shards, workers=workers, progress=progress, known=known)
+    else:
+        images = record_images(shards, workers=workers, progress=progress)
+    return images._replace(notes=shards.notes)
 
 
 def _warn(dataset: Dataset, what: str, any_range: bool) -> None:

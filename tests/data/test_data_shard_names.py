@@ -35,6 +35,8 @@ MIXED = (
     ("imagenet1k-train-0000.tar", "imagenet1k-validation-0000.tar"),
     ("train/000.tar", "train/dev-000.tar"),
     ("Train_0.tfrecord", "Valid_0.tfrecord"),
+    ("training-000.tar", "testing-000.tar"),
+    ("a1-train.tar", "b1-train.tar", "[c]-val.tar"),
 )
 ALONE = (
     ("val-000.tar", "valid-001.tar", "validation/part-002.tar"),
@@ -62,9 +64,40 @@ def test_splits_are_not_mixed(tmp_path, names):
         assert names_in(root / name) == [os.path.basename(name)]
 
 
+@pytest.mark.parametrize("names", MIXED)
+def test_the_pattern_that_a_refusal_advises_gives_one_split_whole(tmp_path, names):
+    root = touch(tmp_path / "of [two]", *names)
+    with pytest.raises(DataError) as caught:
+        find_shards(root)
+    (advised,) = re.findall(r"give one of them, '(.*)' for one, or name all", str(caught.value))
+    found = find_shards(advised)
+    assert found.notes == ()
+    paths = {os.path.relpath(shard.path, root) for shard in found.files}
+    rest = set(names) - paths
+    assert rest < set(names)
+    assert rest
+    for name in rest:  # none of them is of the same split: together they are refused too
+        with pytest.raises(DataError, match="holds several splits"):
+            find_shards(touch(tmp_path / f"with {os.path.basename(name)}", *paths, name))
+
+
 @pytest.mark.parametrize("names", ALONE)
 def test_what_names_one_split_or_none_is_one(tmp_path, names):
     assert names_in(touch(tmp_path, *names)) == sorted(names)
+
+
+def test_shards_of_which_only_some_name_a_split_are_all_read_and_that_is_said(tmp_path):
+    root = write_tars(tmp_path / "shards", pictures(9), 3)
+    (root / "shard-001.tar").rename(root / "val-001.tar")
+    dataset = open_dataset(root, **OPTIONS)
+    assert len(dataset) == 9
+    assert dataset.notes == (
+        "1 of 3 shards are named val ('val-001.tar' for one), the others aren't ('shard-000.tar' for one): all are"
+        f" read; for val alone give '{root}/val-*.tar'",
+    )
+    alone = open_dataset(f"{root}/val-*.tar", **OPTIONS)
+    assert (len(alone), alone.notes) == (3, ())
+    assert open_dataset(f"{root}/{{shard,val}}-*.tar", **OPTIONS).notes == ()
 
 
 def test_a_pattern_that_names_the_splits_gives_them_all(tmp_path):

@@ -46,7 +46,7 @@ class EncodedImages(NamedTuple):
         kind: the word for it in a dataset's identity.
         blocks: of the names that are used, the blocks without which none of their images can be read; None where each
             is read by itself, so that an epoch may have any order.
-        remarks: lines for a person.
+        remarks, notes: lines for a person, as a `Dataset` has them.
         kept: what is kept of where they lie for a next start: by a file name's ending, as a `Dataset` has it.
     """
 
@@ -56,6 +56,7 @@ class EncodedImages(NamedTuple):
     kind: str
     blocks: Callable[[Sequence[str]], Blocks | None] = _no_blocks
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     kept: Mapping[str, bytes] = MappingProxyType({})
 
 
@@ -222,7 +223,7 @@ def open_encoded(
         dtype=used,
         range_is_known=used == "uint8" or (used == "uint16" and not kept.is_grey and not reading.is_as_stored),
         narrow=ANY_RANGE if used == "float32" else look.narrow,
-        notes=(*look.notes, *without),
+        notes=(*source.notes, *look.notes, *without),
         order=epoch_order if kept.blocks is None else kept.blocks.order(),
         list_skipped=lambda: (
             *kept.skipped,

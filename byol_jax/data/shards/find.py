@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from byol_jax.data.files.image_names import ANY_EXTENSIONS, is_image_name
 from byol_jax.data.member import SHARDS, shard_kind
 from byol_jax.data.readers.open import READERS
+from byol_jax.data.shards.splits import say_splits
 from byol_jax.errors import DataError, MissingDependencyError, one_line
 
 __all__ = ["Shard", "Shards", "Slice", "check_lost", "find_shards", "open_slice", "row_name"]
@@ -27,11 +28,7 @@ _COMPRESSED = re.compile(
     re.IGNORECASE,
 )
 _ENDINGS = re.compile("|".join(SHARDS.values()), re.IGNORECASE)
-_SPLIT = re.compile(r"(.+?)-\d+-of-\d+(.*)\Z")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "dev": "dev"}
-"""Words that name a split, in a file's name or a folder's."""
 _PATTERN, _WILD = re.compile(r"[*?\[\]{}]"), re.compile(r"[*?\[]")
-_BRACES = re.compile(r"\{[^{}]*\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
 
 _IMAGES = ANY_EXTENSIONS - READERS["npy"].extensions
@@ -62,11 +59,17 @@ class Shard(NamedTuple):
 
 
 class Shards(NamedTuple):
-    """Shards of one kind, at least one, sorted by name. `place` is what a person gave, for messages."""
+    """Shards of one kind, at least one, sorted by name.
+
+    Attributes:
+        place: what a person gave, for messages.
+        notes: lines for a person, on which of them are read.
+    """
 
     kind: str
     place: str
     files: tuple[Shard, ...]
+    notes: tuple[str, ...] = ()
 
 
 def row_name(shard: str, number: int) -> str:
@@ -230,15 +233,11 @@ def _shards(place: str, paths: list[str], folder: str, system: Any = None) -> Sh
     kinds = sorted({str(shard_kind(path)) for path in paths})
     if len(kinds) > 1:
         raise DataError(f"{place}: holds shards of {len(kinds)} kinds, {', '.join(kinds)}: give a pattern for one kind")
-    splits = sorted({found.groups() for path in paths if (found := _SPLIT.match(path))})
-    if len({os.path.basename(front) for front, _ in splits}) > 1:
-        some = ", ".join(repr(f"{front}-*{end}") for front, end in splits[:4])
-        raise DataError(f"{place}: holds several splits: give one of them: {some}")
     names = [os.path.relpath(path, folder or os.curdir).replace(os.sep, "/") for path in paths]
-    _check_split(place, names)
+    notes = say_splits(place, folder if system is None else "…", names)
     size = _size if system is None else system.size
     files = (Shard(name, path, size(path), system) for name, path in zip(names, paths, strict=True))
-    return Shards(kinds[0], place, tuple(files))
+    return Shards(kinds[0], place, tuple(files), notes)
 
 
 def _size(path: str) -> int:
@@ -246,29 +245,6 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except OSError as error:
         raise DataError(f"{path}: can't be looked at ({one_line(error, at_most=200)})") from error
-
-
-def _check_split(place: str, names: list[str]) -> None:
-    """Raises DataError where files or folders are named as several splits, and {a,b} of the place doesn't name all."""
-    first = {split: name for name in reversed(names) if (split := _split_of(name))}
-    named = set(itertools.chain.from_iterable(map(_split_words, _BRACES.findall(place))))
-    if len(first) > 1 and not named.issuperset(itertools.chain.from_iterable(first)):
-        some = ", ".join(f"{' and '.join(split)} ({first[split]!r})" for split in sorted(first))
-        raise DataError(f"{place}: holds several splits, {some}: give one of them, or name all in a pattern: {{a,b}}")
-
-
-def _split_of(name: str) -> tuple[str, ...]:
-    """What a shard's name says of its split: its last part that says anything.
-
-    Example:
-        >>> _split_of("train/photos-val-000.tar"), _split_of("test/part-000.tar"), _split_of("photos-000.tar")
-        (('val',), ('test',), ())
-    """
-    return next(filter(None, map(_split_words, reversed(name.split("/")))), ())
-
-
-def _split_words(name: str) -> tuple[str, ...]:
-    return tuple(sorted({_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS}))
 
 
 def check_lost(shards: Shards, lost: Mapping[str, tuple[int, str]]) -> None:
