@@ -12,7 +12,7 @@ from PIL import Image
 
 from byol_jax import DataError
 from byol_jax.data import Loader, open_dataset
-from byol_jax.data.shards.tar import read_entries
+from byol_jax.data.shards.tar_entries import read_entries
 from byol_jax.data.sources import ImageWarning
 from tests.shard_files import members, pictures, png, write_folder, write_tar, write_tars
 
