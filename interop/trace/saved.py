@@ -10,7 +10,7 @@ its format.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ def load_network(folder: str | Path) -> Encoder:
         there = {name.replace("/", ".") for part in parts for name in part}
         if any(leaf not in there or dtype not in DTYPE_NAMES for leaf, dtype in state_dict.values()):
             raise ValueError("state_dict speaks of tensors that aren't there")
+        for graph in (train, evaluation, *known.values()):
+            _check_sources(graph, there)
         variables = Variables(*map(unflatten, parts))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, CheckpointFormatError):
@@ -140,6 +142,17 @@ def _sized_name(train: bool, size: int) -> str:
 
 def _tensors_under(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _check_sources(graph: Graph, leaves: Collection[str]) -> None:
+    """Refuses a graph that reads what the file of tensors lacks.
+
+    Raises:
+        ValueError: names the first such tensor.
+    """
+    for kind, target in graph.sources.values():
+        if kind != "input" and target not in (graph.constants if kind == "constant" else leaves):
+            raise ValueError(f"its graph reads the {kind} {target}, which {TENSOR_FILE} lacks")
 
 
 def _graph_to_json(graph: Graph) -> dict[str, Any]:

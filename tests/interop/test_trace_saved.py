@@ -15,6 +15,7 @@ from traced_modules import Buffers, Chance, Residual
 from byol_jax import ConfigurationError, Variables, nets
 from byol_jax.errors import CheckpointFormatError, UnsupportedOpError
 from interop import from_torch_module, load_network, save_network
+from interop.files import read_arrays, write_arrays
 
 IMAGES = np.random.default_rng(0).random((3, 4, 4, 3), np.float32)
 
@@ -112,6 +113,45 @@ def test_a_network_without_weights(tmp_path) -> None:
     variables = kept.init(None, (4, 4, 3))
     features, _ = kept.apply(variables, jnp.ones((2, 4, 4, 3)), train=False, hidden_layer=-1)
     assert features.shape == (2, 48)
+
+
+class Table(nn.Module):
+    """Reads a buffer that no state dict holds, which is a constant of its graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.arange(48.0), persistent=False)
+
+    def forward(self, x):
+        return x.flatten(1) * self.table
+
+
+class Wrapped(nn.Module):
+    """What `torch.compile` makes of a layer, by its names."""
+
+    def __init__(self):
+        super().__init__()
+        self._orig_mod = Table()
+
+    def forward(self, x):
+        return self._orig_mod(x)
+
+
+def test_constants_below_a_wrappers_name_are_kept(tmp_path) -> None:
+    save_network(tmp_path, from_torch_module(nn.Sequential(Wrapped()), image_size=4, verify=False))
+    kept = load_network(tmp_path)
+    features, _ = kept.apply(kept.init(None, (4, 4, 3)), jnp.ones((2, 4, 4, 3)), train=False, hidden_layer=-1)
+    np.testing.assert_array_equal(features, np.tile(np.arange(48, dtype=np.float32), (2, 1)))
+
+
+@pytest.mark.parametrize("lost", ["constant/eval/0._orig_mod.table", "stat/1/shadow"])
+def test_a_tensor_that_a_graph_reads_must_be_there(lost: str, tmp_path) -> None:
+    save_network(tmp_path, from_torch_module(nn.Sequential(Wrapped(), Buffers()), image_size=4, verify=False))
+    tensors = read_arrays(tmp_path / "network.safetensors")
+    write_arrays(tmp_path / "network.safetensors", {name: tensors[name] for name in tensors if name != lost})
+    words = r"reads the (constant 0\._orig_mod\.table|buffer 1\.shadow), which network\.safetensors lacks"
+    with pytest.raises(CheckpointFormatError, match=words):
+        load_network(tmp_path)
 
 
 def test_absent(tmp_path) -> None:
