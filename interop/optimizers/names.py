@@ -3,7 +3,8 @@
 Torch's names, in the optimiser's order, become ours: "net.0.weight" of byol-pytorch, "backbone.0.weight" of lightly,
 "backbone.conv1.weight" of solo-learn are all "encoder.conv1.weight". Where no names are given, the order in which
 modules are defined is found by shapes, and by `fitting.definition_rank` only where that can't be wrong: numbered
-children, torchvision's ResNets, the parts of a learner. Else names are asked for.
+children, torchvision's ResNets, the parts of a learner. Those of several groups may have any order, and are found by
+shapes alone. Else names are asked for.
 """
 
 import re
@@ -28,7 +29,10 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 PARTS = ("encoder", "projector", "predictor")
 """A learner's parts in the order in which all three libraries define them."""
 
-ASK = "give parameter_names=[name for name, _ in module.named_parameters()] of the module that it trains"
+ASK = (
+    "give parameter_names=[name for name, _ in module.named_parameters()] of the module that it trains, in the order "
+    "of param_groups"
+)
 
 CERTAIN = (re.compile(r"\d+"), re.compile(r"(conv|bn|layer)\d+|downsample|fc"), re.compile("|".join(PARTS)))
 """Names whose order `definition_rank` certainly knows, among each other: numbered ones, a ResNet's, a learner's."""
@@ -155,7 +159,28 @@ def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None])
     for key in sorted(keys, key=_rule):
         layer, _, leaf = key.rpartition(".")
         layers.setdefault(layer if leaf in ("weight", "bias") else key, []).append(key)
-    left, order = list(layers.values()), []
+    return _order_of_layers(list(layers.values()), keys, shapes, _is_decided)
+
+
+def _order_of_shapes(keys: Mapping[str, Shape], shapes: Sequence[Shape | None]) -> list[str]:
+    """The keys in the order that their shapes alone tell; see `_definition_order`.
+
+    Example:
+        >>> _order_of_shapes({"0.weight": (8, 4), "2.weight": (2, 8)}, [(2, 8), (8, 4)])
+        ['2.weight', '0.weight']
+    """
+    return _order_of_layers([[key] for key in sorted(keys, key=_rule)], keys, shapes, lambda one, other: False)
+
+
+def _order_of_layers(
+    layers: Iterable[list[str]],
+    keys: Mapping[str, Shape],
+    shapes: Sequence[Shape | None],
+    is_decided: Callable[[str, str], bool],
+) -> list[str]:
+    """Of layers of keys the first one that fits, time and again, unless another fits that `is_decided` doesn't put
+    behind it."""
+    left, order = list(layers), []
     while left:
         ahead = shapes[len(order) :]
         fitting = [layer for layer in left if _fits([keys[key] for key in layer], ahead)]
@@ -165,7 +190,7 @@ def _definition_order(keys: Mapping[str, Shape], shapes: Sequence[Shape | None])
                 f"no order of the parameters fits the torch optimiser's shapes: number {len(order)} has "
                 f"{list(ahead[0] or ())}, left are {there}; {ASK}"
             )
-        unsure = [layer[0] for layer in fitting[1:] if not _is_decided(fitting[0][0], layer[0])]
+        unsure = [layer[0] for layer in fitting[1:] if not is_decided(fitting[0][0], layer[0])]
         if unsure:
             raise StateDictMismatchError(
                 f"the torch optimiser counts its parameters and doesn't name them: number {len(order)} may be "
@@ -204,6 +229,8 @@ def positions_by_shape(
     targets: int,
     shapes: Sequence[Shape | None],
     used: Sequence[int],
+    *,
+    is_in_order: bool,
 ) -> Positions:
     """The places of an optimiser's parameters where nothing but their shapes is known.
 
@@ -213,12 +240,14 @@ def positions_by_shape(
         targets: how many parameters may follow that the target network has.
         shapes: at each of the optimiser's places; None where it doesn't tell.
         used: the places at which there is some state.
+        is_in_order: whether the places are in the order in which the module defines its parameters.
 
     Raises:
         StateDictMismatchError: their number or their shapes leave several possibilities, or none.
     """
+    order_of, targets = (_definition_order, targets) if is_in_order else (_order_of_shapes, 0)
     if used and len(used) == len(keys):
-        positions = dict(zip(_definition_order(keys, [shapes[place] for place in used]), used, strict=True))
+        positions = dict(zip(order_of(keys, [shapes[place] for place in used]), used, strict=True))
     else:
         fitting = [some for some in (keys, known) if len(shapes) in (len(some), len(some) + targets)]
         if not fitting:
@@ -226,7 +255,7 @@ def positions_by_shape(
                 f"the torch optimiser has {len(shapes)} parameters, {len(used)} with state, and names none; the "
                 f"JAX side has {len(known)}, {len(keys)} with moments: {ASK}"
             )
-        order = _definition_order(fitting[0], shapes[: len(fitting[0])])
+        order = order_of(fitting[0], shapes[: len(fitting[0])])
         positions = {key: place for place, key in enumerate(order) if key in keys}
     owners = {place: key for key, place in positions.items()}
     return Positions(positions, [owners.get(place, f"number {place}") for place in range(len(shapes))])

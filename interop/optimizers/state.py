@@ -44,9 +44,10 @@ def from_torch_opt_state(
             "optimizer_states", …), read by `torch.load(path, weights_only=True)`; tensors or NumPy arrays.
         like: a `TrainState`, or an optax state by itself, as `optimizer.init(params)` gives; decides structure, shapes,
             types and shardings. Moments may lie in chains, masks, partitions, `inject_hyperparams`, `apply_if_finite`.
-        parameter_names: torch's names of the optimiser's parameters in its order, `[name for name, _ in
-            module.named_parameters()]`, or a state dict of the module: byol-pytorch's, lightly's, solo-learn's, or the
-            network's own. None: those in the file; else the order is found by shapes and by numbers in names.
+        parameter_names: torch's names of the optimiser's parameters in its order, that of `param_groups`; of one group
+            `[name for name, _ in module.named_parameters()]`, or a state dict of the module: byol-pytorch's, lightly's,
+            solo-learn's, or the network's own. None: those in the file, which with several groups are `param_names`
+            alone; else the order is found by shapes, and of one group by numbers in names.
         step: for the counts of learning-rate schedules under SGD, which keeps no step in torch; None keeps `like`'s.
             Adam's own step goes to all counts.
 
@@ -178,7 +179,12 @@ def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any
             )
     shapes = [theirs.shapes.get(place) for place in range(len(theirs.ids))]
     return names, positions_by_shape(
-        shapes_by_key(sizes), shapes_by_key(everything), targets, shapes, sorted(theirs.state)
+        shapes_by_key(sizes),
+        shapes_by_key(everything),
+        targets,
+        shapes,
+        sorted(theirs.state),
+        is_in_order=theirs.is_one_group,
     )
 
 

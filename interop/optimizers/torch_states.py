@@ -69,6 +69,11 @@ class TorchState(NamedTuple):
     names: list[str] | None
     names_are_given: bool
 
+    @property
+    def is_one_group(self) -> bool:
+        """Whether one group has all parameters, in the order of their module then; several have any order."""
+        return _is_one_group(self.groups)
+
 
 def read_torch_state(given: Any, parameter_names: Iterable[str] | None = None) -> TorchState:
     """The state of a torch optimiser.
@@ -186,4 +191,8 @@ def _names(groups: list[dict[str, Any]], ids: list[Any], weights: Mapping[str, A
         return ids
     if groups and all("param_names" in group for group in groups):
         return [name for group in groups for name in group["param_names"]]
-    return None if weights is None else [str(name) for name in weights]
+    return [str(name) for name in weights] if weights is not None and _is_one_group(groups) else None
+
+
+def _is_one_group(groups: list[dict[str, Any]]) -> bool:
+    return sum(bool(group["params"]) for group in groups) <= 1

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from byol_learners import state_of, torch_learner
 from hypothesis import given, settings
-from optimizer_runs import PAIRS, PARTS, RATE, WRAPPED, layers, moved_learners, moved_runs, small, trained
+from optimizer_runs import PAIRS, PARTS, RATE, WRAPPED, layers, moved_learners, moved_runs, native, small, trained
 from plain_learners import CLASSES, Lightly, SoloLearn, cut, learner, resnet
 from timm.models.vision_transformer import VisionTransformer
 from weight_samples import arrays, assert_identical
@@ -229,6 +229,31 @@ def test_whole_checkpoints_and_named_optimisers_name_their_parameters():
         assert int(state[0].count) == 2
     written = interop.to_torch_opt_state(plain, like=by_name)
     assert_same_state(written["state"], by_name["state"])
+
+
+@pytest.mark.parametrize("widths", [(3, 3, 3), (4, 3, 2)])
+def test_several_groups_have_an_order_of_their_own(widths):
+    """The last layer's first, as where it has another rate: the weights beside don't tell, different shapes do."""
+    first, inner, last = widths
+    module = torch.nn.Sequential(torch.nn.Linear(first, inner), torch.nn.ReLU(), torch.nn.Linear(inner, last))
+    optimizer = trained(module, lambda p: torch.optim.AdamW([{"params": p[2:]}, {"params": p[:2]}], lr=RATE))
+    like = optax.adam(RATE).init(native(dict(module.named_parameters())))
+    alone, names = optimizer.state_dict(), ["2.weight", "2.bias", "0.weight", "0.bias"]
+    beside = {"model": module.state_dict(), "optimizer": alone}
+    found = [interop.from_torch_opt_state(alone, like=like, parameter_names=names)]
+    if len(set(widths)) > 1:
+        found += [interop.from_torch_opt_state(theirs, like=like) for theirs in (alone, beside, optimizer)]
+        assert_same_state(interop.to_torch_opt_state(found[0], like=alone)["state"], alone["state"])
+    else:
+        for theirs in (alone, beside, optimizer):
+            with pytest.raises(
+                StateDictMismatchError, match=r"0 may be 0\.weight, 2\.weight; give .*, in the order of param_groups"
+            ):
+                interop.from_torch_opt_state(theirs, like=like)
+    for state in found:
+        for layer in ("0", "2"):
+            theirs = optimizer.state[module.get_parameter(f"{layer}.weight")]["exp_avg"]
+            np.testing.assert_array_equal(state[0].mu[layer]["kernel"].T, theirs)
 
 
 def test_nothing_is_shared_and_nothing_half_written():
