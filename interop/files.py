@@ -89,7 +89,8 @@ def load_state_dict(
             the index (model.safetensors.index.json), the folder that holds one, or the name that the whole file would
             have. Containers (`{"state_dict": …}`, `{"model": …}` and others) are unwrapped, and the prefixes of
             wrappers ("module.", "_orig_mod.") are taken off. Of what lies beside the weights (hyper-parameters, paths,
-            enums, any object) nothing is made, imported or called.
+            enums, any object) nothing is made, imported or called; so of what modules keep among them by
+            `get_extra_state`, unless that is a tensor.
         which_weights: of a PyTorch file that holds several sets of weights, the entry to take: "state_dict_ema",
             "model_ema", "teacher" and so on, `python -m interop inspect` lists them. None: the first that is there of
             `interop.formats.containers.CONTAINERS`, but timm's average where timm's own scripts wrote the file, and a

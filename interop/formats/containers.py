@@ -21,7 +21,7 @@ __all__ = [
     "choose_weights",
     "find_prefixes",
     "find_spellings",
-    "find_state_dict",
+    "is_extra_state",
     "short_list",
     "weight_sets",
     "without_wrappers",
@@ -53,6 +53,10 @@ MOST_LOOKED_AT = MOST_OPERATIONS
 WRAPPERS = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Path segments that only wrappers make: torch.compile, Fabric and DeepSpeed, FSDP, activation checkpointing."""
 
+EXTRA_STATE = "_extra_state"
+"""The last part of the name that a state dict has for what a module's `get_extra_state` gives, mostly no tensor.
+Source: `torch.nn.modules.module._EXTRA_STATE_KEY_SUFFIX`."""
+
 COUNTS = {"n_averaged", "steps"}
 """What models that average another one count by, torch's and mmengine's."""
 
@@ -68,12 +72,14 @@ class Choice(NamedTuple):
         steps: the entries that lead to it; none where the file held the state dict itself.
         others: names of other entries with weights of the same network.
         beside: whether the file holds any other set of weights, of whatever network.
+        extra_state: names that the state dict was left without, of modules' extra state that is no tensor.
     """
 
     state_dict: Mapping[str, Any]
     steps: Steps
     others: tuple[str, ...]
     beside: bool
+    extra_state: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -105,6 +111,8 @@ def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]
 def choose_weights(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool], which: str | None = None) -> Choice:
     """One state dict in what a file held: that itself, or the first of `CONTAINERS` in it, and so on inwards.
 
+    What modules keep in it beside tensors, by `get_extra_state`, is left out.
+
     Args:
         loaded: what the file held.
         where: the file's name, for messages.
@@ -126,12 +134,14 @@ def choose_weights(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool],
     inner = loaded
     for step in steps:
         inner = inner[step]
-    steps, state_dict = _descend(inner, steps, where=where)
+    steps, whole = _descend(inner, steps, where=where)
     sets = weight_sets(loaded, is_tensor=is_tensor)
-    _check_state_dict(state_dict, sets, where=where, is_tensor=is_tensor)
+    state_dict = _without_extra_state(whole, is_tensor)
+    _check_state_dict(state_dict or whole, sets, where=where, is_tensor=is_tensor)
+    extra_state = tuple(name for name in whole if name not in state_dict)
     beside = {name: other for name, other in sets.items() if name != ".".join(steps)}
     others = tuple(name for name, other in beside.items() if _are_of_one_network(state_dict, other))
-    return Choice(state_dict, steps, () if which is not None else others, bool(beside))
+    return Choice(state_dict, steps, () if which is not None else others, bool(beside), extra_state)
 
 
 def weight_sets(loaded: Any, *, is_tensor: Callable[[Any], bool]) -> dict[str, Mapping[str, Any]]:
@@ -142,7 +152,24 @@ def weight_sets(loaded: Any, *, is_tensor: Callable[[Any], bool]) -> dict[str, M
         >>> list(weight_sets(content, is_tensor=lambda value: isinstance(value, float)))
         ['model', 'callbacks.EMA']
     """
-    return {".".join(steps): entry for steps, entry in _entries(loaded) if _holds_tensors(entry, is_tensor)}
+    entries = ((steps, _without_extra_state(entry, is_tensor)) for steps, entry in _entries(loaded))
+    return {".".join(steps): entry for steps, entry in entries if _holds_tensors(entry, is_tensor)}
+
+
+def is_extra_state(name: Any) -> bool:
+    """Whether a state dict has what a module's `get_extra_state` gave under this name.
+
+    Example:
+        >>> is_extra_state("layer1.0._extra_state"), is_extra_state("layer1.0.weight")
+        (True, False)
+    """
+    return isinstance(name, str) and name.rpartition(".")[2] == EXTRA_STATE
+
+
+def _without_extra_state(entry: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> Mapping[str, Any]:
+    if not any(map(is_extra_state, entry)):
+        return entry
+    return {name: value for name, value in entry.items() if is_tensor(value) or not is_extra_state(name)}
 
 
 def _entries(loaded: Any) -> Iterator[tuple[Steps, Mapping[str, Any]]]:
@@ -157,8 +184,13 @@ def _entries(loaded: Any) -> Iterator[tuple[Steps, Mapping[str, Any]]]:
             todo += [
                 ((*steps, name), value)
                 for name, value in entry.items()
-                if isinstance(name, str) and isinstance(value, Mapping) and name not in OPTIMISERS
+                if isinstance(name, str) and isinstance(value, Mapping) and not _is_passed_over(name)
             ]
+
+
+def _is_passed_over(name: str) -> bool:
+    """Whether no weights are looked for in an entry of this name."""
+    return name in OPTIMISERS or is_extra_state(name)
 
 
 def _holds_tensors(entry: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> bool:

@@ -14,12 +14,13 @@ import numpy as np
 from byol_jax.errors import CheckpointFormatError
 from interop.errors import warn_caller
 from interop.files import EXTENSIONS, SeveralWeightsWarning, save_with_metadata
+from interop.formats.containers import is_extra_state
 from interop.formats.safetensors_file import FORMAT
 from interop.formats.sharded_file import replaces_input
 from interop.inspect.anatomy import architecture, head_layers, layers_in_words
 from interop.inspect.contents import Contents, escaped, read_contents, refuse_unprintable
 from interop.inspect.recognition import difference, find_origin, learner_arrays, network_arrays
-from interop.inspect.refusals import refusals
+from interop.inspect.refusals import LEFT_OUT, Refusal, refusals
 from interop.learners.library import Origin
 from interop.weights.architectures import recognise
 from interop.weights.values import value_problems
@@ -28,6 +29,8 @@ __all__ = ["convert_file", "inspect_file", "inspection_text"]
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of names that aren't parameters."""
+
+EXTRA_STATE = "what a module keeps by get_extra_state is no tensor"
 
 LISTED = 4
 """Names that are printed where one reason holds for many."""
@@ -51,8 +54,9 @@ def convert_file(
 
     Returns:
         `source, target, kind` (what the network is), `tensors`, `bytes` (of values) and `left_behind`: names of what
-        `source` holds and `target` doesn't (an optimiser's state, other weights, a wrapper's count). Text about the
-        whole file goes from one .safetensors to another; elsewhere it is left behind as `__metadata__`.
+        `source` holds and `target` doesn't (an optimiser's state, other weights, a wrapper's count, modules' extra
+        state). Text about the whole file goes from one .safetensors to another; elsewhere it is left behind as
+        `__metadata__`.
 
     Raises:
         CheckpointFormatError: `target` exists or is what is read, its ending isn't known, it can't be written; or
@@ -143,6 +147,8 @@ def inspect_file(
     origin = find_origin(state_dict)
     leaves = [_leaf(name, array) for name, array in state_dict.items()]
     parameters = [array.size for name, array in state_dict.items() if _is_parameter(name)]
+    refused = refusals(origin, state_dict)
+    refused += [Refusal(name, LEFT_OUT, EXTRA_STATE) for name in contents.dropped if is_extra_state(name)]
     return {
         "path": os.fspath(path),
         "format": contents.format,
@@ -154,7 +160,7 @@ def inspect_file(
         "values": sum(array.size for array in state_dict.values()),
         "bytes": sum(array.nbytes for array in state_dict.values()),
         "leaves": leaves,
-        "would_not_convert": [refusal._asdict() for refusal in refusals(origin, state_dict)],
+        "would_not_convert": [refusal._asdict() for refusal in refused],
         "problems": [problem for name, array in state_dict.items() for problem in value_problems(name, array)],
     }
 

@@ -43,7 +43,8 @@ class Contents(NamedTuple):
         entry: where the weights lie in the container, "state_dict_ema" say; "" where they are all of it.
         sets: every set of weights in the container, the names of its entries to how many tensors each has.
         sentence: which of several was taken, where nobody said which; else "".
-        dropped: stored tensors that aren't in `state_dict`: a wrapper's count, what isn't below the prefix.
+        dropped: what is stored beside the tensors of `state_dict`: a wrapper's count, what isn't below the prefix,
+            modules' extra state.
         metadata: text about the whole file, as a safetensors header may hold it.
     """
 
@@ -118,10 +119,11 @@ def read_contents(
         warnings.simplefilter("ignore", SeveralWeightsWarning)
         state_dict = load_state_dict(where, which_weights=which_weights, prefix=prefix)
     kind = stored_format(where)
-    beside, entry, sets, sentence = {}, "", {}, ""
+    beside, entry, sets, sentence, extra_state = {}, "", {}, "", ()
     if kind.startswith("torch"):
         choice, beside, sets = _torch_container(where, which_weights)
         stored, entry, sentence = list(choice.state_dict), choice.name, choice.sentence(where)
+        extra_state = choice.extra_state
     elif kind == "npz":
         with zipfile.ZipFile(where) as archive:
             stored = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -133,7 +135,7 @@ def read_contents(
         removed = (*removed, f"{prefix.rstrip('.')}.")
         taken = below_prefix(taken, prefix, where=where)
     left = set(stored) - set(without_wrappers(taken, where=where).values())
-    dropped = tuple(name for name in stored if name in left)
+    dropped = (*(name for name in stored if name in left), *extra_state)
     return Contents(kind, state_dict, removed, beside, entry, sets, sentence, dropped, _metadata(where, kind))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from byol_jax.errors import StateDictMismatchError
-from interop.formats.containers import without_wrappers
+from interop.formats.containers import is_extra_state, without_wrappers
 from interop.learners.checkpoint import SOURCES
 from interop.learners.cut_names import find_renaming
 from interop.learners.fitting import CLASSIFIER, definition_rank
@@ -58,13 +58,13 @@ class Positions(NamedTuple):
 
 
 def parameters_of(names: Iterable[str]) -> list[str]:
-    """The parameters among the names of a state dict, or of `named_parameters()`.
+    """The parameters among the names of a state dict, or of `named_parameters()`; extra state is none.
 
     Example:
         >>> parameters_of(["bn1.weight", "bn1.running_mean"])
         ['bn1.weight']
     """
-    return [name for name in names if name.rpartition(".")[2] not in BUFFERS]
+    return [name for name in names if name.rpartition(".")[2] not in BUFFERS and not is_extra_state(name)]
 
 
 def positions_by_name(names: Iterable[str], keys: Collection[str]) -> Positions:

@@ -12,6 +12,7 @@ import numpy as np
 from byol_jax.types import Encoder, Variables
 from interop.arrays import as_numpy, dtype_named, fresh_copy
 from interop.errors import warn_caller
+from interop.formats.containers import is_extra_state
 from interop.trace.encoder import traced_network
 from interop.weights.first_layer import (
     InflatedInputWarning,
@@ -66,7 +67,8 @@ def from_module_state_dict(
 
     Args:
         encoder: what `from_torch_module` or `load_network` returned.
-        state_dict: the module's names to arrays or tensors; of a tied tensor's names one is enough.
+        state_dict: the module's names to arrays or tensors; of a tied tensor's names one is enough. A module's extra
+            state (`get_extra_state`) is passed over, since it is no part of an encoder.
         like: the encoder's variables, which decide types; buffers that the module doesn't save stay as they are there.
         first_layer: as in `from_torch_state_dict`, "keep" or "inflate".
 
@@ -84,7 +86,9 @@ def from_module_state_dict(
     network = traced_network(encoder)
     leaves = named_leaves(like)
     names = {_path(leaf): Leaf(leaf, "") for leaf, _ in network.state_dict.values()}
-    given = {network.state_dict[key][0] if key in network.state_dict else key: state_dict[key] for key in state_dict}
+    own = {key: leaf for key, (leaf, _) in network.state_dict.items()}
+    keys = [key for key in state_dict if key in own or not is_extra_state(key)]
+    given = {own.get(key, key): state_dict[key] for key in keys}
     saved = {path: leaf for path, leaf in leaves.items() if path in names}
     shapes, inflated = wanted_shapes(saved, {path: names[path] for path in saved}), []
     if first_layer == "inflate":

@@ -1,15 +1,19 @@
 """A traced network's variables as its module's state dict: the very keys, in order, and nothing that isn't saved."""
 
+from pathlib import PurePosixPath
+
 import jax
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from traced_modules import Buffers, Residual, Tied
+from weight_samples import assert_identical
 
 from byol_jax import ConfigurationError, Variables, nets
-from byol_jax.errors import StateDictMismatchError
-from interop import from_torch_module, load_network, save_network
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
+from interop import convert_file, from_torch_module, load_network, load_state_dict, open_weights, save_network
+from interop.inspect.commands import inspect_file
 from interop.trace.state_dict import from_module_state_dict, to_module_state_dict
 
 
@@ -122,3 +126,42 @@ def test_what_a_module_keeps_beside_its_tensors_is_named() -> None:
     assert list(weights) == ["0.linear.weight", "0.linear.bias"]
     keys = module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
     assert keys.missing_keys == ["0._extra_state"]
+
+
+EXTRA = {
+    "plain": {"version": 2},
+    "tensors": {"scales": torch.ones(2)},
+    "tensor": torch.ones(2),
+    "object": PurePosixPath("x"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*has extra state:UserWarning")
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_what_a_module_keeps_beside_its_tensors_is_left_out_of_its_file(extra, tmp_path) -> None:
+    module = nn.Sequential(Versioned())
+    encoder = from_torch_module(module, image_size=4, verify=False)
+    variables = encoder.init(jax.random.key(0), (4, 4, 3))
+    wanted = to_module_state_dict(encoder, variables)
+    given = {**module.state_dict(), "0._extra_state": extra}
+    torch.save({"state_dict": given, "ema": given}, tmp_path / "x.pt")
+    arrays = load_state_dict(tmp_path / "x.pt", which_weights="ema")
+    is_tensor = isinstance(extra, torch.Tensor)
+    assert list(arrays) == list(given if is_tensor else wanted)
+    for got in (
+        from_module_state_dict(encoder, given, like=variables),
+        open_weights(given).variables(encoder, like=variables),
+        open_weights(tmp_path / "x.pt", which_weights="ema").variables(encoder, like=variables),
+    ):
+        assert_identical(to_module_state_dict(encoder, got), wanted)
+    inspection = inspect_file(tmp_path / "x.pt")
+    assert inspection["weights"]["sets"] == {"state_dict": len(arrays), "ema": len(arrays)}
+    left = [] if is_tensor else [("0._extra_state", "left out")]
+    assert [(one["name"], one["verdict"]) for one in inspection["would_not_convert"]] == left
+    summary = convert_file(tmp_path / "x.pt", tmp_path / "x.npz", which_weights="ema")
+    assert summary["left_behind"] == ["state_dict", *(name for name, _ in left)]
+
+
+def test_extra_state_alone_is_no_state_dict() -> None:
+    with pytest.raises(CheckpointFormatError, match=r"no state dict found in 0\._extra_state \(dict\)"):
+        open_weights({"0._extra_state": {"version": 2}})
