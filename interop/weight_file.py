@@ -120,8 +120,9 @@ class WeightFile:
 
         Args:
             wanted: the names that the network to load into has: a ResNet that was cut out of torchvision's has others,
-                and is renamed to the one or the other; and a network may itself have parts that are called as wrappers
-                call theirs (`module`). By default torchvision's.
+                and is renamed to the one or the other, a vision transformer of timm's, or of an older torchvision, to
+                torchvision's; and a network may itself have parts that are called as wrappers call theirs (`module`).
+                By default those of torchvision's ResNets.
             which: "online", or "target" of a learner.
 
         Returns:

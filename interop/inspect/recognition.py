@@ -18,6 +18,7 @@ from interop.learners.library import Difference, Origin, match_roots, whole_name
 from interop.learners.reading import without_owner
 from interop.weights.architectures import recognise
 from interop.weights.hugging_face import HUGGING_FACE, is_another, is_hugging_face, left_out, torchvision_arrays
+from interop.weights.transformers import own_key
 
 __all__ = ["UNREAD", "difference", "find_origin", "learner_arrays", "network_arrays"]
 
@@ -83,7 +84,8 @@ def network_arrays(
     Args:
         arrays: what `learner_arrays` gave.
         which: "online" or "target".
-        wanted: the names that the network to load into has, where it may be a cut one itself, or have Hugging Face's.
+        wanted: the names that the network to load into has, where it may be a cut one itself, or have Hugging Face's or
+            timm's.
 
     Returns:
         The arrays; none where there is no such network.
@@ -99,7 +101,9 @@ def network_arrays(
     if is_theirs and not set(wanted) & set(network):
         network = torchvision_arrays(network)
     rename = find_renaming(network, wanted)
-    return {rename(name): array for name, array in network.items()}
+    renamed = {rename(name): array for name, array in network.items()}
+    named = {own_key(name, wanted): array for name, array in renamed.items()}
+    return named if len(named) == len(renamed) else renamed  # two names of one tensor: loading says which
 
 
 def _with_owner(origin: Origin, owner: str) -> Origin:

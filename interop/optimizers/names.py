@@ -19,7 +19,7 @@ from interop.learners.fitting import CLASSIFIER, definition_rank
 from interop.learners.plain import translate_names
 from interop.learners.reading import without_owner
 from interop.weights.names import LEARNER_PARTS
-from interop.weights.transformers import torchvision_key
+from interop.weights.transformers import own_key
 
 __all__ = ["Positions", "is_learner", "parameters_of", "positions_by_name", "positions_by_shape"]
 
@@ -119,12 +119,7 @@ def _names_of_network(given: Mapping[str, str], keys: Collection[str]) -> Mappin
 def _torchvision_names(given: Collection[str], wanted: Collection[str]) -> Callable[[str], str]:
     """What gives a cut ResNet, and timm's vision transformers, torchvision's names, which native networks have."""
     rename_cut = find_renaming(given, wanted)
-
-    def rename(key: str) -> str:
-        key = rename_cut(key)
-        return key if key in wanted or torchvision_key(key) not in wanted else torchvision_key(key)
-
-    return rename
+    return lambda key: own_key(rename_cut(key), wanted)
 
 
 def _names_of_learner(given: Mapping[str, str], keys: Collection[str]) -> tuple[dict[str, str], Collection[str]]:

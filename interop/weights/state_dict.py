@@ -36,7 +36,7 @@ from interop.weights.names import (
     torch_shape,
 )
 from interop.weights.packing import PARTS, own_rows, pack, whole_key
-from interop.weights.transformers import timm_key, torchvision_key
+from interop.weights.transformers import own_key, timm_key, torchvision_key
 
 __all__ = [
     "AbsentCountersWarning",
@@ -192,8 +192,7 @@ def _rename_keys(state_dict: Mapping[str, Any], wanted: Collection[str]) -> dict
     """
     named, origin = {}, {}
     for key, value in state_dict.items():
-        own = torchvision_key(key)
-        name = own if own in wanted and key not in wanted else key
+        name = own_key(key, wanted)
         if name in named:
             raise StateDictMismatchError(f"{origin[name]} and {key} are both {name} of the network: remove one")
         named[name], origin[name] = value, key

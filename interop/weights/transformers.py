@@ -9,9 +9,10 @@ tokens, layer scale, norms of queries and keys) have keys that aren't here.
 """
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
-__all__ = ["TRANSFORMERS", "Transformer", "timm_key", "torchvision_key", "transformer_shapes"]
+__all__ = ["TRANSFORMERS", "Transformer", "own_key", "timm_key", "torchvision_key", "transformer_shapes"]
 
 
 class Transformer(NamedTuple):
@@ -99,6 +100,17 @@ def torchvision_key(key: str) -> str:
     if found and found[2] in _OLD:
         return f"encoder.layers.encoder_layer_{found[1]}.{_OLD[found[2]]}"
     return _FROM_TIMM.get(key, key)
+
+
+def own_key(key: str, wanted: Collection[str]) -> str:
+    """`key`, or torchvision's name for it where that one is wanted, and `key` isn't.
+
+    Example:
+        >>> own_key("cls_token", ["class_token"]), own_key("cls_token", ["cls_token"])
+        ('class_token', 'cls_token')
+    """
+    ours = torchvision_key(key)
+    return ours if ours in wanted and key not in wanted else key
 
 
 def transformer_shapes(

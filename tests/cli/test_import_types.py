@@ -1,5 +1,7 @@
 """`byol-jax import --dtype`: files in other types than float32 are converted, kept, or refused with advice."""
 
+import re
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -10,6 +12,8 @@ import byol_jax
 import interop
 from byol_jax import make_learner, nets
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
+from interop.weights.architectures import expected_shapes
+from interop.weights.transformers import torchvision_key
 from tests.cli.learner_modules import IMPORT, arrays, module_of, small_cnn, stripped
 from tests.interop.plain_learners import randomised
 from tests.interop.weight_samples import assert_identical
@@ -45,6 +49,37 @@ def test_a_network_of_another_type(dtype, call, there):
     kept = interop.load_state_dict("o.safetensors")
     assert_identical(kept, interop.load_state_dict("x.pth"), ordered=False)
     assert kept["0.weight"].dtype == TYPES[dtype]
+
+
+def vit_s16(library):
+    """ViT-S/16 in bfloat16 by the names of timm, or of torchvision before `mlp.0`."""
+    shapes = expected_shapes("vit_small_patch16_224", num_classes=3)
+    zeros = {name: np.zeros(shape, ml_dtypes.bfloat16) for name, shape in shapes.items()}
+    if library == "timm":
+        return zeros
+    old = {"mlp.0": "mlp.linear_1", "mlp.3": "mlp.linear_2"}
+    return {re.sub(r"mlp\.[03]", lambda found: old[found[0]], torchvision_key(name)): a for name, a in zeros.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm", "torchvision, older"])
+def test_a_network_of_another_type_and_other_names(library, call, there):
+    given = vit_s16(library)
+    interop.save_state_dict("x.safetensors", given)
+    answer = call("import", "x.safetensors", *OUT[:3], "--dtype", "keep", "--network", "vit_s16")
+    assert (answer.code, answer.out) == (0, f"{len(given)} tensors of vit_s16: o.safetensors\n")
+    kept = interop.load_state_dict("o.safetensors")
+    assert {array.dtype for array in kept.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert set(kept) == set(map(torchvision_key, given))
+
+
+def test_a_type_that_is_not_known_is_not_converted(call, there, monkeypatch):
+    torch.save(WEIGHTS, "x.pth")
+    monkeypatch.setattr(interop, "encoder_state_dict", lambda *given: {"other.weight": np.zeros(3, np.float32)})
+    answer = call("import", "x.pth", *OUT, "--dtype", "keep")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--dtype keep: its names aren't those of" in answer.complaint
+    assert not (there / "o.safetensors").exists()
 
 
 def test_values_that_are_too_large_are_named(call, there):

@@ -152,11 +152,25 @@ def _write_network(options: argparse.Namespace, name: str, encoder: "Encoder", w
     variables = weights.variables(encoder, like=like, which=options.which, dtype=dtype)
     state_dict = interop.encoder_state_dict(encoder, variables)
     if options.dtype == "keep":
-        own = weights.network(state_dict, which=options.which)
-        state_dict = {name: own.get(name, array) for name, array in state_dict.items()}
+        state_dict = _in_own_types(state_dict, weights.network(state_dict, which=options.which), file=options.file)
     interop.save_state_dict(options.out, state_dict)
     weights.warn_of_difference(encoder)
     return f"{len(state_dict)} tensors of {name}"
+
+
+def _in_own_types(state_dict: Mapping[str, Any], own: Mapping[str, Any], *, file: Path) -> dict[str, Any]:
+    """The file's own arrays in place of the network's; counters that the file lacks stay.
+
+    Raises:
+        ConfigurationError: the file has a tensor by another name, so that its type isn't known.
+    """
+    others = [name for name in state_dict if name not in own and not name.endswith("num_batches_tracked")]
+    if others:
+        raise ConfigurationError(
+            f"{file}: --dtype keep: its names aren't those of {len(others)} tensors ({others[0]}, …), whose types "
+            "aren't known: give --dtype float32"
+        )
+    return {name: own.get(name, array) for name, array in state_dict.items()}
 
 
 def _write_learner(options: argparse.Namespace, name: str, encoder: "Encoder", weights: "WeightFile") -> str:
