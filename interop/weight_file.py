@@ -26,8 +26,14 @@ from interop.learners.library import Difference, Origin, difference_in
 from interop.learners.reading import read_weights
 from interop.learners.states import NETWORKS
 from interop.weights.architectures import HEADS, is_head
+from interop.weights.encoder_tensors import (
+    EncoderTensor,
+    body_of,
+    classifier_advice,
+    encoder_tensors,
+    with_own_classifier,
+)
 from interop.weights.first_layer import find_first_layers, shapes_of
-from interop.weights.names import torch_shape
 from interop.weights.values import warn_of_values
 
 if TYPE_CHECKING:
@@ -37,9 +43,6 @@ __all__ = ["WeightFile", "encoder_state_dict", "open_weights"]
 
 TORCHVISION = ("conv1.weight",)
 """A name that torchvision's ResNets have and cut ones lack."""
-
-CLASSIFIER = ("fc.weight", "fc.bias")
-"""A learner's linear classifier, in its network or beside it, is this in a ResNet here."""
 
 INNER_HEADS = tuple(f"{head}." for head in HEADS)
 """What a head in a classifier's place begins with."""
@@ -154,8 +157,8 @@ class WeightFile:
     ) -> "Variables":
         """One of its networks as an encoder's variables, whether the encoder is native or traced.
 
-        A learner's classifier is no part of what it learned: where the file has none, or one of another width, the
-        encoder keeps its own.
+        The classifier of a learner, or of a network below a prefix, is no part of what it learned: where the file has
+        none, or one of another width, the encoder keeps its own, which `like` must have the values of.
 
         Args:
             encoder: what the weights are for.
@@ -184,36 +187,32 @@ class WeightFile:
         dtype: str | None = "like",
         first_layer: str = "keep",
     ) -> "Variables":
-        own = _leaves_by_key(encoder, like)
+        own = encoder_tensors(encoder, like)
         network = self.network(own, which=which)
         if not network:
             raise StateDictMismatchError(f"{self.where}: holds no {which} network")
         self._check_prefix(network, own)
         if self.title or self.prefix:
-            for name in CLASSIFIER:
-                if name not in own:
-                    network.pop(name, None)
-                elif hasattr(own[name][0], "__array__"):
-                    array = _torch_array(*own[name])
-                    if name not in network or network[name].shape != array.shape:
-                        network[name] = array
+            network = with_own_classifier(network, own)
         try:
             if encoder.facts.traced is not None:
                 from interop.trace.state_dict import from_module_state_dict
 
                 return from_module_state_dict(encoder, network, like=like, first_layer=first_layer)
-            from interop.weights.state_dict import from_torch_state_dict
+            from interop.weights.state_dict import load_native
 
-            return from_torch_state_dict(network, like=like, dtype=dtype, first_layer=first_layer)
+            return load_native(network, like=like, dtype=dtype, first_layer=first_layer, advise=classifier_advice)
         except StateDictMismatchError as error:
             where = "" if self.path is None else f"{self.where}: "
             raise StateDictMismatchError(f"{where}{self._looks_like(own, which)}{error}") from error
 
-    def _looks_like(self, own: Mapping[str, tuple[Any, str]], which: str) -> str:
+    def _looks_like(self, own: Mapping[str, EncoderTensor], which: str) -> str:
         """The file's network in words, where they tell it from the encoder's; else ""."""
-        told = architecture({name: array.shape for name, array in self.network(which=which).items()})
-        wanted = architecture({name: torch_shape(rule, tuple(leaf.shape)) for name, (leaf, rule) in own.items()})
-        if told.name == "unknown" or (told.name, told.details) == (wanted.name, wanted.details):
+        given, wanted_shapes = shapes_of(self.network(own, which=which)), {name: one.shape for name, one in own.items()}
+        told, wanted = architecture(shapes_of(self.network(which=which))), architecture(wanted_shapes)
+        if told.name == "unknown" or body_of(given) == body_of(wanted_shapes):
+            return ""
+        if wanted._replace(classes=None) in {one._replace(classes=None) for one in (told, architecture(given))}:
             return ""
         other = "" if wanted.name == "unknown" else f", not {', '.join([wanted.name, *wanted.details])}"
         return f"the file's network looks like {told.in_words}{other}; "
@@ -291,8 +290,8 @@ class WeightFile:
     def _inflated_learner(self, encoder: "Encoder", state: "TrainState") -> "TrainState":
         from interop.learners.first_layers import load_inflated
 
-        own = _leaves_by_key(encoder, _own_variables(state))
-        wanted = {key: torch_shape(rule, tuple(leaf.shape)) for key, (leaf, rule) in own.items()}
+        own = encoder_tensors(encoder, _own_variables(state))
+        wanted = {key: one.shape for key, one in own.items()}
         traced = encoder.facts.traced
         first = find_first_layers(
             shapes_of(self.network(own)), wanted, channels=None if traced is None else traced.channels
@@ -476,24 +475,6 @@ def _with_types_of(state_dict: Mapping[str, Any], state: "TrainState") -> dict[s
         "the learner's values don't fit the type"
     )
     return arrays | {name: cast(arrays[name], wanted) for name in floating}
-
-
-def _leaves_by_key(encoder: "Encoder", like: "Variables") -> dict[str, tuple[Any, str]]:
-    """Torch's name of each leaf to the leaf and its rule; of a tensor that is several leaves here, to one of them."""
-    from interop.weights.names import named_leaves, torch_names
-    from interop.weights.packing import whole_key
-
-    leaves = named_leaves(like)
-    if encoder.facts.traced is not None:
-        places = encoder.facts.traced.state_dict.items()
-        return {key: (leaves[leaf.replace(".", "/")], "") for key, (leaf, _) in places}
-    return {whole_key(name.key): (leaves[path], name.rule) for path, name in torch_names(leaves).items()}
-
-
-def _torch_array(leaf: Any, rule: str) -> np.ndarray:
-    from interop.weights.state_dict import to_torch_array
-
-    return to_torch_array(as_numpy(leaf, "like"), rule)
 
 
 def _file_hashes(path: str) -> tuple[str, str | None]:

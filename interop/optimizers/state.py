@@ -22,7 +22,7 @@ from interop.optimizers.names import Positions, Shape, positions_by_name, positi
 from interop.optimizers.optax_states import Moments, all_moments, kind_of, with_moments
 from interop.optimizers.torch_states import ADAM, TorchState, read_torch_state
 from interop.weights.mismatch import Mismatch, compare_names
-from interop.weights.names import Leaf, named_leaves, torch_names, torch_shape
+from interop.weights.names import Leaf, named_leaves, torch_names, whole_shape
 from interop.weights.packing import PARTS, pack, whole_key
 from interop.weights.state_dict import match_leaves, to_torch_array
 
@@ -167,7 +167,7 @@ def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any
 
     def shapes_by_key(paths: Iterable[str]) -> dict[str, Shape]:
         shapes = {path: sizes[path] if path in sizes else tuple(network[path].shape) for path in paths}
-        return {whole_key(names[path].key): _whole_shape(names[path], shape) for path, shape in shapes.items()}
+        return {whole_key(names[path].key): whole_shape(names[path], shape) for path, shape in shapes.items()}
 
     if theirs.names is not None:
         named = positions_by_name(theirs.names, shapes_by_key(sizes))
@@ -186,12 +186,6 @@ def _names_and_positions(theirs: TorchState, ours: Sequence[Moments], state: Any
         sorted(theirs.state),
         is_in_order=theirs.is_one_group,
     )
-
-
-def _whole_shape(leaf: Leaf, shape: Shape) -> Shape:
-    """The shape of the tensor that a leaf of this shape is in torch, or is a part of."""
-    rows, *rest = torch_shape(leaf.rule, shape) or (0,)
-    return (rows * len(PARTS), *rest) if whole_key(leaf.key) != leaf.key else torch_shape(leaf.rule, shape)
 
 
 def _torch_layout(tree: Mapping[str, Any], names: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
@@ -239,7 +233,7 @@ def _transfer(
 def _check_places(theirs: TorchState, ours: Sequence[Moments], names: Mapping[str, Leaf], named: Positions) -> None:
     """Refuses a torch optimiser that lacks a parameter of ours, or has it with another shape."""
     leaves = {names[path]: leaf for part in ours for path, leaf in next(iter(part.trees.values())).items()}
-    shapes = {whole_key(leaf.key): _whole_shape(leaf, tuple(array.shape)) for leaf, array in leaves.items()}
+    shapes = {whole_key(leaf.key): whole_shape(leaf, tuple(array.shape)) for leaf, array in leaves.items()}
     free = [label for place, label in enumerate(named.labels) if place not in named.positions.values()]
     lacking = [key for key in shapes if key not in {*named.positions, *named.optional}]
     mismatch = Mismatch(missing=compare_names(lacking, free).missing)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byol_jax.errors import StateDictMismatchError
-from interop.weights.packing import PARTS, part_key
+from interop.weights.packing import PARTS, part_key, whole_key
 
 __all__ = [
     "LEARNER_PARTS",
@@ -29,6 +29,7 @@ __all__ = [
     "torch_names",
     "torch_order",
     "torch_shape",
+    "whole_shape",
 ]
 
 NATIVE_TO_TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -119,6 +120,17 @@ class Leaf(NamedTuple):
 
     key: str
     rule: str
+
+
+def whole_shape(leaf: Leaf, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the tensor that a leaf of `shape` is in torch, or is a part of.
+
+    Example:
+        >>> whole_shape(Leaf("self_attention.in_proj_weight[key]", "kernel"), (8, 8))
+        (24, 8)
+    """
+    rows, *rest = torch_shape(leaf.rule, shape) or (0,)
+    return (len(PARTS) * rows, *rest) if whole_key(leaf.key) != leaf.key else torch_shape(leaf.rule, shape)
 
 
 def named_leaves(variables: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@ and, for timm, `transformers.py`. `interop.files` reads files, `interop.learners
 their optimisers' states.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ __all__ = [
     "cast_problem",
     "from_torch_state_dict",
     "is_floating",
+    "load_native",
     "match_leaves",
     "to_torch_array",
     "to_torch_state_dict",
@@ -149,29 +151,55 @@ def from_torch_state_dict(
         >>> from_torch_state_dict({"fc.weight": np.ones((10, 512), np.float32)}, like=like).params["fc"]["kernel"].shape
         (512, 10)
     """
+    if head not in ("keep", "drop"):
+        raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
+    if arch is not None:
+        _check_architecture(state_dict, arch, strict=strict, counters=False)
+    return load_native(
+        state_dict,
+        like=like,
+        dtype=dtype,
+        first_layer=first_layer,
+        advise=partial(_option_advice, head=head),
+        strict=strict,
+        drops_head=head == "drop",
+    )
+
+
+def load_native(
+    state_dict: Mapping[str, Any],
+    *,
+    like: Any,
+    dtype: str | None,
+    first_layer: str,
+    advise: Callable[[Mismatch, Mapping[str, Any]], list[str]],
+    strict: bool = True,
+    drops_head: bool = False,
+) -> Any:
+    """`from_torch_state_dict` for callers with other options.
+
+    Args:
+        advise: of what doesn't fit and the state dict, what to do about it by the caller's own options.
+    """
     import jax
 
     if dtype not in (None, "like"):
         raise ConfigurationError(f'dtype {dtype!r} isn\'t known: use None (types must match) or "like"')
-    if head not in ("keep", "drop"):
-        raise ConfigurationError(f'head {head!r} isn\'t known: use "keep" or "drop"')
     check_choice(first_layer)
-    if arch is not None:
-        _check_architecture(state_dict, arch, strict=strict, counters=False)
     leaves = named_leaves(like)
     names = torch_names(leaves)
     given, wanted = state_dict, {whole_key(leaf.key) for leaf in names.values()}
     if is_hugging_face(state_dict) and not wanted & set(state_dict):
         state_dict = state_dict if is_another(shapes_of(state_dict)) else torchvision_arrays(state_dict)
     state_dict = _rename_keys(state_dict, wanted)
-    if head == "drop":
+    if drops_head:
         state_dict = _with_own_head(state_dict, leaves, names)
     shapes, inflated = wanted_shapes(leaves, names), []
     if first_layer == "inflate":
         state_dict, inflated = inflate_first_layers(state_dict, shapes)
     arrays, mismatch = match_leaves(state_dict, leaves, names, strict=strict, cast_to_like=dtype == "like")
     first = find_first_layers(shapes_of(state_dict), shapes) if mismatch.shapes else []
-    hint = _hint(mismatch, given, first=first, dtype=dtype, head=head)
+    hint = _hint(mismatch, given, first=first, dtype=dtype, advice=advise(mismatch, state_dict))
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=hint)
     for sentence in inflated:
         warn_caller(InflatedInputWarning(sentence))
@@ -214,7 +242,9 @@ def _with_own_head(
     return kept | {key: to_torch_array(as_numpy(leaves[path], path), names[path].rule) for key, path in values.items()}
 
 
-def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str], dtype: str | None, head: str) -> str:
+def _hint(
+    mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str], dtype: str | None, advice: Sequence[str]
+) -> str:
     """What to do about it, where that can be told; else ""."""
     hints = [inflation_hint(first)] if first else []
     kind = recognise(shapes_of(given)) if mismatch.missing else ""
@@ -223,16 +253,7 @@ def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str],
             f"names tell: {kind}; interop.open_weights(FILE).variables(encoder, like=variables) takes its network out, "
             "as byol-jax import FILE does"
         )
-    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
-    if differing and all(is_head(entry.partition(" ")[0]) for entry in differing):
-        if head == "drop":
-            hints.append("to keep the network's own classifier, give its values in like, not only shapes")
-        elif differing == mismatch.unexpected:
-            hints.append('head="drop" leaves the file\'s classifier out')
-        else:
-            hints.append("head=\"drop\" leaves the file's classifier out and keeps the network's own")
-    elif mismatch.unexpected and not mismatch.missing:
-        hints.append("strict=False ignores unexpected keys")
+    hints += advice
     if any(entry.startswith("encoder.pos_embedding ") for entry in mismatch.shapes):
         hints.append(
             "positions for another image size: load with a like of the file's size, then nets.resize_positions"
@@ -240,6 +261,18 @@ def _hint(mismatch: Mismatch, given: Mapping[str, Any], *, first: Sequence[str],
     if dtype is None and any("(given " in entry for entry in mismatch.dtypes):
         hints.append('dtype="like" converts types (byol-jax import: --dtype float32)')
     return "; ".join(hints)
+
+
+def _option_advice(mismatch: Mismatch, state_dict: Mapping[str, Any], *, head: str) -> list[str]:
+    """Which options of `from_torch_state_dict` make it fit."""
+    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
+    if not differing or not all(is_head(entry.partition(" ")[0]) for entry in differing):
+        return ["strict=False ignores unexpected keys"] if mismatch.unexpected and not mismatch.missing else []
+    if head == "drop":
+        return ["to keep the network's own classifier, give its values in like, not only shapes"]
+    if differing == mismatch.unexpected:
+        return ['head="drop" leaves the file\'s classifier out']
+    return ["head=\"drop\" leaves the file's classifier out and keeps the network's own"]
 
 
 def match_leaves(

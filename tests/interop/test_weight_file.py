@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,11 +15,13 @@ from weight_samples import assert_identical, small_state_dict
 
 import interop
 from byol_jax import ConfigurationError, nets, pretrain
-from byol_jax.errors import CheckpointFormatError
+from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
+from byol_jax.tree import flatten
 from interop.inspect.commands import inspect_file
 from interop.learners import checkpoint, solo_learn
 from interop.learners.fitting import own_arrays
 from interop.learners.library import Library, Origin, match_roots
+from interop.weights.transformers import timm_key
 from tests.parity.trajectory import blank
 
 
@@ -111,6 +114,47 @@ def test_variables_of_native_and_traced_networks_are_the_same(classes):
     assert_identical(*body, ordered=False)
     if classes == 7:
         np.testing.assert_array_equal(found["traced"]["fc.weight"], net.fc.weight.detach())
+
+
+ENCODERS = {"vit": partial(nets.vit, 1, width=6, num_heads=2, patch_size=8), "small_cnn": nets.small_cnn}
+
+
+def filled(encoder, value):
+    shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), (16, 16, 3)))
+    return jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), shapes)
+
+
+def teacher_of(encoder):
+    """A file of DINO's kind, by timm's names, in which every number of the encoder's is 1."""
+    arrays = {timm_key(name): array for name, array in interop.encoder_state_dict(encoder, filled(encoder, 1)).items()}
+    teacher = {f"backbone.{name}": array for name, array in arrays.items()} | {"head.mlp.0.weight": np.zeros((2, 2))}
+    return {"student": {f"module.{name}": array for name, array in teacher.items()}, "teacher": teacher}
+
+
+@pytest.mark.parametrize("classes", [None, 7, 3])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_part_of_something_keeps_the_networks_own_classifier(name, classes):
+    """Whatever a classifier is called there and here, unless the file has one of that width."""
+    file = teacher_of(ENCODERS[name](num_classes=classes))
+    encoder = ENCODERS[name](num_classes=3)
+    weights = interop.open_weights(file, which_weights="teacher", prefix="backbone")
+    got = flatten(weights.variables(encoder, like=filled(encoder, 0)).params)
+    heads = {path for path in got if path.startswith(("heads/", "10/"))}
+    assert heads
+    assert all(np.all(leaf == (0 if path in heads and classes != 3 else 1)) for path, leaf in got.items())
+
+
+@pytest.mark.parametrize(("classes", "words"), [(None, "num_classes=None makes"), (7, "num_classes=7 makes")])
+def test_only_options_that_there_are_are_advised(classes, words):
+    theirs, ours = (ENCODERS["vit"](num_classes=number) for number in (classes, 3))
+    weights = interop.open_weights(teacher_of(theirs), which_weights="teacher", prefix="backbone")
+    like = jax.eval_shape(lambda: ours.init(jax.random.key(0), (16, 16, 3)))
+    with pytest.raises(StateDictMismatchError, match=f"only the classifier differs: {words}") as caught:
+        weights.variables(ours, like=like)
+    whole = interop.open_weights(weights.network() | {"other": np.zeros(1)})
+    with pytest.raises(StateDictMismatchError, match="1 unexpected: other") as another:
+        whole.variables(theirs, like=filled(theirs, 0))
+    assert not any(words in f"{caught.value}{another.value}" for words in ("head=", "strict=", "looks like"))
 
 
 def test_a_dict_without_a_tensor_is_refused():
