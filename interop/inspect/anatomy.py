@@ -35,6 +35,30 @@ SMALL_IMAGES = "-cifar"
 """What the command line puts behind a ResNet's name where its stem is 3x3."""
 
 
+COMMAND_LINE = frozenset(
+    (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50_2x", "resnet200_2x"),
+        *(f"resnet{depth}{SMALL_IMAGES}" for depth in (18, 34, 50, 101, 152)),
+        *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+        *("vit_s16", "vit_b16", "vit_b32", "vit_l16", "small_cnn"),
+    )
+)
+"""The native networks that the command line has, by its names."""
+
+TRANSFORMERS = {
+    "timm vit_small_patch16": "vit_s16",
+    "timm vit_base_patch16": "vit_b16",
+    "timm vit_base_patch32": "vit_b32",
+    "timm vit_large_patch16": "vit_l16",
+    "torchvision vit_b_16": "vit_b16",
+    "torchvision vit_b_32": "vit_b32",
+    "torchvision vit_l_16": "vit_l16",
+}
+"""What `recognise` calls a vision transformer, but for its images' size and classifier, to the command line's name."""
+
+TRANSFORMER = re.compile(r"(torchvision \w+|timm \w+(?=_\d+\b))(_\d+)?( at \d+ px)?( without \S+)?")
+
+
 class Architecture(NamedTuple):
     """An encoder as far as its names tell.
 
@@ -51,14 +75,19 @@ class Architecture(NamedTuple):
     classes: int | None = None
 
     @property
+    def network_option(self) -> str:
+        """What `--network` of the command line calls it; "" where that has no such network."""
+        details = {detail for detail in self.details if "input channel" not in detail}
+        found = TRANSFORMER.fullmatch(self.name)
+        name = self.name if found is None else TRANSFORMERS.get(found[1], "")
+        name += SMALL_IMAGES if details == {"3x3 stem"} else ""
+        return name if name in COMMAND_LINE and details <= {"3x3 stem"} else ""
+
+    @property
     def in_words(self) -> str:
         """The name, what differs from the usual network of that name, and what `--network` calls it, if anything."""
         words = ", ".join([self.name, *self.details])
-        stem = [detail for detail in self.details if detail.endswith("stem")]
-        named = self.name in KNOWN or self.name.removesuffix("_2x") in KNOWN or self.name == "small_cnn"
-        if not named or stem not in ([], ["3x3 stem"]):
-            return words
-        return f"{words} (--network {self.name}{SMALL_IMAGES if stem else ''})"
+        return f"{words} (--network {self.network_option})" if self.network_option else words
 
 
 def architecture(shapes: Shapes) -> Architecture:

@@ -66,7 +66,8 @@ def vit_s16(library):
 def test_a_network_of_another_type_and_other_names(library, call, there):
     given = vit_s16(library)
     interop.save_state_dict("x.safetensors", given)
-    answer = call("import", "x.safetensors", *OUT[:3], "--dtype", "keep", "--network", "vit_s16")
+    told = ["--network", "vit_s16"] if library != "timm" else []  # torchvision has no ViT-S, and its names tell none
+    answer = call("import", "x.safetensors", *OUT[:3], "--dtype", "keep", *told)
     assert (answer.code, answer.out) == (0, f"{len(given)} tensors of vit_s16: o.safetensors\n")
     kept = interop.load_state_dict("o.safetensors")
     assert {array.dtype for array in kept.values()} == {np.dtype(ml_dtypes.bfloat16)}

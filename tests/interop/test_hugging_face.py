@@ -19,7 +19,7 @@ from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from interop.inspect.commands import inspect_file
 from interop.weights.architectures import expected_shapes, recognise
-from interop.weights.hugging_face import is_hugging_face, torchvision_arrays, torchvision_name
+from interop.weights.hugging_face import is_hugging_face, left_out, torchvision_arrays, torchvision_name
 
 STORED = json.loads((Path(__file__).parent / "hugging_face.json").read_text())
 VIT = {"width": 6, "num_heads": 2, "patch_size": 4}
@@ -52,6 +52,18 @@ def like_of(network):
     shapes = jax.eval_shape(lambda: make().init(jax.random.key(0), (side, side, 3)))
     wide = {jnp.dtype("float32"): np.float64}
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wide.get(leaf.dtype, leaf.dtype)), shapes)
+
+
+def test_its_large_networks_are_known_by_torchvisions_names():
+    """Those of ViT-B/32, as the command line calls it."""
+    shapes, zero = expected_shapes("vit_b_32", num_classes=None), np.zeros((), np.float32)
+    names = {name.replace(".layer.0.", f".layer.{n}.") for name in STORED["vit-model"]["file"] for n in range(12)}
+    state_dict = {}
+    for name in names - set(left_out(names)):
+        whole, _, part = torchvision_name(name).partition("[")
+        rows, *rest = shapes[whole]
+        state_dict[name] = np.broadcast_to(zero, (rows // 3 if part else rows, *rest))
+    assert interop.open_weights(state_dict).architecture.network_option == "vit_b32"
 
 
 @pytest.mark.slow

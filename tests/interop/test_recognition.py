@@ -1,5 +1,6 @@
 """What a file's names tell: whose learner, what network, which heads; and that this is what loading finds in it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import plain_learners
@@ -11,14 +12,17 @@ from learner_layouts import LEARNERS, arrays_of, like_of, made
 from weight_samples import assert_identical
 
 import interop
+from byol_jax.runs.network import NETWORKS, TRANSFORMERS, encoder_from
 from interop.formats.dill_pickle import load_pickle
-from interop.inspect.anatomy import architecture, head_layers, layers_in_words
+from interop.inspect.anatomy import COMMAND_LINE, Architecture, architecture, head_layers, layers_in_words
 from interop.inspect.contents import read_contents
 from interop.inspect.recognition import UNREAD, find_origin, learner_arrays, network_arrays
 from interop.inspect.refusals import refusals
 from interop.learners import deepmind
 from interop.learners.fitting import own_arrays
 from interop.weights.architectures import FAMILIES, RESNETS, expected_shapes
+from interop.weights.encoder_tensors import encoder_tensors
+from interop.weights.transformers import timm_key
 from tests.parity.trajectory import blank
 
 ANY = pytest.mark.parametrize("kind", LEARNERS)
@@ -135,6 +139,41 @@ def test_variants_of_architectures():
     assert architecture({"0.weight": (4, 3, 3, 3)}).name == "unknown"
     told = architecture(expected_shapes("vit_tiny_patch16_224", num_classes=10))
     assert (told.name, told.features, told.classes) == ("timm vit_tiny_patch16_224", 192, 10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_the_command_line_calls_a_network(name):
+    """That of `--network NAME`'s own shapes, and of no other's."""
+    encoder = encoder_from({"name": name, "num_classes": 5})
+    size = 224 if name in TRANSFORMERS else 32
+    variables = jax.eval_shape(lambda: encoder.init(jax.random.key(0), (size, size, 3)))
+    shapes = {key: one.shape for key, one in encoder_tensors(encoder, variables).items()}
+    told = architecture({timm_key(key): shape for key, shape in shapes.items()} if name == "vit_s16" else shapes)
+    assert (told.network_option, f"(--network {name})" in told.in_words) == (name, True)
+
+
+def test_no_network_is_advised_that_the_command_line_lacks():
+    assert set(NETWORKS) == COMMAND_LINE
+    basic, wide = expected_shapes("resnet18"), expected_shapes("wide_resnet50_2")
+    for shapes in (
+        wide | {"conv1.weight": (64, 3, 3, 3)},
+        {name: tuple(2 * side if side >= 64 else side for side in shape) for name, shape in basic.items()},
+        basic | {"layer1.0.downsample.0.weight": (64, 64, 1, 1)},
+        basic | {"conv1.weight": (64, 3, 5, 5)},
+        expected_shapes("vit_tiny_patch16_224"),
+        expected_shapes("vit_h_14"),
+    ):
+        told = architecture(shapes)
+        assert told.name != "unknown"
+        assert (told.network_option, "--network" in told.in_words) == ("", False)
+    assert Architecture("resnet200").network_option == ""
+    assert architecture(basic | {"conv1.weight": (64, 1, 7, 7)}).network_option == "resnet18"
+    for name, option in {
+        "torchvision vit_b_16 at 384 px without heads.head": "vit_b16",
+        "timm vit_base_patch32_384": "vit_b32",
+        "timm vit_large_patch16_224 without head": "vit_l16",
+    }.items():
+        assert Architecture(name).network_option == option
 
 
 def test_cut_networks_and_prefixes():

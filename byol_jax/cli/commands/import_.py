@@ -132,7 +132,7 @@ def _name_by_weights(weights: "WeightFile") -> str | None:
         ConfigurationError: they tell one that isn't native.
     """
     told = weights.architecture
-    name = told.name + (SMALL_IMAGES if "3x3 stem" in told.details else "")
+    name = told.network_option or told.name + (SMALL_IMAGES if "3x3 stem" in told.details else "")
     if told.name != "unknown" and name not in NETWORKS:
         raise ConfigurationError(
             f"{weights.where}: its network is none of {', '.join(NETWORKS)}, but {told.name};"
