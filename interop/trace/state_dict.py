@@ -94,12 +94,28 @@ def from_module_state_dict(
     if first_layer == "inflate":
         given, inflated = inflate_first_layers(given, shapes, channels=network.channels)
     arrays, mismatch = match_leaves(given, saved, names, strict=True, cast_to_like=True)
+    mismatch.values += _contradictions(state_dict, own)
     first = find_first_layers(shapes_of(given), shapes, channels=network.channels) if mismatch.shapes else []
     mismatch.raise_if_any("the state dict doesn't fit the network", hint=inflation_hint(first))
     for sentence in inflated:
         warn_caller(InflatedInputWarning(sentence))
     values = [jax.numpy.array(arrays[path]) if path in arrays else leaf for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
+
+
+def _contradictions(state_dict: Mapping[str, Any], own: Mapping[str, str]) -> list[str]:
+    """The names of tied tensors that a state dict holds several different tensors for."""
+    names: dict[str, list[str]] = {}
+    for key, leaf in own.items():
+        if key in state_dict:
+            names.setdefault(leaf, []).append(key)
+    tied = [keys for keys in names.values() if len(keys) > 1 and len({_bits(state_dict[key], key) for key in keys}) > 1]
+    return [f"{keys[0]} (is one tensor with {', '.join(keys[1:])} in the network, and differs here)" for keys in tied]
+
+
+def _bits(value: Any, name: str) -> tuple[str, tuple[int, ...], bytes]:
+    array = as_numpy(value, name)
+    return array.dtype.name, array.shape, array.tobytes()
 
 
 def _path(leaf: str) -> str:

@@ -73,6 +73,19 @@ def test_one_name_of_a_tied_tensor_is_enough() -> None:
     assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), back, variables))
 
 
+def test_different_tensors_for_one_that_is_tied_are_refused() -> None:
+    """Those of a module that isn't tied: either would be as wrong as the other."""
+    _, encoder, variables = both(Tied)
+    state_dict = to_module_state_dict(encoder, variables)
+    state_dict["second.weight"] = state_dict["second.weight"] + 1
+    with pytest.raises(StateDictMismatchError, match=r"1 wrong value: first\.weight \(is one tensor with second"):
+        from_module_state_dict(encoder, state_dict, like=variables)
+    state_dict["second.weight"] = state_dict["first.weight"] * np.float32(np.nan)
+    state_dict |= {f"{name}.weight": state_dict["second.weight"].copy() for name in ("first", "again")}
+    back = from_module_state_dict(encoder, state_dict, like=variables)
+    np.testing.assert_array_equal(back.params["first"]["weight"], state_dict["first.weight"])
+
+
 def test_everything_that_doesnt_fit_is_listed() -> None:
     _, encoder, variables = both(Residual)
     state_dict = to_module_state_dict(encoder, variables)
