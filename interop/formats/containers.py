@@ -16,6 +16,7 @@ from interop.formats.torch_pickle import Object
 
 __all__ = [
     "CONTAINERS",
+    "OPTIMISERS",
     "Choice",
     "below_prefix",
     "choose_weights",
@@ -41,8 +42,12 @@ AVERAGED = {"state_dict": "state_dict_ema"}
 (timm.models.load_state_dict, use_ema=True). Elsewhere the first of `CONTAINERS` counts: of mmengine's files, for one,
 `state_dict` is the average and `ema_state_dict` what was averaged."""
 
-OPTIMISERS = ("optimizer", "optimizers", "optimizer_states", "optimizer_state_dict", "optimizer_state", "optim", "opt")
-"""Entries in which no weights are looked for."""
+OPTIMISERS = (
+    *("optimizer", "optimizers", "optimizer_states", "optimizer_state_dict", "optimizer_state"),
+    *("optim", "opt", "opt_state"),
+)
+"""Entries of a training script's checkpoint that hold an optimiser's state, and in which no weights are looked for;
+Lightning's is a list."""
 
 DEEPEST = 8
 """Containers inside containers; the deepest one seen in the wild is 4."""

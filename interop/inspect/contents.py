@@ -15,7 +15,15 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError
 from interop.files import SeveralWeightsWarning, load_state_dict, stored_format, torch_container
-from interop.formats.containers import Choice, below_prefix, choose_weights, short_list, weight_sets, without_wrappers
+from interop.formats.containers import (
+    OPTIMISERS,
+    Choice,
+    below_prefix,
+    choose_weights,
+    short_list,
+    weight_sets,
+    without_wrappers,
+)
 from interop.formats.dill_pickle import is_plain_pickle, load_pickle
 from interop.formats.regular_file import open_regular
 from interop.formats.safetensors_file import read_header
@@ -24,9 +32,6 @@ from interop.learners import deepmind
 from interop.learners.reading import refuse_choice
 
 __all__ = ["Contents", "escaped", "read_contents", "refuse_unprintable"]
-
-OPTIMISER = ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizer", "optim", "opt_state")
-"""Entries of a training script's checkpoint that hold an optimiser's state."""
 
 COUNTERS = {"step": ("global_step", "step", "iteration", "iter"), "epoch": ("epoch",)}
 LIGHTNING = "pytorch-lightning_version"
@@ -198,5 +203,5 @@ def _removed_names(stored: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def _holds_optimiser(beside: Mapping[str, Any]) -> bool:
-    given = [value for name, value in beside.items() if name in OPTIMISER or name.endswith("opt_state")]
+    given = [value for name, value in beside.items() if name in OPTIMISERS or name.endswith("opt_state")]
     return any(value is not None and not (isinstance(value, Mapping | list | tuple) and not value) for value in given)

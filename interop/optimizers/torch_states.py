@@ -10,14 +10,11 @@ import numpy as np
 
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError
 from interop.arrays import as_numpy
-from interop.formats.containers import CONTAINERS
+from interop.formats.containers import CONTAINERS, OPTIMISERS
 
 __all__ = ["ADAM", "MOMENTUM", "PLAIN", "TorchState", "read_torch_state"]
 
 ADAM, MOMENTUM, PLAIN = "Adam or AdamW", "SGD with momentum", "SGD without momentum"
-
-OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optimizers", "optim", "opt")
-"""Entries of a checkpoint that hold an optimiser's state; Lightning's is a list."""
 
 MOMENTS = {"exp_avg": ADAM, "exp_avg_sq": ADAM, "momentum_buffer": MOMENTUM}
 
@@ -79,8 +76,9 @@ def read_torch_state(given: Any, parameter_names: Iterable[str] | None = None) -
     """The state of a torch optimiser.
 
     Args:
-        given: `optimizer.state_dict()`, the optimiser itself, or a checkpoint with one of `OPTIMIZERS` in it.
-        parameter_names: the caller's; else the groups' `param_names`, or those of the weights in the checkpoint.
+        given: `optimizer.state_dict()`, the optimiser itself, or a checkpoint with an entry of `containers.OPTIMISERS`.
+        parameter_names: the caller's; else the groups' `param_names`, or of one group those of the weights in the
+            checkpoint.
 
     Raises:
         CheckpointFormatError: no optimiser's state, several of them, or a damaged one.
@@ -132,7 +130,7 @@ def _find_state(given: Any) -> tuple[Mapping[str, Any], Mapping[str, Any] | None
     """The optimiser's state dict, and that of the weights beside it."""
     if isinstance(given, Mapping) and "state" in given and "param_groups" in given:
         return given, None
-    inside = [given[name] for name in OPTIMIZERS if name in given] if isinstance(given, Mapping) else []
+    inside = [given[name] for name in OPTIMISERS if name in given] if isinstance(given, Mapping) else []
     held = [one for some in inside for one in (some if isinstance(some, list | tuple) else [some])]
     if len(held) != 1:
         raise CheckpointFormatError(

@@ -19,6 +19,8 @@ from byol_jax import nets
 from byol_jax.errors import StateDictMismatchError
 from byol_jax.tree import flatten, unflatten
 from interop.arrays import as_numpy, as_tensor, dtype_named
+from interop.formats.containers import OPTIMISERS
+from interop.inspect.commands import inspect_file
 from interop.optimizers.names import positions_by_name
 from tests.parity.reference import traced
 from tests.parity.trajectory import SMALL, Network, blank
@@ -297,3 +299,15 @@ def test_injected_hyperparameters_stay_and_shapes_are_enough():
     )
     plain = interop.from_torch_opt_state(optimizer.state_dict(), like=jax.eval_shape(small))
     assert_identical(flatten(plain[0].nu), flatten(state.inner_state[0].nu))
+
+
+@pytest.mark.parametrize("entry", OPTIMISERS)
+def test_every_name_of_an_optimisers_entry_is_known_everywhere(entry, tmp_path):
+    """Read as one here, said by `inspect`, and no weights are looked for in it."""
+    module = layers().float()
+    theirs = trained(module).state_dict()
+    state = interop.from_torch_opt_state({"net": module.state_dict(), entry: theirs}, like=small())
+    assert_identical(flatten(state[0].mu), flatten(interop.from_torch_opt_state(theirs, like=small())[0].mu))
+    torch.save({"net": module.state_dict(), entry: {"state": {"0": module.state_dict()}}}, tmp_path / "x.pt")
+    inspection = inspect_file(tmp_path / "x.pt")
+    assert (inspection["container"]["optimiser"], list(inspection["weights"]["sets"])) == (True, ["net"])
