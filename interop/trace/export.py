@@ -54,8 +54,10 @@ def example_batch(torch: Any, module: Any, image_size: Any, channels: int, examp
     """A batch of two inputs as the module takes them, of its own dtype and on its device."""
     parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
     if example_input is not None:
-        if not isinstance(example_input, torch.Tensor) or example_input.ndim < 2:
-            raise UnsupportedModuleError("example_input: expected one tensor [n, ...] as the module takes it")
+        if not isinstance(example_input, torch.Tensor) or example_input.ndim < 2 or not len(example_input):
+            raise UnsupportedModuleError(
+                "example_input: expected one tensor [n, ...] as the module takes it, with one input at least"
+            )
         example = example_input.detach()
         return (torch.cat([example] * 2) if example.shape[0] == 1 else example[:2]).to(parameter.device)
     sizes = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())

@@ -2,6 +2,7 @@
 isn't refused leaves module and process as they were."""
 
 import random
+import re
 import threading
 import warnings
 
@@ -331,6 +332,16 @@ def test_a_registered_functions_own_error_is_told_as_such(monkeypatch):
     (problem,) = interop.check(module, image_size=4).problems
     assert problem.endswith(": the function registered for it raised ValueError: my own fault")
     assert "aten.erfinv.default (in the network itself)" in problem
+
+
+@pytest.mark.parametrize("example", [torch.ones(0, 4), torch.ones(4), np.ones((2, 4))], ids=["empty", "one", "NumPy's"])
+def test_an_example_that_is_no_batch_is_refused(example):
+    words = r"example_input: expected one tensor \[n, \.\.\.\] as the module takes it, with one input at least"
+    for call in (interop.from_torch_module, interop.missing_ops):
+        with pytest.raises(UnsupportedModuleError, match=words):
+            call(nn.Linear(4, 2), example_input=example)
+    (problem,) = interop.check(nn.Linear(4, 2), example_input=example).problems
+    assert re.fullmatch(words, problem)
 
 
 def test_a_nan_that_jax_is_to_stop_at_is_no_missing_operator():
