@@ -103,16 +103,6 @@ class Choice(NamedTuple):
         )
 
 
-def find_state_dict(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool]) -> Mapping[str, Any]:
-    """The state dict of `choose_weights`, by itself.
-
-    Example:
-        >>> find_state_dict({"epoch": 3, "model": {"w": 0.0}}, where="x", is_tensor=lambda v: isinstance(v, float))
-        {'w': 0.0}
-    """
-    return choose_weights(loaded, where=where, is_tensor=is_tensor).state_dict
-
-
 def choose_weights(loaded: Any, *, where: str, is_tensor: Callable[[Any], bool], which: str | None = None) -> Choice:
     """One state dict in what a file held: that itself, or the first of `CONTAINERS` in it, and so on inwards.
 

@@ -39,7 +39,7 @@ import interop
 from byol_jax.errors import CheckpointFormatError, StateDictMismatchError, UnsafeCheckpointError
 from interop import load_state_dict, save_state_dict
 from interop.arrays import as_numpy
-from interop.formats.containers import find_state_dict, without_wrappers
+from interop.formats.containers import choose_weights, without_wrappers
 from interop.formats.dill_pickle import load_pickle
 
 torch = pytest.importorskip("torch")
@@ -209,7 +209,7 @@ def agrees_with_torch(path, got):
     """What torch reads from the same file, if it reads it at all, is the same to the bit."""
     try:
         loaded = torch.load(path, weights_only=True, map_location="cpu")
-        theirs = without_wrappers(find_state_dict(loaded, where="x", is_tensor=torch.is_tensor), where="x")
+        theirs = without_wrappers(choose_weights(loaded, where="x", is_tensor=torch.is_tensor).state_dict, where="x")
         theirs = {name: as_numpy(tensor, name) for name, tensor in theirs.items()}
     except Exception:  # torch refuses more than we do (a plain dict that was called, protocol 4), in many ways
         return False
