@@ -15,7 +15,7 @@ from byol_jax.data import evaluation_images, open_dataset
 from byol_jax.data.embedded import fashion_mnist
 from byol_jax.errors import CollapsedError
 from byol_jax.report import write
-from byol_jax.runs import health, verdict
+from byol_jax.runs import collapse_watch, health
 from byol_jax.runs.health import (
     MEASURED_IMAGES,
     SETTLED_STEPS,
@@ -55,7 +55,7 @@ def blind():
 @pytest.fixture
 def settled_early(monkeypatch):
     """Running statistics of this file's networks have settled after 200 steps: runs need not be longer."""
-    monkeypatch.setitem(verdict.MODES, "evaluation_feature_std", ("evaluation", 200))
+    monkeypatch.setitem(collapse_watch.MODES, "evaluation_feature_std", ("evaluation", 200))
     for module in (health, write):
         monkeypatch.setattr(module, "SETTLED_STEPS", 200)
 
