@@ -6,7 +6,7 @@ value may be is said by the converters in `values.py`; what options mean togethe
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NoReturn
 
 from byol_jax.errors import ConfigurationError, nearest
@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
             problems = list(wrong_words(self, words))
             if problems:
                 self.error("; ".join(problems))
-        return self.parse_args(_joined(words))
+        with_value = {name for action in self._actions if action.nargs != 0 for name in action.option_strings}
+        return self.parse_args(_joined(words, with_value))
 
 
 def wrong_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
@@ -112,12 +113,15 @@ def _is_negative(word: str) -> bool:
     return re.match(r"-\.?\d", word) is not None
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    """`--value-range=-1000:3000` of two words: argparse takes a value that begins with a dash for an option else."""
+def _joined(words: Sequence[str], with_value: Collection[str]) -> list[str]:
+    """`--value-range=-1000:3000` of two words: argparse takes a value that begins with a dash for an option else.
+
+    `with_value`: the options that take one.
+    """
     joined: list[str] = []
     for word in words:
         option = joined[-1] if joined and "--" not in joined else ""
-        if _is_negative(word) and _is_option(option) and "=" not in option:
+        if _is_negative(word) and option in with_value:
             joined[-1] = f"{option}={word}"
         else:
             joined.append(word)

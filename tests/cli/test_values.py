@@ -105,6 +105,7 @@ def _parser():
         ["--steps", "3", "--layer=-2", "--", "--here"],
         ["--steps", "1", "a b", "--steps", "3"],
         ["--steps", "3", "-5"],
+        ["--fast", "-5", "--steps", "3"],
     ],
 )
 def test_what_argparse_takes_is_taken(words):
