@@ -295,6 +295,7 @@ def learner_options(preset: Preset, *, batch_size: int, total_steps: int, steps_
 
 
 def _size_preset(preset: Preset, batch_size: int, total_steps: int, steps_per_epoch: float) -> Preset:
+    recipe.check_effect(preset)
     sized = recipe.size_for_run(preset, batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     recipe.check_warmup(sized)
     return sized

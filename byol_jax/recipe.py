@@ -27,6 +27,7 @@ __all__ = [
     "WEIGHT_DECAYS",
     "Recipe",
     "augmentations",
+    "check_effect",
     "check_warmup",
     "from_json",
     "learner_arguments",
@@ -187,6 +188,24 @@ def check_warmup(recipe: Recipe) -> None:
         )
 
 
+def check_effect(recipe: Recipe) -> None:
+    """Nothing, where all that the recipe says has an effect. A stored run's isn't asked: it went as it went.
+
+    Raises:
+        ConfigurationError: weight decay with Adam, or a warm-up with a constant rate.
+    """
+    if recipe.optimizer == "adam" and recipe.weight_decay:
+        raise ConfigurationError(
+            f"recipe {recipe.name}: weight_decay={recipe.weight_decay:g} with optimizer='adam', which has none: take"
+            " adamw, lars or sgd, or weight_decay=0"
+        )
+    if recipe.schedule == "constant" and (recipe.warmup_epochs or recipe.warmup_fraction or recipe.warmup_steps):
+        raise ConfigurationError(
+            f"recipe {recipe.name}: a warm-up with schedule='constant', which has none: take 'cosine', or set"
+            " warmup_epochs, warmup_fraction and warmup_steps to None"
+        )
+
+
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as config.json's "learner" has it; network, image size, batch size and length lie beside it there.
 
@@ -338,11 +357,6 @@ def optimizer(recipe: Recipe) -> "optax.GradientTransformation":
     from byol_jax import optim
 
     _check_name("optimizer", recipe.optimizer, OPTIMIZERS)
-    if recipe.optimizer == "adam" and recipe.weight_decay:
-        raise ConfigurationError(
-            f"recipe {recipe.name}: weight_decay={recipe.weight_decay:g} with optimizer='adam', which has none: take"
-            " adamw, lars or sgd, or weight_decay=0"
-        )
     rate: Any = learning_rate(recipe)
     if recipe.optimizer == "adam":
         return optax.adam(rate)
@@ -368,11 +382,6 @@ def learning_rate(recipe: Recipe) -> "float | Callable[[Any], jax.Array]":
     scaled = recipe.optimizer == "lars" and recipe.scale_learning_rate
     batch_size = recipe.batch_size if scaled else schedules.REFERENCE_BATCH_SIZE
     if recipe.schedule == "constant":
-        if recipe.warmup_epochs or recipe.warmup_fraction or recipe.warmup_steps:
-            raise ConfigurationError(
-                f"recipe {recipe.name}: a warm-up with schedule='constant', which has none: take 'cosine', or set"
-                " warmup_epochs, warmup_fraction and warmup_steps to None"
-            )
         return recipe.base_learning_rate * batch_size / schedules.REFERENCE_BATCH_SIZE
     warmup, length = warmup_steps(recipe), _length(recipe)
     return schedules.learning_rate(recipe.base_learning_rate, batch_size, warmup, max(warmup, length))

@@ -171,7 +171,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         facts.append(f"{compiling:,.1f} seconds of them spent compiling")
     skipped = sum(number(row.get("nonfinite")) or 0.0 for row in rows)
     plural = "step" if skipped == 1 else "steps"
-    facts.append(f"{skipped:,.0f} {plural} not finite and skipped" if skipped else "every step finite")
+    facts.append(f"{skipped:,.0f} {plural} not finite" if skipped else "every step finite")
     return f"<p>{' · '.join(facts)}</p>"
 
 

@@ -18,12 +18,12 @@ STEPS_AHEAD = 2
 """How many steps the host may be ahead of the devices: enough to hide its work, few enough to bound memory."""
 
 NONFINITE_LIMIT = 20
-"""Steps in a row without a finite loss and gradient (they change nothing) after which a run has diverged. Metrics are
+"""Steps in a row that aren't finite (`Learner.step`) after which a run has diverged. Metrics are
 fetched this often, whatever `log_every`: by then they are ready, and nothing waits for them."""
 
 
 class Divergence(NamedTuple):
-    """So many steps in a row, up to this one, had no finite loss and gradient."""
+    """So many steps in a row, up to this one, weren't finite."""
 
     count: int
     step: int
@@ -48,6 +48,7 @@ class Tally:
     Attributes:
         step: the last step whose metrics were fetched.
         divergence: None until NONFINITE_LIMIT steps in a row weren't finite, also where finite ones came after them.
+        lost_at: the step whose optimiser made parameters without a finite norm of a finite gradient; None for none.
 
     Example:
         >>> tally = Tally(0, log_every=2, epoch_steps=None, clock=iter([0.0, 4.0]).__next__)
@@ -70,6 +71,7 @@ class Tally:
     ):
         self.step = first_step
         self.divergence: Divergence | None = None
+        self.lost_at: int | None = None
         self._added = first_step
         self._log_every = log_every
         self._epoch_steps = epoch_steps
@@ -122,6 +124,8 @@ class Tally:
             self._nonfinite_in_a_row = self._nonfinite_in_a_row + 1 if entry.metrics["nonfinite"] else 0
             if self._nonfinite_in_a_row >= NONFINITE_LIMIT:
                 self.divergence = Divergence(self._nonfinite_in_a_row, self.step)
+            if self.lost_at is None and _is_lost(entry.metrics):
+                self.lost_at = self.step
             self._fetched.append(entry)
 
     def _make_row(self, waited: float) -> dict[str, Any]:
@@ -145,3 +149,9 @@ class Tally:
             row["compile_seconds"] = self._compile_seconds
         self._row_time, self._row_waited, self._compile_seconds, self._seconds_apart = now, waited, None, 0.0
         return row
+
+
+def _is_lost(metrics: dict[str, Any]) -> bool:
+    """Whether a step's loss and gradient were finite, and the norm of the parameters after it isn't."""
+    before = all(np.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
+    return before and not np.isfinite(metrics.get("param_norm", 0.0))

@@ -1,7 +1,6 @@
 """The loop: from the first step, or the newest checkpoint, to weights and a report. The algorithm is in byol.py; this
 file moves data in and numbers out, and a run that was stopped goes on as if it had never stopped."""
 
-import math
 import time
 from typing import Any
 
@@ -82,7 +81,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 if is_due(done, log_every=plan.program.log_every, last=done == total, every=every):
                     row |= measures.health(state)
                 row |= _learning_rate(plan, done)
-                has_begun = _record(plan, row, watch, remark=measures.remark)
+                has_begun = _record(plan, row, watch, remark=measures.remark, lost_at=tally.lost_at)
                 collapse = watch.verdict if has_begun and plan.program.stop_on_collapse else collapse
             if done % plan.program.checkpoint_every == 0 or last or tally.divergence:
                 checkpoint.save(plan.paths.checkpoints, state, position={"step": done})
@@ -92,8 +91,7 @@ def _loop(plan: Plan, state: TrainState) -> TrainState:
                 parallel.wait_for_all("saved")  # process 0 writes; the others leave when it has
             if tally.divergence:
                 _report_in_spite(plan, state, is_finished=False)
-                is_lost = row is not None and not math.isfinite(row["param_norm"])
-                raise DivergedError(_explain(plan, tally.divergence, saved=done, is_lost=is_lost))
+                raise DivergedError(_explain(plan, tally.divergence, saved=done, lost_at=tally.lost_at))
     has_collapsed, is_asked = (
         parallel.agreement(plan.mesh, delay=0)(wish) for wish in (collapse is not None, bool(stop))
     )
@@ -178,7 +176,7 @@ def _keep_network(plan: Plan, state: TrainState, images: jax.Array) -> None:
     keep_network(plan.paths.network, plan.encoder)
 
 
-def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: str) -> bool:
+def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: str, lost_at: int | None) -> bool:
     """One row to all who show or keep it, and what it says of the run's health; True where a collapse has begun."""
     before = watch.verdict
     if plan.writes:
@@ -187,10 +185,10 @@ def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: st
     if plan.record_events is not None:
         plan.record_events(row)
     plan.log.report(row, remark="COLLAPSED" if watch.verdict is not None else remark)
-    if row["nonfinite"] and math.isfinite(row["param_norm"]):
+    if row["nonfinite"] and lost_at is None:
         plan.log.say(f"{row['nonfinite']} steps up to {row['step']} weren't finite and changed nothing")
     elif row["nonfinite"]:
-        plan.log.warn(f"step {row['step']}: the norm of the parameters isn't finite, though gradients were")
+        plan.log.warn(f"since step {lost_at} the parameters have no finite norm; that step's gradient had")
     if watch.verdict is not None and before is None:
         plan.log.warn(f"{watch.verdict}; {_advise(plan)}")
     elif watch.verdict is None and before is not None:
@@ -200,15 +198,16 @@ def _record(plan: Plan, row: dict[str, Any], watch: CollapseWatch, *, remark: st
     return watch.verdict is not None and before is None
 
 
-def _explain(plan: Plan, divergence: Divergence, *, saved: int, is_lost: bool) -> str:
+def _explain(plan: Plan, divergence: Divergence, *, saved: int, lost_at: int | None) -> str:
     """What to say of a run that has diverged and whose state was saved after step `saved`.
 
-    `is_lost`: its parameters' norm isn't finite.
+    `lost_at`: the step whose optimiser made parameters without a finite norm.
     """
-    if is_lost:
+    if lost_at is not None:
         return (
-            f"{divergence.count} steps in a row up to step {divergence.step} had parameters of no finite norm, made"
-            f" by the optimiser of finite gradients; the state is saved in {plan.paths.checkpoints / f'{saved:08d}'}:"
+            f"{divergence.count} steps in a row up to step {divergence.step} weren't finite: of a finite gradient the"
+            f" optimiser made parameters without a finite norm in step {lost_at}; the state is saved in"
+            f" {plan.paths.checkpoints / f'{saved:08d}'}:"
             " begin again, or from a checkpoint before, with a lower learning rate or a larger constant in the"
             " optimiser's denominator"
         )

@@ -20,6 +20,7 @@ from byol_jax.data.ranges import parse_rule
 from byol_jax.errors import ConfigurationError
 from byol_jax.recipe import (
     Recipe,
+    check_effect,
     check_warmup,
     learner_arguments,
     learning_rate,
@@ -209,6 +210,8 @@ def train_recipe(
     Raises:
         ConfigurationError: also for a warm-up stated in steps that is longer than the run; one in epochs may be.
     """
+    if not program.resume:
+        check_effect(recipe)
     normalize = network.get("normalize")
     sized = size_for_run(recipe, total_steps=recipe.steps or 1, steps_per_epoch=1, batch_size=recipe.batch_size)
     options = learner_arguments(sized, normalize=normalize)

@@ -204,4 +204,4 @@ def _removed_names(stored: Iterable[str], where: str) -> tuple[str, ...]:
 
 def _holds_optimiser(beside: Mapping[str, Any]) -> bool:
     given = [value for name, value in beside.items() if name in OPTIMISERS or name.endswith("opt_state")]
-    return any(value is not None and not (isinstance(value, Mapping | list | tuple) and not value) for value in given)
+    return any(isinstance(value, Mapping | list | tuple) and len(value) > 0 for value in given)

@@ -6,6 +6,7 @@ How one bad step leaves everything alone is in test_guards.py.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from byol_jax import data, make_learner, nets, pretrain
@@ -16,6 +17,8 @@ from byol_jax.runs.metrics import read_metrics
 
 HEADS = {"image_size": 16, "num_channels": 1, "projection_size": 8, "projection_hidden_size": 16}
 IMAGES = np.random.default_rng(0).integers(1, 256, (24, 16, 16, 1), np.uint8)
+
+SPOILS_AT_FIVE = optax.chain(optax.sgd(0.1), optax.scale_by_schedule(lambda count: jnp.where(count < 4, 1.0, jnp.inf)))
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +80,11 @@ def test_as_a_program_it_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert str(newest(tmp_path / "run")) in last
     assert "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_parameters_that_the_optimiser_spoilt_are_told_from_bad_steps(tmp_path):
+    batches = [np.random.default_rng(0).random((8, 16, 16, 1), np.float32)] * 60
+    options = HEADS | {"augment_fn": lambda key, image: image, "progress": False, "optimizer": SPOILS_AT_FIVE}
+    with pytest.raises(DivergedError, match="made parameters without a finite norm in step 5; the state is saved in"):
+        pretrain(nets.small_cnn((4,)), batches, out=tmp_path / "run", steps=60, log_every=50, **options)
+    assert "since step 5 the parameters have no finite norm" in (tmp_path / "run" / "train.log").read_text()

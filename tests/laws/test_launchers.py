@@ -77,6 +77,9 @@ def without(variables: dict[str, str], *names: str) -> dict[str, str]:
         (TORCHRUN, Launch("torchrun", 8, 5, has_address=False, device=1)),
         (TORCHRUN | {"JAX_COORDINATOR_ADDRESS": "a:1"}, Launch("torchrun", 8, 5, device=1)),
         ({"WORLD_SIZE": "2"}, None),
+        (SHELL | TORCHRUN, Launch("torchrun", 8, 5, has_address=False, device=1)),
+        (SHELL | HYDRA, Launch(HYDRA_NAME, 4, 3, has_address=False, device=1)),
+        (open_mpi(0, 1, 61447) | TORCHRUN, Launch("torchrun", 8, 5, has_address=False, device=1)),
     ],
 )
 def test_what_started_a_process(variables: dict[str, str], launch: Launch | None) -> None:

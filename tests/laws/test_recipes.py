@@ -144,9 +144,9 @@ def test_a_name_that_isnt_known(wrong):
 def test_a_warm_up_that_a_constant_schedule_would_not_have_is_refused(warmup):
     given = replace(DEFAULT, **({"warmup_steps": None} | warmup))
     with pytest.raises(recipe.ConfigurationError, match="a warm-up with schedule='constant'"):
-        recipe.optimizer(given)
+        recipe.check_effect(given)
 
 
 def test_a_weight_decay_that_adam_would_not_have_is_refused():
     with pytest.raises(recipe.ConfigurationError, match=r"weight_decay=0.1 with optimizer='adam'"):
-        recipe.optimizer(replace(DEFAULT, weight_decay=0.1))
+        recipe.check_effect(replace(DEFAULT, weight_decay=0.1))
