@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device
-from benchmarks.harness.machine import available_cores
+from benchmarks.harness.dataloader import dataloader
 from benchmarks.harness.table import throughput_table
 from benchmarks.harness.turns import add_turns, measure_in_turns, read, report
 from byol_jax.cli import values
@@ -164,18 +164,7 @@ def _torchvision(job: Augmentation) -> Contender:
     else:
         views = [_torchvision_paper(job.image_size, blur, solarize) for blur, solarize in ((1.0, 0.0), (0.1, 0.2))]
     images = torch.rand(job.batch_size, 3, job.image_size, job.image_size)
-    loader = torch.utils.data.DataLoader(
-        _Views(images, views, BATCHES),  # pyright: ignore[reportArgumentType]  torch asks for two methods alone
-        batch_size=job.batch_size,
-        num_workers=available_cores(),
-        persistent_workers=True,
-    )
-
-    def step() -> None:
-        for _ in loader:
-            pass
-
-    return Contender(step, "cpu", dict)
+    return dataloader(_Views(images, views, BATCHES), batch_size=job.batch_size, shuffle=False)
 
 
 def torchvision_default(size: int, *, crop_first: bool = False) -> Callable:

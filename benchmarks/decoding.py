@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender
+from benchmarks.harness.dataloader import dataloader
 from benchmarks.harness.machine import available_cores
-from benchmarks.harness.photos import QUALITY, SIZE, Files, available, dataloader, read_passes, write_photos
+from benchmarks.harness.photos import QUALITY, SIZE, Files, available, read_passes, write_photos
 from benchmarks.harness.table import throughput_table
 from benchmarks.harness.turns import measure_in_turns, report
 
@@ -109,7 +110,7 @@ class _Photos:
 
 
 def _with_pillow(job: Files) -> Contender:
-    return dataloader(job, _Photos(job, lambda path: _square(path, _side(job), scaled=False)))
+    return dataloader(_Photos(job, lambda path: _square(path, _side(job), scaled=False)), batch_size=job.batch_size)
 
 
 def _with_decode_jpeg(job: Files) -> Contender:
@@ -117,7 +118,7 @@ def _with_decode_jpeg(job: Files) -> Contender:
     from torchvision.transforms import v2
 
     square = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job))])
-    return dataloader(job, _Photos(job, lambda path: square(decode_jpeg(read_file(str(path))))))
+    return dataloader(_Photos(job, lambda path: square(decode_jpeg(read_file(str(path))))), batch_size=job.batch_size)
 
 
 def _with_lightly(job: Files) -> Contender:
@@ -125,7 +126,7 @@ def _with_lightly(job: Files) -> Contender:
     from torchvision.transforms import v2
 
     square: Any = v2.Compose([v2.Resize(_side(job)), v2.CenterCrop(_side(job)), v2.PILToTensor()])
-    return dataloader(job, LightlyDataset(job.folder, transform=square))
+    return dataloader(LightlyDataset(job.folder, transform=square), batch_size=job.batch_size)
 
 
 LIGHTLY = "lightly's dataset"

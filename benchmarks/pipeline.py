@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `benchmarks
 from benchmarks.augmentation import torchvision_default
 from benchmarks.harness.command import run_command
 from benchmarks.harness.contenders import Contender, jax_device
+from benchmarks.harness.dataloader import dataloader
 from benchmarks.harness.machine import available_cores
-from benchmarks.harness.photos import QUALITY, SIZE, Files, available, dataloader, read_passes, write_photos
+from benchmarks.harness.photos import QUALITY, SIZE, Files, available, read_passes, write_photos
 from benchmarks.harness.table import throughput_table
 from benchmarks.harness.turns import measure_in_turns, report
 
@@ -86,7 +87,9 @@ def _lightly(job: Files) -> Contender:
     from lightly.data import LightlyDataset, MultiViewCollate
 
     views: Any = _Photos(job, whole=False).views
-    return dataloader(job, LightlyDataset(job.folder, transform=views), collate_fn=MultiViewCollate())
+    return dataloader(
+        LightlyDataset(job.folder, transform=views), collate_fn=MultiViewCollate(), batch_size=job.batch_size
+    )
 
 
 class _Photos:
@@ -120,8 +123,8 @@ LIGHTLY = "lightly's dataset, the same square"
 
 CONTENDERS: dict[str, Callable[[Files], Contender]] = {
     "byol_jax": _byol_jax,
-    "torchvision, the same square": lambda job: dataloader(job, _Photos(job, whole=False)),
-    "torchvision, whole photos": lambda job: dataloader(job, _Photos(job, whole=True)),
+    "torchvision, the same square": lambda job: dataloader(_Photos(job, whole=False), batch_size=job.batch_size),
+    "torchvision, whole photos": lambda job: dataloader(_Photos(job, whole=True), batch_size=job.batch_size),
     LIGHTLY: _lightly,
 }
 

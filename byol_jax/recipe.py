@@ -38,6 +38,7 @@ __all__ = [
     "target_decay",
     "to_json",
     "warmup_steps",
+    "without_effect",
 ]
 
 OPTIMIZERS = ("adam", "adamw", "lars", "sgd")
@@ -188,22 +189,36 @@ def check_warmup(recipe: Recipe) -> None:
         )
 
 
+def without_effect(recipe: Recipe) -> list[str]:
+    """What a recipe says and no run of it would do: "weight_decay" with Adam, "warmup" with a constant rate.
+
+    Example:
+        >>> import dataclasses
+        >>> without_effect(dataclasses.replace(DEFAULT, weight_decay=0.1, warmup_steps=5))
+        ['weight_decay', 'warmup']
+    """
+    warmup = recipe.warmup_epochs or recipe.warmup_fraction or recipe.warmup_steps
+    found = {
+        "weight_decay": recipe.optimizer == "adam" and recipe.weight_decay,
+        "warmup": recipe.schedule == "constant" and warmup,
+    }
+    return [name for name, is_idle in found.items() if is_idle]
+
+
 def check_effect(recipe: Recipe) -> None:
     """Nothing, where all that the recipe says has an effect. A stored run's isn't asked: it went as it went.
 
     Raises:
-        ConfigurationError: weight decay with Adam, or a warm-up with a constant rate.
+        ConfigurationError: `without_effect` names something.
     """
-    if recipe.optimizer == "adam" and recipe.weight_decay:
-        raise ConfigurationError(
-            f"recipe {recipe.name}: weight_decay={recipe.weight_decay:g} with optimizer='adam', which has none: take"
-            " adamw, lars or sgd, or weight_decay=0"
-        )
-    if recipe.schedule == "constant" and (recipe.warmup_epochs or recipe.warmup_fraction or recipe.warmup_steps):
-        raise ConfigurationError(
-            f"recipe {recipe.name}: a warm-up with schedule='constant', which has none: take 'cosine', or set"
-            " warmup_epochs, warmup_fraction and warmup_steps to None"
-        )
+    words = {
+        "weight_decay": f"weight_decay={recipe.weight_decay:g} with optimizer='adam', which has none: take adamw, lars"
+        " or sgd, or weight_decay=0",
+        "warmup": "a warm-up with schedule='constant', which has none: take 'cosine', or set warmup_epochs,"
+        " warmup_fraction and warmup_steps to None",
+    }
+    for name in without_effect(recipe):
+        raise ConfigurationError(f"recipe {recipe.name}: {words[name]}")
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

@@ -277,11 +277,15 @@ def check_sizes(*, of: str = "", least: int = 1, **sizes: Any) -> list[int]:
 
 
 def _check_decay(decay: Any) -> None:
-    is_number = isinstance(decay, int | float | np.integer | np.floating) and not isinstance(decay, bool)
-    if not callable(decay) and not (is_number and 0 <= decay <= 1):
-        raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
-    if not callable(decay):
+    if callable(decay):
+        _check_schedule(decay)
         return
+    is_number = isinstance(decay, int | float | np.integer | np.floating) and not isinstance(decay, bool)
+    if not (is_number and 0 <= decay <= 1):
+        raise ConfigurationError(f"moving_average_decay={decay!r}: expected a number in [0, 1] or a schedule")
+
+
+def _check_schedule(decay: Callable) -> None:
     try:
         found = jax.eval_shape(_decay(decay), jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:  # whatever a user's function raises

@@ -29,7 +29,6 @@ __all__ = [
 DROPOUT = np.uint32(2**32 - 1)
 """Folded into a step's key for dropout; a sample's key folds in its index in the batch, which never gets there."""
 
-
 THREEFRY = "threefry2x32"
 """JAX's default kind of keys."""
 

@@ -8,18 +8,15 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.contenders import Contender
-from benchmarks.harness.machine import available_cores
 from benchmarks.harness.turns import add_turns, read
 from byol_jax.cli import values
 from byol_jax.cli.parsing import Parser
 from byol_jax.errors import ConfigurationError
 
-__all__ = ["QUALITY", "SIZE", "Files", "available", "dataloader", "read_passes", "write_photos"]
+__all__ = ["QUALITY", "SIZE", "Files", "available", "read_passes", "write_photos"]
 
 USAGE = "[--files N] [--image-size N] [--batch-size N] [--rounds N] [--chunk N] [--out DIR] [--json]"
 SIZE, QUALITY = (375, 500), 90
@@ -83,23 +80,3 @@ def write_photos(folder: Path, count: int) -> None:
 def available(contenders: Iterable[str], *, lightly: str) -> list[str]:
     """Their names, without the one that is `lightly` where that package isn't installed."""
     return [name for name in contenders if name != lightly or importlib.util.find_spec("lightly")]
-
-
-def dataloader(job: Files, photos: Any, **options: Any) -> Contender:
-    """torch's DataLoader over a dataset of torch's kind."""
-    import torch
-
-    loader = torch.utils.data.DataLoader(
-        photos,
-        batch_size=job.batch_size,
-        shuffle=True,
-        num_workers=available_cores(),
-        persistent_workers=True,
-        **options,
-    )
-
-    def step() -> None:
-        for _ in loader:
-            pass
-
-    return Contender(step, "cpu", dict)

@@ -22,6 +22,7 @@ from byol_jax.recipe import (
     WEIGHT_DECAYS,
     Recipe,
     warmup_steps,
+    without_effect,
 )
 
 __all__ = ["add_augment", "add_hidden_layer", "add_preset", "add_recipe", "check_recipe", "recipe_from"]
@@ -149,13 +150,16 @@ def _fits(normalize: Any, channels: int) -> bool:
     return normalize in ("auto", None) or len(normalize[0]) in (1, channels)
 
 
+IDLE_OPTIONS = {
+    "weight_decay": "--weight-decay with --optimizer adam: take adamw, lars or sgd",
+    "warmup": "--warmup-steps needs --schedule cosine",
+}
+"""What `recipe.without_effect` names, as the command line has it."""
+
+
 def check_recipe(options: argparse.Namespace, recipe: Recipe) -> list[str]:
     """What is wrong with these options together."""
-    problems = []
-    if recipe.weight_decay and recipe.optimizer == "adam":
-        problems.append("--weight-decay with --optimizer adam: take adamw, lars or sgd")
-    if recipe.warmup_steps and recipe.schedule != "cosine":
-        problems.append("--warmup-steps needs --schedule cosine")
+    problems = [IDLE_OPTIONS[name] for name in without_effect(recipe)]
     if options.no_momentum and options.moving_average_decay is not None:
         problems.append("--moving-average-decay has no effect with --no-momentum: give one of them")
     if options.warmup_steps and recipe.steps is not None and warmup_steps(recipe) >= recipe.steps:

@@ -206,13 +206,13 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
         >>> find_launch({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}).count
         2
     """
-    launches = (look(environ) for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes, _others))
-    found: Launch | None = None
-    for launch in launches:  # a job of one process may hold torchrun, which starts several
-        if launch is not None and (found is None or launch.count != 1):
+    found = None
+    for look in (_open_mpi, _slurm, _tpu_pod, _kubernetes, _others):
+        launch = look(environ)
+        if launch is not None and launch.count != 1:
             found = launch
-        if found is not None and found.count != 1:
             break
+        found = found or launch  # a job of one process may hold torchrun, which starts several
     if found is None or not environ.get(JAX_DEVICES):
         return found
     return found._replace(all_devices=False, device=None)

@@ -11,7 +11,7 @@ from interop.weights.first_layer import shapes_of
 from interop.weights.mismatch import Mismatch
 from interop.weights.names import Leaf, named_leaves, torch_names, whole_shape
 from interop.weights.packing import whole_key
-from interop.weights.state_dict import to_torch_array
+from interop.weights.state_dict import classifier_differences, to_torch_array
 
 if TYPE_CHECKING:
     from byol_jax.types import Encoder, Variables
@@ -97,8 +97,7 @@ def classifier_advice(mismatch: Mismatch, state_dict: Mapping[str, Any]) -> list
         >>> classifier_advice(Mismatch(missing=["fc.weight", "fc.bias"]), {})
         ['only the classifier differs: num_classes=None makes the network with that of the file']
     """
-    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
-    if not differing or not all(is_head(entry.partition(" ")[0]) for entry in differing):
+    if not classifier_differences(mismatch):
         return []
     heads = [shape for name, shape in shapes_of(state_dict).items() if is_head(name) and len(shape) == 2]
     classes = heads[0][0] if heads else None

@@ -43,6 +43,7 @@ __all__ = [
     "AbsentCountersWarning",
     "cast",
     "cast_problem",
+    "classifier_differences",
     "from_torch_state_dict",
     "is_floating",
     "load_native",
@@ -263,10 +264,23 @@ def _hint(
     return "; ".join(hints)
 
 
+def classifier_differences(mismatch: Mismatch) -> list[str]:
+    """What is missing, unexpected or of another shape, where that is the classifier's alone; else nothing.
+
+    Example:
+        >>> classifier_differences(Mismatch(missing=["fc.bias"]))
+        ['fc.bias']
+        >>> classifier_differences(Mismatch(missing=["fc.bias", "conv1.weight"]))
+        []
+    """
+    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
+    return differing if all(is_head(entry.partition(" ")[0]) for entry in differing) else []
+
+
 def _option_advice(mismatch: Mismatch, state_dict: Mapping[str, Any], *, head: str) -> list[str]:
     """Which options of `from_torch_state_dict` make it fit."""
-    differing = [*mismatch.missing, *mismatch.unexpected, *mismatch.shapes]
-    if not differing or not all(is_head(entry.partition(" ")[0]) for entry in differing):
+    differing = classifier_differences(mismatch)
+    if not differing:
         return ["strict=False ignores unexpected keys"] if mismatch.unexpected and not mismatch.missing else []
     if head == "drop":
         return ["to keep the network's own classifier, give its values in like, not only shapes"]
