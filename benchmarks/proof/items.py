@@ -56,18 +56,14 @@ def facts(item: Item) -> dict[str, Any]:
     return asdict(item) | {"options": dict(sorted(item.options.items()))}
 
 
-RACE = {
-    "network": "torchvision:resnet18",
-    "layer": "avgpool",
-    "batch_size": 64,
-    "train_seconds": 600,
-    "every_seconds": 60,
-    "labelled": 10_000,
-}
+RACE = {"layer": -1, "batch_size": 64, "train_seconds": 600, "every_seconds": 60, "labelled": 10_000}
 RACES = {
-    "fashion": ("fashion-mnist", 1_000, RACE | {"image_size": 28}),
-    "photos": ("photos", 720, RACE | {"image_size": 64}),
+    "fashion": ("fashion-mnist", 1_000, RACE | {"network": "benchmarks.proof.race:small_network", "image_size": 28}),
+    "photos": ("photos", 720, RACE | {"network": "benchmarks.proof.race:photo_network", "image_size": 64}),
 }
+"""Networks that learn in ten minutes on two cores. torchvision's ResNet-18, the first choice, doesn't: on Fashion-MNIST
+kNN went from 78.4 % untrained to 74.8 (byol_jax, 2,014 steps) and 71.3 (byol-pytorch, 1,407 beside other programs), on
+the photos from 65.6 to 64.6 (511) and 63.4 (618)."""
 SIDES = ("byol_jax", "byol_pytorch")
 
 LONG = {"widths": [64, 128, 256], "steps": 50_000, "batch_size": 64, "labelled": 60_000}

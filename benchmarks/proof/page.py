@@ -99,10 +99,10 @@ def _whole(value: float) -> str:
 def _race(groups: Groups) -> list[str]:
     seconds = next(iter(RACES.values()))[2]["train_seconds"]
     parts = [
-        f"torchvision's ResNet-18, {seconds / 60:.0f} minutes of training for each side, byol_jax's tracing,"
-        " verification and compilation counted, measurements not. Both start from the same weights, networks and heads"
-        " alike, and see the same images in the same order, in batches of 64, with Adam at 3e-4 and their own"
-        " default augmentation: the same set, drawn for each image by byol_jax and once a batch by byol-pytorch."
+        f"A small torch network, {seconds / 60:.0f} minutes of training for each side, byol_jax's tracing, verification"
+        " and compilation counted, measurements not. Both start from the same weights, heads alike, and see the same"
+        " images in the same order, in batches of 64, with Adam at 3e-4 and their own default augmentation: the same"
+        " set, drawn for each image by byol_jax and once a batch by byol-pytorch."
     ]
     if any(_raced(groups)):
         parts.append("![kNN and linear accuracy over minutes of training, a line for each seed](race.svg)")

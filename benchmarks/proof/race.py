@@ -20,7 +20,10 @@ from benchmarks.proof.data import Images, rgb
 from benchmarks.proof.measure import accuracies
 from byol_jax.data.order import batches_from
 
-__all__ = ["SIDES", "Clock", "Contestant", "against_the_clock", "run", "tiny_network"]
+__all__ = [
+    *("SIDES", "Clock", "Contestant", "against_the_clock", "run"),
+    *("photo_network", "small_network", "tiny_network"),
+]
 
 LEARNING_RATE = 3e-4
 """Adam's, as in byol-pytorch's own example."""
@@ -205,6 +208,28 @@ def _head_sizes(options: Mapping[str, Any]) -> dict[str, Any]:
         "projection_size": options.get("projection_size", 256),
         "projection_hidden_size": options.get("hidden_size", 4096),
     }
+
+
+def small_network() -> Any:
+    """The demo's network, for images of three channels: 28 x 28 become 2,048 features."""
+    return _strided(32, 64, 128)
+
+
+def photo_network() -> Any:
+    """One convolution more: 64 x 64 become 4,096 features."""
+    return _strided(32, 64, 128, 256)
+
+
+def _strided(*widths: int) -> Any:
+    """Strided convolutions with batch norm and ReLU, and the last map flattened; as `byol_jax.nets.small_cnn`."""
+    from torch import nn
+
+    layers, before = [], 3
+    for width in widths:
+        convolution = nn.Conv2d(before, width, 3 if layers else 4, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.Flatten())
 
 
 def tiny_network() -> Any:
