@@ -34,7 +34,7 @@ from benchmarks.zoo.measure import BATCH, LIMIT, SMALLEST_SHARE, measure, verifi
 from benchmarks.zoo.page import page
 from benchmarks.zoo.rows import ROWS, Row, build, row_named
 from byol_jax.disk import write_atomically
-from interop.trace.verify import IN_FLOAT64_ALONE
+from interop.trace.verification.verify import IN_FLOAT64_ALONE
 
 __all__ = ["RESULTS", "code_hash", "main", "stored_figures", "stored_rows", "table"]
 

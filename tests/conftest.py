@@ -17,7 +17,9 @@ import subprocess
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("BYOL_JAX_VERIFY_IN_FLOAT64_ALONE", "1")  # interop/trace/verify.py; its own tests unset it
+os.environ.setdefault(
+    "BYOL_JAX_VERIFY_IN_FLOAT64_ALONE", "1"
+)  # interop/trace/verification/verify.py; its own tests unset it
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and sub-processes take over the environment
     compiled = tempfile.mkdtemp(prefix="byol_jax_compiled_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)

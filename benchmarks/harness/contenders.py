@@ -78,7 +78,7 @@ def byol_jax_traced(workload: Workload) -> Contender:
     from interop.trace import encoder as traced
     from interop.trace.export import example_batch
     from interop.trace.fixed_draws import FIXED_DRAWS
-    from interop.trace.verify import verify_encoder
+    from interop.trace.verification.verify import verify_encoder
 
     watch.lap("import")
     module = build_module(workload)

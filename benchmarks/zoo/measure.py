@@ -1,8 +1,8 @@
 """One network in torch and, traced, in JAX: how far outputs, gradients and buffers are apart. No tables, no lists.
 
 In float64 and in training mode, with the same stand-ins for random operators on both sides, as in
-`interop.trace.verify`: output, gradients by every parameter, all buffers after the step, and then, unlike there, the
-output in evaluation mode with those buffers.
+`interop.trace.verification`: output, gradients by every parameter, all buffers after the step, and then, unlike there,
+the output in evaluation mode with those buffers.
 """
 
 import gc
@@ -24,7 +24,8 @@ from byol_jax.types import Encoder, Variables
 from interop.trace.encoder import from_torch_module, network_encoder
 from interop.trace.export import example_batch, record_outputs
 from interop.trace.fixed_draws import FIXED_DRAWS, fixed_draws
-from interop.trace.verify import IN_FLOAT64_ALONE, relative_difference, verify_encoder
+from interop.trace.verification.distances import relative_difference
+from interop.trace.verification.verify import IN_FLOAT64_ALONE, verify_encoder
 
 __all__ = ["BATCH", "LIMIT", "measure", "verified_types"]
 
@@ -54,7 +55,7 @@ def measure(
         image_size: H = W.
         layer: the name of the sub-module to compare, where the module's own output isn't one tensor.
         verify: first what `from_torch_module` does by default, in both modes and with gradients; in float64, and in
-            float32 unless the environment says not to (`interop.trace.verify.IN_FLOAT64_ALONE`).
+            float32 unless the environment says not to (`interop.trace.verification.verify.IN_FLOAT64_ALONE`).
         known: a `program` that was measured before. Where the network still makes it, nothing is run, and there is only
             `program`.
 

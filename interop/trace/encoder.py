@@ -33,7 +33,7 @@ from interop.trace.ops.operator import Operator, round_within_range
 from interop.trace.side_effects import copy_module, in_mode, keep_random_states
 from interop.trace.uniform import uniform_constants
 from interop.trace.values import Value, from_torch_order, to_torch_order
-from interop.trace.verify import is_another_alone, verify_encoder
+from interop.trace.verification.verify import is_another_alone, verify_encoder
 
 __all__ = ["TracedNetwork", "from_torch_module", "network_encoder", "traced_network"]
 

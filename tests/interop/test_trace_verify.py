@@ -11,8 +11,9 @@ from torch import nn
 import interop
 from byol_jax.errors import ConversionMismatchError, UnsupportedModuleError
 from byol_jax.hidden import OUTPUT
-from interop.trace import interpret, verify
+from interop.trace import interpret
 from interop.trace.ops import table
+from interop.trace.verification import verify
 
 
 def sensitive(depth=40, width=64):
