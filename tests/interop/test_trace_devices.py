@@ -83,6 +83,7 @@ def test_a_step_is_that_of_one_device(name):
             np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=1e-11)
 
 
+@pytest.mark.slow
 def test_what_counts_over_the_batch_is_refused_there():
     class Table(nn.Module):
         def __init__(self):

@@ -85,6 +85,7 @@ def chain():
     return module, interop.from_torch_module(module, image_size=4, verify=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 def test_a_functions_own_backward_is_the_gradient(chain, train):
     module, encoder = chain

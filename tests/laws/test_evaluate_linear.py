@@ -163,6 +163,7 @@ def test_scale_of_features_changes_no_prediction(scale):
     assert np.mean(found.predictions == expected.predictions) > 0.97  # rounding may turn a close one
 
 
+@pytest.mark.slow
 def test_the_probe_is_float32s_with_64_bits_on():
     train, labels, test, test_labels = blobs(7, **PROBLEM)
     with jax.enable_x64(True):

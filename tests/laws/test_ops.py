@@ -123,6 +123,7 @@ def test_max_pool_equals_reduce_window_and_its_gradient_goes_to_the_first(window
             np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_max_pool_has_products_with_its_hessian():
     x, direction = numbers(2, 7, 7, 3), numbers(2, 7, 7, 3)[::-1]
 
