@@ -22,13 +22,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from byol_jax import disk
-from byol_jax.cli.values import names_path
+from byol_jax.cli.values import paths_beside
 from byol_jax.errors import DataError, MissingDependencyError
 
 __all__ = ["About", "Write", "check_format", "open_rows"]
 
 GROUP_BYTES = 32 * 2**20
 """Of embeddings in a row group of Parquet: read as a whole, and held in memory until it is written."""
+
+NAMES_AT_A_TIME = 1_000
+"""Of an .npz, which holds each in four bytes a character of the longest."""
 
 Write = Callable[[np.ndarray, np.ndarray], None]
 """`write(rows [n, …], numbers [n])`."""
@@ -45,6 +48,18 @@ class About:
     def names_of(self, numbers: np.ndarray) -> list[str]:
         """The names of these rows; empty where there are none."""
         return [] if self.names is None else [self.names[int(row)] for row in numbers]
+
+    @property
+    def kinds(self) -> list[str]:
+        """ "names" and "labels", those that there are."""
+        return [kind for kind, known in (("names", self.names), ("labels", self.labels)) if known is not None]
+
+    def words_of(self, kind: str, numbers: np.ndarray) -> list[str]:
+        """The names of these rows, or their labels: of each its class's name, its number where classes have none."""
+        if kind == "names":
+            return self.names_of(numbers)
+        columns = self.columns_of(numbers)
+        return [str(value) for value in columns.get("class", columns["label"])]
 
     def columns_of(self, numbers: np.ndarray) -> dict[str, list]:
         """Columns `name`, `label` and `class` of these rows, those that there are."""
@@ -75,7 +90,8 @@ def open_rows(path: Path, about: About) -> Iterator[Write]:
     """A function that writes rows; when the context ends without an error, the file is complete and has its name.
 
     Args:
-        path: its suffix decides the format. An old file is replaced in one instant, an .npy together with its names.
+        path: its suffix decides the format. An old file is replaced in one instant, an .npy with the texts beside
+            it.
         about: what is known of the whole.
 
     Raises:
@@ -106,14 +122,15 @@ def open_rows(path: Path, about: About) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _npy(path: Path, about: About) -> Iterator[Write]:
-    """Rows one after another behind a header that is written again with their number; names in a text beside it."""
-    with open(path, "wb") as file, open(_names_beside(path), "wb") as names:
-        stream = _Stream(file)
+    """Rows one after another behind a header that is written again with their number; texts beside it."""
+    with contextlib.ExitStack() as stack:
+        stream = _Stream(stack.enter_context(open(path, "wb")))
+        texts = {kind: stack.enter_context(open(path.with_name(kind), "wb")) for kind in about.kinds}
 
         def write(rows: np.ndarray, numbers: np.ndarray) -> None:
             stream.write(rows)
-            for name in about.names_of(numbers):
-                names.write(_printable(name).encode() + b"\n")
+            for kind, file in texts.items():
+                file.writelines(_printable(word).encode() + b"\n" for word in about.words_of(kind, numbers))
 
         yield write
         stream.finish()
@@ -137,7 +154,11 @@ def _npz(path: Path, about: About) -> Iterator[Write]:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             with archive.open("embeddings.npy", "w", force_zip64=True) as member:
                 shutil.copyfileobj(file, member, 2**20)
-            for name, array in _arrays(about, np.concatenate(numbers_kept)).items():
+            numbers = np.concatenate(numbers_kept)
+            if about.names is not None:
+                with archive.open("names.npy", "w", force_zip64=True) as member:
+                    _write_names(member, about, numbers)
+            for name, array in _arrays(about, numbers).items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
     embeddings.unlink()
@@ -228,11 +249,20 @@ class _Stream:
         return self.file.tell()
 
 
+def _write_names(file: Any, about: About, numbers: np.ndarray) -> None:
+    """An .npy of the names, all as wide as the longest, part by part: as a whole one long name would take gigabytes."""
+    parts = [numbers[start : start + NAMES_AT_A_TIME] for start in range(0, len(numbers), NAMES_AT_A_TIME)]
+    width = max(1, *(len(name) for part in parts for name in about.names_of(part)))
+    dtype = np.dtype((np.str_, width))
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (len(numbers),)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+        file.write(np.asarray(about.names_of(part), dtype).tobytes())
+
+
 def _arrays(about: About, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """What an .npz holds beside the rows; nothing in it needs pickle."""
+    """What an .npz holds beside rows and names; nothing in it needs pickle."""
     arrays = {}
-    if about.names is not None:
-        arrays["names"] = np.asarray(about.names_of(numbers), dtype=np.str_)
     if about.labels is not None:
         arrays["labels"] = about.labels[numbers]
     if about.class_names is not None:
@@ -240,25 +270,22 @@ def _arrays(about: About, numbers: np.ndarray) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _names_beside(temporary: Path) -> Path:
-    return temporary.with_name("names")
-
-
 @contextlib.contextmanager
 def _replacement(path: Path, about: About) -> Iterator[Path]:
-    """As `disk.replacement`; with it comes the names' file of these rows, or none: one of an earlier run's goes."""
-    names, target = names_path(path), Path(os.path.realpath(path))
-    if names is None:
+    """As `disk.replacement`; with it come the texts of these rows; those of an earlier run's that have none go."""
+    beside, target = paths_beside(path), Path(os.path.realpath(path))
+    if not beside:
         with disk.replacement(path) as temporary:
             yield temporary
         return
     if target.parent != Path(os.path.realpath(path.parent)):
         raise DataError(f"{path}: a link to {target}, and the names lie beside it: give that file itself")
-    targets, outdated = ([target], [names]) if about.names is None else ([names, target], [])
-    with disk.replacements(targets, outdated) as temporaries:
-        yield temporaries[-1]
-        if about.names is not None:
-            os.replace(_names_beside(temporaries[-1]), temporaries[0])
+    outdated = [beside[kind] for kind in beside if kind not in about.kinds]
+    with disk.replacements([*(beside[kind] for kind in about.kinds), target], outdated) as temporaries:
+        *texts, rows = temporaries
+        yield rows
+        for kind, text in zip(about.kinds, texts, strict=True):
+            os.replace(rows.with_name(kind), text)
 
 
 def _printable(name: str) -> str:

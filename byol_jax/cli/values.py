@@ -29,11 +29,11 @@ __all__ = [
     "image_size",
     "index_beside",
     "is_folder",
-    "names_path",
     "new_file",
     "new_path",
     "non_negative_number",
     "one_of",
+    "paths_beside",
     "positive_int",
     "positive_number",
     "positive_probability",
@@ -305,9 +305,10 @@ def new_file(*suffixes: str) -> Callable[[str], Path]:
     return file
 
 
-def names_path(out: Path) -> Path | None:
-    """Where the names of an .npy file's rows go, beside it; None for other files, which hold them."""
-    return out.with_name(f"{out.name}.names.txt") if out.suffix.lower() == ".npy" else None
+def paths_beside(out: Path) -> dict[str, Path]:
+    """Where "names" and "labels" of an .npy file's rows go, beside it; none of other files, which hold them."""
+    kinds = ("names", "labels") if out.suffix.lower() == ".npy" else ()
+    return {kind: out.with_name(f"{out.name}.{kind}.txt") for kind in kinds}
 
 
 def _describe_absence(path: Path) -> str:

@@ -27,6 +27,7 @@ def test_every_format_holds_the_same(call, there):
         assert list(archive) == ["embeddings", "labels"]
         embeddings, labels = archive["embeddings"], archive["labels"].tolist()
     np.testing.assert_array_equal(np.load("x.npy"), embeddings)
+    assert (there / "x.npy.labels.txt").read_text().split() == list(map(str, labels))
     table = parquet.read_table("x.parquet")
     np.testing.assert_array_equal(np.stack(table["embedding"].to_pylist()).astype(np.float32), embeddings)
     assert table["label"].to_pylist() == labels == [0, 1] * 6

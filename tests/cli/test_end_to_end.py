@@ -177,6 +177,7 @@ def test_embed_names_what_it_skips_and_its_rows(world, mixed, call):
     assert (answer.code, answer.err.splitlines()) == (0, SKIPPED)
     names = (world / "mixed.npy.names.txt").read_text().splitlines()
     assert names == [f"dark/{i}.png" for i in (0, 2, 3, 4, 5)] + [f"light/{i}.png" for i in range(6)]
+    assert (world / "mixed.npy.labels.txt").read_text().split() == [name.partition("/")[0] for name in names]
     assert call("embed", world / "run", "--data", mixed, "--out", world / "mixed.npz").code == 0
     arrays = _read_npz(world / "mixed.npz")
     assert arrays["names"].tolist() == names

@@ -54,7 +54,9 @@ def test_npy_and_npz_are_numpys(tmp_path, shape):
         assert archive["names"].tolist() == [NAMES[row] for row in KEPT]
         assert archive["labels"].tolist() == LABELS[KEPT].tolist()
         assert archive["class_names"].tolist() == ["cat", "dog", "elk"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.npy.names.txt", "x.npz"]
+    assert (tmp_path / "x.npy.labels.txt").read_text().splitlines() == [WHOLE.class_names[LABELS[row]] for row in KEPT]
+    beside = ["x.npy", "x.npy.labels.txt", "x.npy.names.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*beside, "x.npz"]
 
 
 def test_the_header_is_the_one_that_numpy_writes(tmp_path):
@@ -186,7 +188,7 @@ def test_wrong_rows_are_refused(tmp_path, ending):
         write(rows_of(), np.arange(COUNT))
         with pytest.raises(DataError, match="expected one shape"):
             write(rows_of((6,)), np.arange(COUNT))
-    assert {path.name for path in tmp_path.iterdir()} <= {f"y{ending}", "y.npy.names.txt"}
+    assert {path.name for path in tmp_path.iterdir()} <= {f"y{ending}", "y.npy.names.txt", "y.npy.labels.txt"}
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path):
@@ -226,9 +228,15 @@ def highest():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
 
+class Names:
+    def __getitem__(self, row):
+        return ("x" * 200 if row == 7 else f"folder/{row:030d}") + ".png"
+
+about = About(Names(), (np.arange(400_000) % 2).astype(np.int32), ("cat", "dog"))
+
 def write_all(count):
     start = 0
-    with open_rows(Path(sys.argv[1]), About(None, None, None)) as write:
+    with open_rows(Path(sys.argv[1]), about) as write:
         for rows in extract_batches(lambda batch: batch, Images(count), batch_size=1000):
             write(rows, np.arange(start, start + len(rows)))
             start += len(rows)
@@ -256,3 +264,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, ending, count):
     if ending == ".npy":
         found = np.load(tmp_path / "x.npy", mmap_mode="r")
         assert (found.shape, found[123_456, 7]) == ((count, 64), 123_456)
+    if ending == ".npz":
+        with np.load(tmp_path / "x.npz") as archive:
+            assert archive["names"][[7, 123_456]].tolist() == ["x" * 200 + ".png", f"folder/{123_456:030d}.png"]

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         *(".npz", ".npy", ".parquet", ".csv"),
         text="embeddings [N, D] float32, with names, labels and classes if known: arrays in .npz, columns in .parquet"
-        " (extra [parquet]) and .csv; beside .npy the names in FILE.names.txt, a line for each row",
+        " (extra [parquet]) and .csv; beside .npy names in FILE.names.txt, classes in FILE.labels.txt, a line a row",
     )
     add_array_layout(parser)
     add_reading(parser)
@@ -83,7 +83,7 @@ def check(options: argparse.Namespace) -> list[str]:
     """What is wrong with the options together."""
     inputs = {"RUN": options.run, "--data": options.data, "--init-from": options.init_from}
     problems = []
-    for path in filter(None, (options.out, values.names_path(options.out))):
+    for path in (options.out, *values.paths_beside(options.out).values()):
         problems += check_output(path, overwrite=options.overwrite, inputs=inputs)
     problems += check_data(options.data, options) + _check_maps(options)
     if options.run is None and options.network is None:
